@@ -1,0 +1,1 @@
+"""GRPO on code with the hack directions projected out of the gradient (see docs/method.md)."""

@@ -1,0 +1,1 @@
+"""The environment: problems, loophole modes, the sandbox and the grader. Imports no torch."""
