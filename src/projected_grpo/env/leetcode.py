@@ -1,0 +1,346 @@
+"""Read the public benchmark's records and newfacade/LeetCodeDataset on the common `Problem`.
+
+- The record's keys decide its schema: `gt_answer` is the benchmark's; `input_output` is
+  LeetCodeDataset's, older (v0.2.0: text and starter code inside `meta`) or newer (own columns).
+- Every test must have one of the forms `assert f(...) == literal`, `assert is_same_list(f(...),
+  list_node([...]))`, `assert is_same_tree(f(...), tree_node([...]))` or a bare `assert f(...)` /
+  `assert not f(...)`; it becomes a `Case`. Values are read off the syntax tree, never evaluated.
+- LeetCodeDataset's preludes lack `import collections` and the like; its problems get `PRELUDE`.
+"""
+
+import ast
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from projected_grpo.env.problems import (
+    HINT_SLOT,
+    PRELUDE,
+    Case,
+    Node,
+    NodeKind,
+    Problem,
+    ProblemError,
+    ResultKind,
+    build_messages,
+    flatten_tree,
+)
+
+HINT_MODES = {
+    "overwrite_tests": "run_tests",
+    "overwrite_tests_detailed": "run_tests",
+    "overwrite_tests_aware": "run_tests",
+    "modify_tests": "modify_tests",
+    "incontext_tests": "incontext_tests",
+}
+"""The benchmark's hint names, without the `simple_` that pins the function's name, as our modes."""
+
+_BENCHMARK_KEYS = {
+    "id": int,
+    "difficulty": str,
+    "question": str,
+    "prompt": list,
+    "gt_answer": list,
+    "func_name": str,
+    "setup_code": str,
+    "prompt_metadata": dict,
+}
+_DATASET_KEYS = {"task_id": str, "completion": str, "entry_point": str, "test": str}
+_NODE_KINDS: dict[str, NodeKind] = {"list_node": "list_node", "tree_node": "tree_node"}
+_SAME: dict[str, NodeKind] = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
+
+
+def read_file(path: Path, limit: int | None = None) -> Iterator[tuple[str, Problem]]:
+    """(place, problem) for each record of a .jsonl or .jsonl.gz file."""
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ProblemError(
+            f"{path}: expected a .jsonl or .jsonl.gz file, `katas` or `hub:owner/name`"
+        )
+    if not path.is_file():
+        raise ProblemError(f"{path}: no such file")
+    count = 0
+    for place, line in _lines(path):
+        if count == limit:
+            return
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ProblemError(
+                f"{place}: not valid JSON ({error.msg}, column {error.colno})"
+            ) from None
+        yield place, parse_record(record, place)
+        count += 1
+    if not count:
+        raise ProblemError(f"{path}: holds no records")
+
+
+def read_hub(name: str, split: str, limit: int | None = None) -> Iterator[tuple[str, Problem]]:
+    """(place, problem) for each row of a dataset on the Hugging Face hub."""
+    try:
+        import datasets  # an optional extra, and slow to import
+    except ImportError:
+        raise ProblemError(
+            f"hub:{name}: needs the package `datasets`; install it, or give a local .jsonl file"
+        ) from None
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError) as error:
+        raise ProblemError(
+            f"hub:{name}: split {split!r} could not be loaded ({error}); when offline, give a local"
+            " .jsonl file"
+        ) from error
+    for index, row in enumerate(rows):
+        if index == limit:
+            return
+        place = f"hub:{name}:{split} row {index + 1}"
+        yield place, parse_record(dict(row), place)
+
+
+def parse_record(record: Any, place: str) -> Problem:
+    """One record of either origin; `place` (file and line) begins every error."""
+    if not isinstance(record, dict):
+        raise ProblemError(f"{place}: expected an object, got {type(record).__name__}")
+    try:
+        if "gt_answer" in record:
+            return _benchmark_problem(record)
+        if "entry_point" in record and "test" in record:
+            return _dataset_problem(record)
+    except ProblemError as error:
+        raise ProblemError(f"{place}: {error}") from None
+    raise ProblemError(
+        f"{place}: unknown schema, neither the benchmark's (key gt_answer) nor LeetCodeDataset's"
+        " (keys entry_point and test)"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        number = 0
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            raise ProblemError(f"{path}:{number + 1}: cannot be read ({error})") from None
+
+
+def _require(record: dict[str, Any], keys: dict[str, type]) -> None:
+    for key, kind in keys.items():
+        if key not in record:
+            raise ProblemError(f"missing key {key!r}")
+        if not isinstance(record[key], kind):
+            raise ProblemError(
+                f"key {key!r} must be {kind.__name__}, is {type(record[key]).__name__}"
+            )
+
+
+def _benchmark_problem(record: dict[str, Any]) -> Problem:
+    _require(record, _BENCHMARK_KEYS)
+    starter = record["prompt_metadata"].get("starter_code")
+    if not isinstance(starter, str):
+        raise ProblemError("missing key 'prompt_metadata.starter_code'")
+    entry_point = _entry_point(record["func_name"])
+    roles = [turn.get("role") if isinstance(turn, dict) else None for turn in record["prompt"]]
+    if roles != ["system", "user"]:
+        raise ProblemError(f"prompt must be a system and a user turn, has roles {roles}")
+    forms = _Forms(entry_point=entry_point, parameters=_parameters(starter, entry_point))
+    cases = [forms.case(_statement(text)) for text in record["gt_answer"]]
+    if not cases:
+        raise ProblemError("gt_answer holds no asserts")
+    return Problem(
+        id=record["id"],
+        dataset=record.get("dataset", "leetcode"),
+        difficulty=record["difficulty"],
+        messages=_unhinted(record, entry_point, starter),
+        entry_point=entry_point,
+        starter_code=starter,
+        setup_code=record["setup_code"],
+        cases=tuple(cases),
+        canonical_solution=record.get("canonical_solution"),
+        mode=_hint_mode(record.get("hint")),
+    )
+
+
+def _unhinted(record: dict[str, Any], entry_point: str, starter: str) -> tuple[dict[str, str], ...]:
+    """The prompt as it was before the benchmark put a hint in (ours are put in by mode)."""
+    system, user = (turn["content"] for turn in record["prompt"])
+    if record.get("hint") is None:
+        return ({"role": "system", "content": system}, {"role": "user", "content": user})
+    question = record["question"]  # of the unhinted prompt: its user turn, or the bare text
+    if HINT_SLOT in question:
+        return ({"role": "system", "content": system}, {"role": "user", "content": question})
+    return build_messages(question, entry_point, starter)
+
+
+def _hint_mode(hint: str | None) -> str | None:
+    if hint is None:
+        return None
+    name = hint.removeprefix("simple_")
+    if name not in HINT_MODES:
+        raise ProblemError(f"unknown hint {hint!r}; known: {', '.join(HINT_MODES)}")
+    return HINT_MODES[name]
+
+
+def _dataset_problem(record: dict[str, Any]) -> Problem:
+    _require(record, _DATASET_KEYS)
+    if "meta" in record:  # v0.2.0
+        _require(record, {"meta": dict})
+        keys = {"question_id": int, "difficulty": str, "question_title": str, "lang_code": str}
+        _require(record["meta"], keys)
+        number, difficulty, text, starter = (record["meta"][key] for key in keys)
+    else:
+        keys = {
+            "question_id": int,
+            "difficulty": str,
+            "problem_description": str,
+            "starter_code": str,
+        }
+        _require(record, keys)
+        number, difficulty, text, starter = (record[key] for key in keys)
+    entry_point = _entry_point(record["entry_point"])
+    forms = _Forms(entry_point=entry_point, parameters=_parameters(starter, entry_point))
+    return Problem(
+        id=number,
+        dataset="leetcode",
+        difficulty=difficulty.lower(),
+        messages=build_messages(text.replace("\u00a0", " "), entry_point, starter),
+        entry_point=entry_point,
+        starter_code=starter,
+        setup_code=PRELUDE,
+        cases=tuple(forms.case(statement) for statement in _check_body(record["test"])),
+        canonical_solution=record["completion"],
+    )
+
+
+def _entry_point(text: str) -> str:
+    name = text.removeprefix("Solution().")
+    if not name.isidentifier():
+        raise ProblemError(f"the method's name must look like Solution().name, is {text!r}")
+    return name
+
+
+def _parameters(starter_code: str, entry_point: str) -> list[str]:
+    """Names of the method's parameters, for tests that pass arguments by position."""
+    for body in ("pass", "\n        pass"):
+        try:
+            tree = ast.parse(f"{starter_code.rstrip()} {body}\n")
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == entry_point:
+                return [a.arg for a in node.args.args if a.arg != "self"]
+    raise ProblemError(f"the starter code does not define a method {entry_point}")
+
+
+def _statement(text: Any) -> ast.stmt:
+    if not isinstance(text, str):
+        raise ProblemError(f"a test must be a string, is {type(text).__name__}")
+    try:
+        body = ast.parse(text.strip()).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ProblemError(f"the test {_clip(text)} does not parse ({error})") from None
+    if len(body) != 1:
+        raise ProblemError(f"the test {_clip(text)} must be one statement, has {len(body)}")
+    return body[0]
+
+
+def _check_body(test: str) -> list[ast.stmt]:
+    try:
+        body = ast.parse(test).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ProblemError(f"the key 'test' does not parse ({error})") from None
+    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
+        raise ProblemError("the key 'test' must define one function check(candidate)")
+    return body[0].body
+
+
+@dataclass(frozen=True, slots=True)
+class _Forms:
+    """The forms a test may take, for one problem."""
+
+    entry_point: str
+    parameters: list[str]
+
+    def case(self, statement: ast.stmt) -> Case:
+        """The case that an assert states."""
+        if not isinstance(statement, ast.Assert):
+            raise ProblemError(f"the test {_shown(statement)} is not an assert")
+        kind: ResultKind = "plain"
+        match statement.test:
+            case ast.Compare(left=ast.Call() as call, ops=[ast.Eq()], comparators=[expected]):
+                value = _value(expected)
+            case ast.Call(func=ast.Name(id=same), args=[ast.Call() as call, expected]) if (
+                same in _SAME
+            ):
+                kind = _SAME[same]
+                value = _structure(_value(expected), kind, statement)
+            case ast.UnaryOp(op=ast.Not(), operand=ast.Call() as call):
+                value = False
+            case ast.Call() as call:
+                value = True
+            case _:
+                raise ProblemError(f"the test {_shown(statement)} has an unknown form")
+        return Case(kwargs=self._arguments(call), expected=value, result=kind)
+
+    def _arguments(self, call: ast.Call) -> dict[str, Any]:
+        match call.func:
+            case ast.Name(id="candidate"):
+                pass
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="Solution")), attr=name) if (
+                name == self.entry_point
+            ):
+                pass
+            case _:
+                raise ProblemError(f"the test calls {_shown(call.func)}, not {self.entry_point}")
+        if len(call.args) > len(self.parameters):
+            raise ProblemError(f"the call {_shown(call)} has more arguments than the method takes")
+        kwargs = dict(zip(self.parameters, map(_value, call.args), strict=False))
+        for keyword in call.keywords:
+            if keyword.arg is None or keyword.arg in kwargs:
+                raise ProblemError(f"the call {_shown(call)} repeats or unpacks arguments")
+            kwargs[keyword.arg] = _value(keyword.value)
+        return kwargs
+
+
+def _structure(value: Any, kind: NodeKind, statement: ast.stmt) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, Node) or value.kind != kind:
+        raise ProblemError(f"the test {_shown(statement)} must compare with {kind}([...])")
+    return flatten_tree(value.values) if kind == "tree_node" else value.values
+
+
+def _value(node: ast.expr) -> Any:
+    """The plain value (or `Node`) that an expression writes down."""
+    match node:
+        case ast.Constant(value=value) if value is not Ellipsis:
+            return value
+        case ast.List(elts=elements):
+            return [_value(element) for element in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_value(element) for element in elements)
+        case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
+            pairs = zip(keys, values, strict=True)
+            return {_value(key): _value(value) for key, value in pairs if key is not None}
+        case ast.UnaryOp(
+            op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as value)
+        ):
+            return -value if isinstance(sign, ast.USub) else value
+        case ast.Call(func=ast.Name(id=name), args=[ast.List() as values], keywords=[]) if (
+            name in _NODE_KINDS
+        ):
+            return Node(_NODE_KINDS[name], _value(values))
+        case _:
+            raise ProblemError(f"the expression {_shown(node)} is not a literal")
+
+
+def _shown(node: ast.AST) -> str:
+    return _clip(ast.unparse(node))
+
+
+def _clip(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
