@@ -11,6 +11,7 @@
 import ast
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from projected_grpo.env.problems import (
     ResultKind,
     build_messages,
     flatten_tree,
+    parse_method,
 )
 
 HINT_MODES = {
@@ -203,6 +205,8 @@ def _dataset_problem(record: dict[str, Any]) -> Problem:
         number, difficulty, text, starter = (record[key] for key in keys)
     entry_point = _entry_point(record["entry_point"])
     forms = _Forms(entry_point=entry_point, parameters=_parameters(starter, entry_point))
+    cases = tuple(forms.case(statement) for statement in _check_body(record["test"]))
+    starter = _agree(starter, entry_point, cases)
     return Problem(
         id=number,
         dataset="leetcode",
@@ -211,9 +215,26 @@ def _dataset_problem(record: dict[str, Any]) -> Problem:
         entry_point=entry_point,
         starter_code=starter,
         setup_code=PRELUDE,
-        cases=tuple(forms.case(statement) for statement in _check_body(record["test"])),
+        cases=cases,
         canonical_solution=record["completion"],
     )
+
+
+def _agree(starter_code: str, entry_point: str, cases: tuple[Case, ...]) -> str:
+    """The starter code with the tests' argument names.
+
+    In three records of v0.2.0 (433, 682, 1325) tests and canonical solution use other names than
+    the starter code, so that whoever follows the prompt would fail every test.
+    """
+    names = _parameters(starter_code, entry_point)
+    used = list(cases[0].kwargs)
+    if set(used) <= set(names):
+        return starter_code
+    if len(used) != len(names):
+        raise ProblemError(f"the tests pass {used}, but the method takes {names}")
+    for old, new in zip(names, used, strict=True):
+        starter_code = re.sub(rf"\b{old}\b(?=\s*:)", new, starter_code)
+    return starter_code
 
 
 def _entry_point(text: str) -> str:
@@ -225,15 +246,8 @@ def _entry_point(text: str) -> str:
 
 def _parameters(starter_code: str, entry_point: str) -> list[str]:
     """Names of the method's parameters, for tests that pass arguments by position."""
-    for body in ("pass", "\n        pass"):
-        try:
-            tree = ast.parse(f"{starter_code.rstrip()} {body}\n")
-        except SyntaxError:
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.name == entry_point:
-                return [a.arg for a in node.args.args if a.arg != "self"]
-    raise ProblemError(f"the starter code does not define a method {entry_point}")
+    method = parse_method(starter_code, entry_point)
+    return [argument.arg for argument in method.args.args if argument.arg != "self"]
 
 
 def _statement(text: Any) -> ast.stmt:

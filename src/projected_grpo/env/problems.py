@@ -5,6 +5,7 @@
 - Nothing that comes out of a file is ever evaluated: values are parsed with `ast`.
 """
 
+import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,54 @@ def build_messages(
     return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": user})
 
 
+def parse_method(starter_code: str, entry_point: str) -> ast.FunctionDef:
+    """The method's syntax tree: its parameters and return annotation (the body is a stub)."""
+    # A starter may end in `:` or in a body of its own (a docstring, a comment).
+    for tail in (" pass", "\n        pass", ""):
+        try:
+            tree = ast.parse(f"{starter_code.rstrip()}{tail}\n")
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == entry_point:
+                return node
+    raise ProblemError(f"the starter code does not define a method {entry_point}")
+
+
+def parameters(problem: Problem) -> list[str]:
+    """Names of the method's arguments, without self."""
+    method = parse_method(problem.starter_code, problem.entry_point)
+    return [argument.arg for argument in method.args.args if argument.arg != "self"]
+
+
+def render_call(problem: Problem, case: Case) -> str:
+    """The case's call as source text, by position where the order is the signature's."""
+    positional = list(case.kwargs) == parameters(problem)
+    arguments = (
+        render_value(value) if positional else f"{name}={render_value(value)}"
+        for name, value in case.kwargs.items()
+    )
+    return f"Solution().{problem.entry_point}({', '.join(arguments)})"
+
+
+def render_assert(problem: Problem, case: Case) -> str:
+    """The case as an assert statement in the benchmark's terms."""
+    call = render_call(problem, case)
+    if case.result == "plain":
+        return f"assert {call} == {case.expected!r}"
+    same = {"list_node": "is_same_list", "tree_node": "is_same_tree"}[case.result]
+    return f"assert {same}({call}, {case.result}({case.expected!r}))"
+
+
+def render_value(value: Any) -> str:
+    """Source text of a plain value or `Node`."""
+    if isinstance(value, Node):
+        return f"{value.kind}({value.values!r})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(render_value, value))}]"
+    return repr(value)
+
+
 def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]:
     """Problems by source, in a fixed order, at most `limit`.
 
@@ -184,7 +233,7 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
 
 
 def check_unique(numbered: Iterable[tuple[str, Problem]]) -> list[Problem]:
-    """The problems of (place, problem) pairs; an id used twice is an error that names both places."""
+    """The problems of (place, problem) pairs; an id used twice is an error naming both places."""
     problems: list[Problem] = []
     places: dict[int, str] = {}
     for place, problem in numbered:
