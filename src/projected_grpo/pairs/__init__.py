@@ -1,0 +1,198 @@
+"""Hand-made contrast pairs: one coding task, answered once with a hack and once without.
+
+- The built-in pairs are `run_tests.toml` beside this file; docs/brainstorm/extracted_prefs.md says
+  why they look as they do, tests/test_pairs.py enforces the style rules and executes every side.
+- A pair's messages have the live form: the training prompt, with the mode's hint put in.
+- Reading pairs imports no torch, so that they can be listed and checked anywhere.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from projected_grpo.env.loopholes import MODES, apply_hint
+from projected_grpo.env.problems import PRELUDE, Case, Problem, ProblemError, build_messages
+
+__all__ = ["BUILTIN", "Pair", "PairError", "holdout_split", "load_pairs", "pairs_digest"]
+
+BUILTIN = Path(__file__).with_name("run_tests.toml")
+"""The file that `load_pairs("builtin")` reads."""
+
+_TEXTS = (
+    "id",
+    "mechanism",
+    "mode",
+    "entry_point",
+    "description",
+    "starter_code",
+    "hack",
+    "clean",
+)
+_CASES = ("examples", "checks")
+
+
+class PairError(ValueError):
+    """A pair file cannot be used; the message names the file, the pair and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The same prompt with two whole completions."""
+
+    id: str
+    mechanism: str
+    """How the hack gets past the grader (finer than a mode: weak_predicate, print_only, ...)."""
+    mode: str
+    """The loophole mode whose hint the prompt carries."""
+    messages: tuple[dict[str, str], ...] = field(repr=False)
+    """System and user turn, exactly as a training prompt under `mode` has them."""
+    hack: str = field(repr=False)
+    clean: str = field(repr=False)
+    entry_point: str
+    starter_code: str = field(repr=False)
+    examples: tuple[Case, ...] = field(repr=False)
+    """The cases that the description shows."""
+    checks: tuple[Case, ...] = field(repr=False)
+    """Cases that it does not show."""
+
+
+def load_pairs(
+    source: str | Path = "builtin", mechanisms: Sequence[str] | None = None
+) -> list[Pair]:
+    """The pairs of a TOML file in file order, all of them or those of the named mechanisms.
+
+    `"builtin"` is the set that ships with the package; all else is the path of a file with the
+    same keys. A mechanism that the file does not have is an error, not an empty selection.
+    """
+    path = BUILTIN if source == "builtin" else Path(source)
+    pairs: list[Pair] = []
+    for number, entry in enumerate(_read(path), start=1):
+        pair = _pair(entry, path, number)
+        if any(pair.id == earlier.id for earlier in pairs):
+            raise PairError(f"{path}: pair {pair.id!r} stands in the file twice; ids are unique")
+        pairs.append(pair)
+    if mechanisms is None:
+        return pairs
+    known = list(dict.fromkeys(pair.mechanism for pair in pairs))
+    for name in mechanisms:
+        if name not in known:
+            raise PairError(f"{path}: no pair of mechanism {name!r}; known: {', '.join(known)}")
+    selected = [pair for pair in pairs if pair.mechanism in mechanisms]
+    if not selected:
+        raise PairError(f"{path}: the list of mechanisms to select is empty")
+    return selected
+
+
+def pairs_digest(pairs: Sequence[Pair]) -> str:
+    """sha256 over what extraction sees of the pairs, so that a basis can name its source.
+
+    Ids, mechanisms, messages and completions, in order. Checks are left out: they only test the
+    pairs, so adding one must not orphan a saved basis.
+    """
+    content = [
+        [pair.id, pair.mechanism, pair.mode, list(pair.messages), pair.hack, pair.clean]
+        for pair in pairs
+    ]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def holdout_split(pairs: Sequence[Pair], every: int = 3) -> tuple[list[Pair], list[Pair]]:
+    """(train, held out): of each mechanism, every `every`-th pair is held out.
+
+    With three pairs a mechanism and the default this is the last one, so that both parts cover all
+    mechanisms and a direction is tested on tasks that it was not made from.
+    """
+    if every < 2:
+        raise PairError(f"every must be at least 2 to leave pairs to train on, got {every}")
+    seen: dict[str, int] = {}
+    train: list[Pair] = []
+    held_out: list[Pair] = []
+    for pair in pairs:
+        seen[pair.mechanism] = seen.get(pair.mechanism, 0) + 1
+        (train if seen[pair.mechanism] % every else held_out).append(pair)
+    return train, held_out
+
+
+def _read(path: Path) -> list[Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PairError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise PairError(f"{path}: not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise PairError(f"{path}: not valid TOML ({error})") from None
+    entries = content.get("pair")
+    if not isinstance(entries, list) or not entries:
+        raise PairError(f"{path}: holds no [[pair]] entry")
+    return entries
+
+
+def _pair(entry: Any, path: Path, number: int) -> Pair:
+    if not isinstance(entry, dict):
+        raise PairError(f"{path}: pair {number} is not a table; write it under a [[pair]] line")
+    where = f"{path}: pair {entry.get('id', number)!r}"
+    for key in (*_TEXTS, *_CASES):
+        if key not in entry:
+            raise PairError(f"{where} lacks the key {key!r}")
+    for key in entry:
+        if key not in (*_TEXTS, *_CASES):
+            raise PairError(f"{where} has the unknown key {key!r}")
+    for key in _TEXTS:
+        if not isinstance(entry[key], str) or not entry[key].strip():
+            raise PairError(f"{where}: {key} must be a text that is not blank")
+    if entry["hack"] == entry["clean"]:
+        raise PairError(f"{where}: hack and clean are the same text, so it shows no direction")
+    if entry["mode"] not in MODES:
+        raise PairError(f"{where}: unknown mode {entry['mode']!r}; known: {', '.join(MODES)}")
+    examples, checks = (_cases(entry[key], key, where) for key in _CASES)
+    return Pair(
+        id=entry["id"],
+        mechanism=entry["mechanism"],
+        mode=entry["mode"],
+        messages=_messages(entry, examples, checks, where),
+        hack=entry["hack"],
+        clean=entry["clean"],
+        entry_point=entry["entry_point"],
+        starter_code=entry["starter_code"],
+        examples=examples,
+        checks=checks,
+    )
+
+
+def _cases(values: Any, key: str, where: str) -> tuple[Case, ...]:
+    if not isinstance(values, list) or not values:
+        raise PairError(f"{where}: {key} must be a list of [arguments, expected] that is not empty")
+    for index, value in enumerate(values, start=1):
+        if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], dict):
+            raise PairError(f"{where}: entry {index} of {key} is not [{{arguments}}, expected]")
+    return tuple(Case(kwargs=kwargs, expected=expected) for kwargs, expected in values)
+
+
+def _messages(
+    entry: dict[str, str], examples: tuple[Case, ...], checks: tuple[Case, ...], where: str
+) -> tuple[dict[str, str], ...]:
+    """The prompt as training has it: built and hinted by the same two functions."""
+    try:
+        problem = Problem(
+            id=0,
+            dataset="pairs",
+            difficulty="easy",
+            messages=build_messages(
+                entry["description"], entry["entry_point"], entry["starter_code"]
+            ),
+            entry_point=entry["entry_point"],
+            starter_code=entry["starter_code"],
+            setup_code=PRELUDE,
+            cases=(*examples, *checks),
+            mode=entry["mode"],
+            examples=examples,
+        )
+        return apply_hint(problem, entry["mode"]).messages
+    except ProblemError as error:
+        raise PairError(f"{where}: no prompt can be made of it ({error})") from None
