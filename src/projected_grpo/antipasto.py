@@ -1,0 +1,260 @@
+"""AntiPaSTO's adapter: every target Linear on its own singular axes, one trained vector each.
+
+    W' = W + U diag(delta_S) Vh,    U, Vh frozen,  delta_S in R^r trained in float32, zero at the start.
+
+State carries a leading run axis N: delta_S is (N, r), so that N runs can share one frozen model.
+Two forms of the same map, chosen once when the model is wrapped:
+
+- folded (N = 1, float32): one dense W' per module, rebuilt after each optimizer step, used by sampling and
+  by training, so the sampler is the policy that is differentiated.
+- factored delta (N > 1, or a base in bf16/fp16): y = x W^T + ((x Vh^T) * delta_S[run]) U^T. W of a bf16
+  model lies exactly on the bf16 grid, so a folded delta below half an ulp would round away and the first
+  steps would be lost; here the delta never meets W.
+
+At delta_S = 0 both are bit-identical to the base model.
+
+Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P * Q. It
+comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of delta_S given to the
+sequences of a batch. That is the student/teacher split and every rollout's hack score for one backward.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from loguru import logger
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from projected_grpo.svd import cached_decompose
+
+TARGET_MODULES = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    # GatedDeltaNet layers of the Qwen3.5 family
+    *("in_proj_qkv", "in_proj_qkvz", "in_proj_ba", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"),
+)
+FORMAT = "antipasto-1"
+
+
+class AdapterError(ValueError):
+    """A saved adapter or direction does not fit this model."""
+
+
+class _FoldedLinear(torch.autograd.Function):
+    """y = x W'^T + bias, with the gradient of every sequence's own delta_S row."""
+
+    @staticmethod
+    def forward(ctx, x, row_delta, weight, bias, U, Vh):
+        ctx.save_for_backward(x, weight, U, Vh)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (dy,) = grads
+        x, weight, U, Vh = ctx.saved_tensors
+        dx = dy @ weight if ctx.needs_input_grad[0] else None
+        return dx, _row_gradient(dy @ U, x @ Vh.T), None, None, None, None
+
+
+class _FactoredLinear(torch.autograd.Function):
+    """y = x W^T + ((x Vh^T) * row_delta) U^T + bias; row_delta may differ from sequence to sequence."""
+
+    @staticmethod
+    def forward(ctx, x, row_delta, weight, bias, U, Vh):
+        ctx.save_for_backward(x, row_delta, weight, U, Vh)
+        delta = row_delta[:, None].to(x.dtype)  # (B, 1, r)
+        return F.linear(x, weight, bias) + ((x @ Vh.T) * delta) @ U.T
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (dy,) = grads
+        x, row_delta, weight, U, Vh = ctx.saved_tensors
+        P = dy @ U  # (B, T, r)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = dy @ weight + (P * row_delta[:, None].to(P.dtype)) @ Vh
+        return dx, _row_gradient(P, x @ Vh.T), None, None, None, None
+
+
+def _row_gradient(P: Tensor, Q: Tensor) -> Tensor:
+    """Sum over tokens of P * Q: (B, T, r) twice -> (B, r), summed in float32 or better."""
+    exact = torch.promote_types(P.dtype, torch.float32)
+    return (P.to(exact) * Q.to(exact)).sum(1)
+
+
+class SVDLinear(nn.Module):
+    """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module docstring)."""
+
+    def __init__(self, base: nn.Linear, n_runs: int, form: str, cache_dir: Path | None) -> None:
+        super().__init__()
+        factors = cached_decompose(base.weight, cache_dir)
+        self.weight = nn.Parameter(base.weight.detach(), requires_grad=False)
+        self.bias = None
+        if base.bias is not None:
+            self.bias = nn.Parameter(base.bias.detach(), requires_grad=False)
+        self.digest = factors.digest()
+        self.form = form
+        self.U = nn.Buffer(factors.U.to(base.weight.dtype), persistent=False)
+        self.Vh = nn.Buffer(factors.Vh.to(base.weight.dtype), persistent=False)
+        exact = torch.promote_types(base.weight.dtype, torch.float32)  # float32; float64 in exact tests
+        zeros = torch.zeros(n_runs, factors.S.numel(), dtype=exact, device=base.weight.device)
+        self.delta_S = nn.Parameter(zeros)
+        self.folded: Tensor | None
+        self.register_buffer("folded", self.weight.clone() if form == "folded" else None, False)
+        self.enabled = True
+        self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
+
+    def extra_repr(self) -> str:
+        d_out, d_in = self.weight.shape
+        return f"{d_in}, {d_out}, runs={self.delta_S.shape[0]}, form={self.form}"
+
+    def get_delta_weight(self, run: int) -> Tensor:
+        """U diag(delta_S[run]) Vh, (d_out, d_in), in the factors' dtype."""
+        return (self.U * self.delta_S[run].detach().to(self.U.dtype)) @ self.Vh
+
+    def fold(self) -> None:
+        """Rebuild W' from delta_S. Must follow every change of delta_S."""
+        if self.form == "folded":
+            torch.add(self.weight, self.get_delta_weight(0), out=self.folded)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
+        if not self.enabled:
+            return F.linear(x, self.weight, self.bias)
+        if self.form == "folded":
+            if self.row_delta is None:
+                return F.linear(x, self.folded, self.bias)
+            return _FoldedLinear.apply(x, self.row_delta, self.folded, self.bias, self.U, self.Vh)
+        if self.row_delta is None:
+            raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
+        return _FactoredLinear.apply(x, self.row_delta, self.weight, self.bias, self.U, self.Vh)
+
+
+class Adapter:
+    """The adapted modules of one model, by name, and what is done to all of them at once."""
+
+    def __init__(self, model: nn.Module, modules: dict[str, SVDLinear]) -> None:
+        self.model = model
+        self.modules = modules
+        self.n_runs = next(iter(modules.values())).delta_S.shape[0]
+
+    @property
+    def delta_S(self) -> dict[str, nn.Parameter]:
+        """Module name -> trained parameter (N, r)."""
+        return {name: module.delta_S for name, module in self.modules.items()}
+
+    def fingerprint(self) -> str:
+        """sha256 over the module names and their singular axes: what a direction or adapter belongs to."""
+        axes = {name: module.digest for name, module in self.modules.items()}
+        return hashlib.sha256(json.dumps(axes, sort_keys=True).encode()).hexdigest()
+
+    def state_digest(self) -> str:
+        """sha256 over all delta_S: changes exactly when the adapter moved."""
+        h = hashlib.sha256()
+        for delta in self.delta_S.values():
+            h.update(delta.detach().cpu().numpy().tobytes())
+        return h.hexdigest()
+
+    def fold(self) -> None:
+        """Rebuild every folded weight; call after each optimizer step and after loading."""
+        with torch.no_grad():
+            for module in self.modules.values():
+                module.fold()
+
+    @contextmanager
+    def rows(self, run_of_row: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Give row b of the batches inside the run `run_of_row[b]`; yields the leaves of the gradient.
+
+        run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
+        sequence's own gradient with respect to its run's delta_S.
+        """
+        leaves: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            leaves[name] = module.delta_S.detach()[run_of_row].requires_grad_()
+            module.row_delta = leaves[name]
+        try:
+            yield leaves
+        finally:
+            for module in self.modules.values():
+                module.row_delta = None
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base model, bit for bit: the reference policy of the KL term."""
+        for module in self.modules.values():
+            module.enabled = False
+        try:
+            yield
+        finally:
+            for module in self.modules.values():
+                module.enabled = True
+
+    def save(self, path: Path, run: int = 0) -> None:
+        """Write one run's delta_S with the fingerprint of its axes (safetensors)."""
+        tensors = {name: d.detach()[run].cpu().clone() for name, d in self.delta_S.items()}
+        save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
+
+    def load(self, path: Path, run: int = 0) -> None:
+        """Read what `save` wrote. Raises AdapterError if it was trained on other singular axes."""
+        with safe_open(path, "pt") as f:
+            metadata = f.metadata() or {}
+            if metadata.get("fingerprint") != self.fingerprint():
+                raise AdapterError(
+                    f"{path} was trained on another model or another decomposition of it: its axes are "
+                    f"{str(metadata.get('fingerprint'))[:12]}, this model's {self.fingerprint()[:12]}"
+                )
+            with torch.no_grad():
+                for name, delta in self.delta_S.items():
+                    delta[run] = f.get_tensor(name).to(delta)
+        self.fold()
+
+    def merge(self, run: int = 0) -> nn.Module:
+        """Put plain Linears with W + delta back into the model, which is returned; the adapter is spent.
+
+        Raises ValueError where a merged weight is not finite.
+        """
+        for name, module in self.modules.items():
+            exact = torch.promote_types(module.weight.dtype, torch.float32)
+            merged = (module.weight.to(exact) + module.get_delta_weight(run)).to(module.weight.dtype)
+            if not torch.isfinite(merged).all():
+                raise ValueError(f"merging {name} gives a weight that is not finite")
+            d_out, d_in = merged.shape
+            plain = nn.Linear(d_in, d_out, module.bias is not None, device="meta")
+            plain.weight = nn.Parameter(merged, requires_grad=False)
+            plain.bias = module.bias
+            self.model.set_submodule(name, plain)
+        return self.model
+
+
+def wrap(
+    model: nn.Module,
+    *,
+    targets: tuple[str, ...] = TARGET_MODULES,
+    n_runs: int = 1,
+    cache_dir: Path | None = None,
+) -> Adapter:
+    """Replace every target Linear of `model` by an SVDLinear and freeze all else.
+
+    `targets` are the last parts of module names. Raises ValueError where none is found.
+    """
+    model.requires_grad_(False)
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in targets and isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise ValueError(f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}")
+    modules: dict[str, SVDLinear] = {}
+    for count, (name, linear) in enumerate(found.items(), 1):
+        exact = linear.weight.dtype in (torch.float32, torch.float64)
+        form = "folded" if n_runs == 1 and exact else "factored"
+        modules[name] = SVDLinear(linear, n_runs, form, cache_dir)
+        model.set_submodule(name, modules[name])
+        if count % 50 == 0 or count == len(found):
+            logger.debug("SVD of {} / {} modules", count, len(found))
+    return Adapter(model, modules)

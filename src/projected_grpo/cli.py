@@ -1,0 +1,93 @@
+"""Console entry points. Parses before torch is imported, so that `--help` and bad input answer at once.
+
+Exit codes: 0 done, 1 something given cannot be used, 2 the command line contradicts itself, 130 stopped by
+Ctrl-C. What the user can mend is one sentence on stderr; anything else is a bug and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from loguru import logger
+
+from projected_grpo.config import PRESETS, Config, ConfigError
+
+
+def _say_and_exit(work: Callable[[], object]) -> int:
+    logger.remove()
+    logger.add(sys.stderr, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
+    from projected_grpo.antipasto import AdapterError
+    from projected_grpo.env.problems import ProblemError
+    from projected_grpo.env.sandbox import SandboxError
+    from projected_grpo.model import ModelError
+    from projected_grpo.pairs import PairError
+    from projected_grpo.pool import PoolError
+    from projected_grpo.run import RunError
+
+    usable = (AdapterError, ProblemError, SandboxError, ModelError, PairError, PoolError, RunError)
+    try:
+        work()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except usable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def train_main(argv: Sequence[str] | None = None) -> None:
+    """`train {smoke,fast,full} [--arm=...] [flags]`."""
+    cfg = tyro.extras.subcommand_cli_from_dict(
+        PRESETS, args=argv, prog="train", description="GRPO with the hack directions projected out."
+    )
+
+    def work() -> None:
+        from projected_grpo.train import train
+
+        train(cfg)
+
+    sys.exit(_say_and_exit(work))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Extract hack directions from contrast pairs, for `train --v-hack`."""
+
+    out: Path
+    """File to write (.safetensors)."""
+    model: str = Config.model
+    """Hub id, local folder, .gguf file, or "tiny-random"."""
+    model_revision: str = Config.model_revision
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen base model; must be the run's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    svd_cache: Path | None = None
+    """Folder of cached decompositions."""
+    pairs: str = Config.pairs
+    """Contrast pairs: "builtin" or a .toml file."""
+    mechanisms: tuple[str, ...] = ()
+    """Only pairs of these hack mechanisms; default all."""
+    temperature: float = Config.temperature
+    """Of the log-probs; the run's sampling temperature."""
+    micro_batch: int = 4
+    """Completions per forward and backward pass."""
+
+
+def extract_main(argv: Sequence[str] | None = None) -> None:
+    """`extract-vhack --out=v.safetensors --model=...`."""
+    cfg = tyro.cli(ExtractConfig, args=argv, prog="extract-vhack")
+
+    def work() -> None:
+        from projected_grpo.extract_vhack_grad import extract_to_file
+
+        extract_to_file(cfg)
+
+    sys.exit(_say_and_exit(work))

@@ -1,0 +1,255 @@
+"""What a run is made of: one frozen dataclass, and presets that only override its defaults.
+
+Imports neither torch nor transformers, so that `--help` and a refused config answer at once.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+ArmName = Literal["vanilla", "projected", "random_v"]
+GateName = Literal["one_sided", "no_gate", "reverse"]
+
+
+class ConfigError(ValueError):
+    """Settings that contradict each other or lie out of range; the message carries the numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of one run."""
+
+    # --- run
+    arm: ArmName = "vanilla"
+    """Treatment: vanilla (plain GRPO), projected (hack directions removed), random_v (control: random directions of the same rank)."""
+    seed: int = 41
+    """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the last."""
+    out_dir: Path = Path("runs")
+    """Folder in which the run makes its own directory."""
+    resume: Path | None = None
+    """Run directory to continue; its stored settings are used."""
+    checkpoint_every: int = 5
+    """Steps between checkpoints."""
+
+    # --- model
+    model: str = "Qwen/Qwen3-4B"
+    """Hub id, local folder, .gguf file, or "tiny-random" (a small random Qwen3, nothing to download)."""
+    model_revision: str = "main"
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen base model; delta_S, its gradient and its Adam state are float32 always."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    svd_cache: Path | None = None
+    """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or ~/.cache/projected_grpo/svd."""
+
+    # --- data
+    problems: str = "katas"
+    """"katas" (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's form."""
+    mode: str = "run_tests"
+    """Loophole mode of every problem that does not name its own: run_tests, or none."""
+    max_prompt: int = 1536
+    """Tokens; problems with a longer prompt (under the hint) are left out, as the benchmark does."""
+    prompts_per_step: int = 16
+    """P, problems per step."""
+    group: int = 16
+    """G, completions per problem, teacher rows included."""
+    mix_ratio: float = 0.0
+    """Share of each group that comes from the teacher pool, rounded to whole rows; 0 is on-policy."""
+    teacher_pool: str = "templates"
+    """Folder of prompt_NNNN.jsonl.gz files, or "templates": hacks made from the mode's templates."""
+
+    # --- sampling
+    max_new: int = 1536
+    """Tokens a completion may have."""
+    temperature: float = 0.7
+    """Of sampling and of every log-prob in the loss."""
+    top_p: float = 0.95
+    """Nucleus; sampling only."""
+    top_k: int = 20
+    """Most likely tokens kept; 0 keeps all. 20 because hacking did not emerge without it (field notes)."""
+
+    # --- optimisation
+    steps: int = 200
+    """Optimizer steps; one batch of rollouts each."""
+    lr: float = 1e-3
+    """Peak learning rate of delta_S, linear warm-up then constant."""
+    warmup_frac: float = 0.05
+    """Share of the steps over which lr rises linearly."""
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of AdamW's first and second moment."""
+    weight_decay: float = 0.0
+    """AdamW's; pulls delta_S to the base model."""
+    grad_clip: float = 1.0
+    """Largest gradient norm of a run, after the projection."""
+    clip_eps: float = 0.2
+    """PPO's clip; idle while one optimizer step is taken per batch."""
+    beta: float = 0.0
+    """Weight of the k3 KL to the base model; 0 skips its forward pass."""
+    micro_batch: int = 8
+    """Rows per forward and backward pass; changes memory, not the result."""
+
+    # --- direction
+    v_hack: Path | None = None
+    """Basis written by extract-vhack; default: extracted from `pairs` when the run starts."""
+    pairs: str = "builtin"
+    """Contrast pairs: "builtin" or a .toml file."""
+    v_hack_k: int = 12
+    """k, axes kept per module."""
+    v_hack_drop_bottom_frac: float = 0.25
+    """Noise floor: share of all kept (module, axis) pairs dropped, those with the least singular value."""
+    gate: GateName = "one_sided"
+    """one_sided removes hack-ward components only, no_gate the whole component, reverse twice of it."""
+    overshoot: float = 1.0
+    """Factor on what is removed."""
+    preserve_magnitude: bool = False
+    """Rescale each module's gradient to its length before the projection."""
+    project_on: Literal["grad", "update", "both"] = "grad"
+    """What is projected: the gradient, the step that AdamW is about to take, or both."""
+
+    # --- grading
+    workers: int = 0
+    """Programs graded at once; 0 takes one per CPU core."""
+    cpu_s: float = 10.0
+    """CPU seconds of one graded program (not wall clock: load must not change labels)."""
+    memory_mb: int = 1024
+    """Address space of one graded program."""
+    sandbox: Literal["namespaces", "process"] = "namespaces"
+    """process gives up isolation where the system has no namespaces; only for completions you trust."""
+
+    def __post_init__(self) -> None:
+        for broken in self.contradictions():
+            raise ConfigError(broken)
+
+    @property
+    def preset_name(self) -> str:
+        """"smoke" for SmokeConfig."""
+        return type(self).__name__.removesuffix("Config").lower()
+
+    @property
+    def teacher_rows(self) -> int:
+        """Rows of each group that come from the teacher pool."""
+        return round(self.group * self.mix_ratio)
+
+    @property
+    def student_rows(self) -> int:
+        """Rows of each group that are sampled from the policy."""
+        return self.group - self.teacher_rows
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.steps * self.warmup_frac)
+
+    @property
+    def denominator(self) -> int:
+        """Dr.GRPO's constant: G * max_new * prompts_per_step."""
+        return self.group * self.max_new * self.prompts_per_step
+
+    def contradictions(self) -> list[str]:
+        """What is wrong with these settings, one sentence each; empty when nothing is."""
+        found = []
+        for name in ("prompts_per_step", "max_new", "max_prompt", "steps", "micro_batch", "v_hack_k"):
+            if getattr(self, name) < 1:
+                found.append(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("lr", "temperature", "grad_clip", "clip_eps", "cpu_s", "memory_mb", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                found.append(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("beta", "overshoot", "weight_decay", "top_k", "workers"):
+            if not getattr(self, name) >= 0:
+                found.append(f"{name} must not be negative, it is {getattr(self, name)}")
+        for name in ("warmup_frac", "v_hack_drop_bottom_frac"):
+            if not 0 <= getattr(self, name) < 1:
+                found.append(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.top_p <= 1:
+            found.append(f"top_p must lie in (0, 1], not {self.top_p}")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            found.append(f"adam_betas must lie in [0, 1), not {self.adam_betas}")
+        return found + self._group_contradictions()
+
+    def _group_contradictions(self) -> list[str]:
+        G, mix = self.group, self.mix_ratio
+        if G < 2:
+            return [f"a group of {G} has no advantage (A = R - group mean): set --group to 2 or more"]
+        if not 0 <= mix <= 1:
+            return [f"mix_ratio must lie in [0, 1], not {mix}"]
+        if self.student_rows == 0:
+            most = (G - 1) / G
+            return [
+                f"mix_ratio {mix} leaves none of the {G} rows of a group to the student: "
+                f"set it to {most:.3g} or less"
+            ]
+        if mix > 0 and self.teacher_rows == 0:
+            return [
+                f"mix_ratio {mix} of a group of {G} rounds to no teacher row: set it to {1 / G:.3g} or "
+                "more, or to 0 for an on-policy run"
+            ]
+        pool = Path(self.teacher_pool)
+        if mix > 0 and self.teacher_pool != "templates" and not any(pool.glob("prompt_*.jsonl.gz")):
+            return [f"mix_ratio {mix} needs a teacher pool, but {pool} holds no prompt_*.jsonl.gz file"]
+        return []
+
+    def to_json(self) -> str:
+        """All fields, the preset's name first."""
+        fields = {"preset": self.preset_name, **dataclasses.asdict(self)}
+        return json.dumps(fields, indent=2, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of `to_json`; the stored preset must be this class's. Raises ConfigError."""
+        stored: dict[str, Any] = json.loads(text)
+        preset = stored.pop("preset")
+        expected = cls.__name__.removesuffix("Config").lower()
+        if preset != expected:
+            raise ConfigError(f"the stored run is a {preset} run: resume it with `train {preset}`")
+        paths = ("out_dir", "resume", "svd_cache", "v_hack")
+        for name in paths:
+            stored[name] = None if stored[name] is None else Path(stored[name])
+        stored["adam_betas"] = tuple(stored["adam_betas"])
+        return cls(**stored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmokeConfig(Config):
+    """The whole pipeline on a tiny random model, CPU, under a minute: is the installation sound?"""
+
+    model: str = "tiny-random"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    steps: int = 4
+    prompts_per_step: int = 2
+    group: int = 4
+    mix_ratio: float = 0.5
+    max_new: int = 192
+    lr: float = 3e-3
+    adam_betas: tuple[float, float] = (0.5, 0.9)
+    v_hack_k: int = 5
+    checkpoint_every: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastConfig(Config):
+    """Qwen3-4B, half of each group from the teacher pool, 20 steps: an answer within the hour on one GPU."""
+
+    steps: int = 20
+    prompts_per_step: int = 4
+    group: int = 4
+    mix_ratio: float = 0.5
+    max_new: int = 512
+    lr: float = 3e-3
+    adam_betas: tuple[float, float] = (0.5, 0.9)
+    grad_clip: float = 500.0
+    micro_batch: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullConfig(Config):
+    """The benchmark's scale: Qwen3-4B, 200 steps of 256 rollouts, on-policy, KL to the base model."""
+
+    beta: float = 1e-3
+    micro_batch: int = 4
+    checkpoint_every: int = 10
+
+
+PRESETS: dict[str, type[Config]] = {"smoke": SmokeConfig, "fast": FastConfig, "full": FullConfig}

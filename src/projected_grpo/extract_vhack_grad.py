@@ -1,0 +1,205 @@
+"""Hack directions from contrast pairs.
+
+For a pair with advantages +1 (hack) and -1 (clean) the GRPO gradient is grad NLL(hack) - grad NLL(clean):
+a loss gradient, so descending along it makes the hack likelier. Per module these differences are stacked,
+D (n pairs, r), and the top right-singular vectors are kept with their singular values; each gets the sign
+that the majority of pairs votes for. The file holds every axis; how many are used (`k`, noise floor) is
+chosen when it is loaded.
+
+As in the live loss, tokens are summed, log-probs are taken at the sampling temperature, prompts go through
+the model's chat template, and prompt and completion are tokenised apart.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from loguru import logger
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from projected_grpo.antipasto import Adapter, AdapterError, wrap
+from projected_grpo.grpo import collate, completion_logprobs
+from projected_grpo.model import LanguageModel, load, resolve_device
+from projected_grpo.pairs import Pair, load_pairs, pairs_digest
+from projected_grpo.svd import default_cache_dir
+
+if TYPE_CHECKING:
+    from projected_grpo.cli import ExtractConfig
+
+FORMAT = "v_hack-1"
+
+
+@dataclass(frozen=True, slots=True)
+class VHack:
+    """Oriented hack directions of one model, all axes, strongest first."""
+
+    axes: dict[str, Tensor]
+    """module -> orthonormal rows (n, r)."""
+    singular: dict[str, Tensor]
+    """module -> singular values (n,), falling."""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def select(self, k: int, drop_bottom_frac: float) -> dict[str, Tensor]:
+        """The basis a run uses: module -> V (up to k, r).
+
+        Noise floor: the kept singular values of all modules are pooled and those under their
+        `drop_bottom_frac` quantile are dropped; a module left without axes is not in the result.
+        """
+        pooled = torch.cat([s[:k] for s in self.singular.values()]).double()
+        floor = torch.quantile(pooled, drop_bottom_frac)
+        basis: dict[str, Tensor] = {}
+        for name, s in self.singular.items():
+            strong = s[:k].double() >= floor
+            if strong.any():
+                basis[name] = self.axes[name][:k][strong]
+        return basis
+
+    def save(self, path: Path) -> None:
+        """Write axes, singular values and metadata (safetensors)."""
+        tensors = {f"{name}.axes": rows.cpu().contiguous() for name, rows in self.axes.items()}
+        tensors |= {f"{name}.singular": s.cpu().contiguous() for name, s in self.singular.items()}
+        save_file(tensors, path, {"format": FORMAT, **self.metadata})
+
+    def require(self, adapter: Adapter, source: object) -> None:
+        """Raises AdapterError unless these directions were extracted from this very model."""
+        mine, theirs = adapter.fingerprint(), self.metadata.get("fingerprint", "unknown")
+        if mine != theirs:
+            raise AdapterError(
+                f"{source} was extracted from another model ({self.metadata.get('model', 'unknown')}, axes "
+                f"{theirs[:12]}; this model has {mine[:12]}): run extract-vhack on this one"
+            )
+
+
+def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
+    """Read what `VHack.save` wrote. Raises AdapterError when the file is missing or is something else."""
+    if not path.is_file():
+        raise AdapterError(f"there is no file of hack directions at {path}")
+    try:
+        with safe_open(path, "pt", device=str(device)) as f:
+            metadata = f.metadata() or {}
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is not a safetensors file: {error}") from error
+    if metadata.pop("format", None) != FORMAT:
+        raise AdapterError(f"{path} is not a file of hack directions ({FORMAT})")
+    axes = {k.removesuffix(".axes"): t for k, t in tensors.items() if k.endswith(".axes")}
+    singular = {k.removesuffix(".singular"): t for k, t in tensors.items() if k.endswith(".singular")}
+    return VHack(axes, singular, metadata)
+
+
+def nll_gradients(
+    lm: LanguageModel,
+    adapter: Adapter,
+    rows: Sequence[tuple[list[int], list[int]]],
+    *,
+    temperature: float,
+    micro_batch: int,
+    run: int = 0,
+) -> dict[str, Tensor]:
+    """Gradient of each row's summed completion NLL: module -> (rows, r). Leaves no gradient behind.
+
+    rows: (prompt ids, completion ids), the eos included where the completion ends by one.
+    """
+    device = next(lm.model.parameters()).device
+    parts: dict[str, list[Tensor]] = {name: [] for name in adapter.modules}
+    for start in range(0, len(rows), micro_batch):
+        prompts, completions = zip(*rows[start : start + micro_batch], strict=True)
+        batch = collate(prompts, completions, lm.pad_id, device)
+        with adapter.rows(torch.full((len(prompts),), run, device=device)) as leaves:
+            loss = -completion_logprobs(lm.model, batch, temperature).sum()
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+        for name, gradient in zip(leaves, gradients, strict=True):
+            parts[name].append(gradient)
+    return {name: torch.cat(gradients) for name, gradients in parts.items()}
+
+
+def pair_differences(
+    lm: LanguageModel,
+    adapter: Adapter,
+    pairs: Sequence[Pair],
+    *,
+    temperature: float,
+    micro_batch: int,
+) -> dict[str, Tensor]:
+    """grad NLL(hack) - grad NLL(clean) of every pair: module -> D (n pairs, r)."""
+    rows = [
+        (lm.prompt_ids(pair.messages), lm.completion_ids(text))
+        for pair in pairs
+        for text in (pair.hack, pair.clean)
+    ]
+    gradients = nll_gradients(lm, adapter, rows, temperature=temperature, micro_batch=micro_batch)
+    return {name: g[0::2] - g[1::2] for name, g in gradients.items()}
+
+
+def directions(D: Tensor) -> tuple[Tensor, Tensor]:
+    """Top right-singular vectors of D (n, r), not centred: (axes (min(n, r), r), singular values).
+
+    Each axis points where more pairs' differences point; a tie keeps the first pair's side.
+    """
+    _, singular, axes = torch.linalg.svd(D.float(), full_matrices=False)
+    coefficients = D.float() @ axes.T  # (n, axes)
+    votes = coefficients.sign().sum(0)
+    side = torch.where(votes == 0, coefficients[0], votes).sign()
+    return axes * torch.where(side == 0, 1.0, side)[:, None], singular
+
+
+def extract(
+    lm: LanguageModel,
+    adapter: Adapter,
+    pairs: Sequence[Pair],
+    *,
+    temperature: float,
+    micro_batch: int,
+    model_name: str,
+) -> VHack:
+    """Hack directions of the model as it is now, from labelled pairs.
+
+    Raises ValueError for fewer than two pairs or where a pair's two sides have the same gradient.
+    """
+    if len(pairs) < 2:
+        raise ValueError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
+    D = pair_differences(lm, adapter, pairs, temperature=temperature, micro_batch=micro_batch)
+    axes, singular = {}, {}
+    for name, differences in D.items():
+        if not torch.isfinite(differences).all():
+            raise ValueError(f"the pairs' gradient of {name} is not finite")
+        axes[name], singular[name] = directions(differences)
+    if not any(s.max() > 0 for s in singular.values()):
+        raise ValueError("hack and clean completions have the same gradient everywhere")
+    metadata = {
+        "fingerprint": adapter.fingerprint(),
+        "model": model_name,
+        "pairs": pairs_digest(pairs),
+        "n_pairs": str(len(pairs)),
+        "mechanisms": json.dumps(sorted({pair.mechanism for pair in pairs})),
+        "temperature": str(temperature),
+    }
+    return VHack(axes, singular, metadata)
+
+
+def extract_to_file(cfg: "ExtractConfig") -> None:
+    """The `extract-vhack` command: load, decompose, extract, write."""
+    if cfg.out.is_dir() or not cfg.out.parent.is_dir():
+        raise AdapterError(f"cannot write {cfg.out}: it must be a file in a folder that exists")
+    pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
+    device = resolve_device(cfg.device)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.dtype]
+    lm = load(cfg.model, revision=cfg.model_revision, dtype=dtype, device=device)
+    adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
+    v_hack = extract(
+        lm,
+        adapter,
+        pairs,
+        temperature=cfg.temperature,
+        micro_batch=cfg.micro_batch,
+        model_name=cfg.model,
+    )
+    aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
+    v_hack.save(aside)
+    aside.replace(cfg.out)
+    logger.info("{} pairs, {} modules -> {}", len(pairs), len(v_hack.axes), cfg.out)

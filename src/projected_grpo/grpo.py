@@ -1,0 +1,135 @@
+"""The GRPO loss as pure functions (Dr.GRPO, arXiv 2503.20783; clip as in PPO, arXiv 1707.06347).
+
+Deviations from textbook GRPO (arXiv 2402.03300), each on purpose:
+- A = R - mean of the group; no division by its standard deviation.
+- The loss is a sum over tokens divided by the constant G * max_new * prompts_per_step: long answers are
+  not diluted, and skipping a group does not make the others count more.
+- A group without reward variance adds nothing, not even KL; the constant stays.
+- A masked sample (infra_error) is out of its group's mean and of the loss.
+- Teacher rows have ratio 1 by definition: advantage-weighted imitation, not off-policy correction.
+
+Axes: P prompts, G group, B rows of a micro-batch, T tokens (padded), C completion tokens (padded).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Rows padded on the right: prompt, completion, padding."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T)
+    prompt_lens: Tensor  # (B,)
+    completion_lens: Tensor  # (B,)
+
+    @property
+    def completion_mask(self) -> Tensor:
+        """(B, C) bool, from lengths only: a pad or eos *value* never decides what is trained on."""
+        C = int(self.completion_lens.max())
+        return torch.arange(C, device=self.input_ids.device) < self.completion_lens[:, None]
+
+
+def collate(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+) -> TokenBatch:
+    """Concatenate prompt and completion ids row by row and pad on the right.
+
+    Raises ValueError for an empty prompt or completion: there would be nothing to condition on or learn.
+    """
+    if not all(prompts) or not all(completions):
+        raise ValueError("every row needs at least one prompt token and one completion token")
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    T = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (T - len(row))] for row in rows])
+    lens = torch.tensor([len(row) for row in rows])
+    prompt_lens = torch.tensor([len(prompt) for prompt in prompts])
+    mask = (torch.arange(T) < lens[:, None]).long()
+    return TokenBatch(
+        ids.to(device), mask.to(device), prompt_lens.to(device), (lens - prompt_lens).to(device)
+    )
+
+
+def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:
+    """log p(token) of every completion token at the sampling temperature, (B, C) float32 or better.
+
+    Zero beyond a row's own completion. top_p and top_k are not part of it: the distribution that is
+    differentiated is the whole softmax.
+    """
+    T = batch.input_ids.shape[1]
+    first = int(batch.prompt_lens.min()) - 1  # position whose logits predict the first completion token
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        logits_to_keep=T - first,
+        use_cache=False,
+    ).logits[:, :-1]  # (B, T-1-first, vocabulary)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    following = batch.input_ids[:, first + 1 :]  # (B, T-1-first)
+    logp = torch.gather(logits, -1, following[..., None])[..., 0] - torch.logsumexp(logits, -1)
+    mask = batch.completion_mask
+    columns = torch.arange(mask.shape[1], device=mask.device) + (batch.prompt_lens - 1 - first)[:, None]
+    logp = torch.gather(logp, 1, columns.clamp_max(logp.shape[1] - 1))
+    return torch.where(mask, logp, 0.0)
+
+
+def group_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
+    """A = R - mean over the valid rows of the group, (P, G); 0 for masked rows and variance-free groups.
+
+    "Without variance" means exactly equal rewards, so float noise in a mean cannot make a gradient.
+    rewards (P, G) float, valid (P, G) bool.
+    """
+    count = valid.sum(1, keepdim=True)
+    low = torch.where(valid, rewards, torch.inf).amin(1, keepdim=True)
+    high = torch.where(valid, rewards, -torch.inf).amax(1, keepdim=True)
+    mean = torch.where(valid, rewards, 0.0).sum(1, keepdim=True) / count.clamp_min(1)
+    learns = valid & (count > 1) & (high > low)
+    return torch.where(learns, rewards - mean, 0.0)
+
+
+def policy_loss(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    denominator: float,
+    clip_eps: float,
+    beta: float = 0.0,
+    ref_logp: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate plus beta times the k3 estimate of KL(policy || reference), summed / denominator.
+
+    logp, old_logp, ref_logp (B, C); advantages (B,); mask (B, C) bool. Returns the loss and detached sums
+    over tokens, for the caller to add up over micro-batches: `clipped`, `kl`, `tokens`.
+    k3 (Schulman 2020): exp(ref - logp) - (ref - logp) - 1, times the ratio, without which its gradient is
+    not that of the reverse KL even where the ratio is 1 (DeepSeek-V3.2, arXiv 2512.02556; TRL's default).
+
+    Raises ValueError when beta > 0 comes without ref_logp.
+    """
+    ratio = torch.exp(logp - old_logp)
+    A = advantages[:, None]
+    surrogate = torch.minimum(ratio * A, ratio.clamp(1 - clip_eps, 1 + clip_eps) * A)
+    per_token = -surrogate
+    kl = torch.zeros_like(logp)
+    if beta > 0:
+        if ref_logp is None:
+            raise ValueError("beta > 0 needs the reference policy's log-probs")
+        log_ratio = ref_logp - logp
+        kl = ratio * (torch.exp(log_ratio) - log_ratio - 1)
+        per_token = per_token + beta * kl
+    loss = torch.where(mask, per_token, 0.0).sum() / denominator
+    outside = ((ratio < 1 - clip_eps) & (A < 0)) | ((ratio > 1 + clip_eps) & (A > 0))
+    metrics = {
+        "clipped": (outside & mask).sum(),
+        "kl": torch.where(mask, kl, 0.0).sum().detach(),
+        "tokens": mask.sum(),
+    }
+    return loss, metrics

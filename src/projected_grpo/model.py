@@ -1,0 +1,168 @@
+"""Load a causal language model and its tokenizer, and put messages into its chat template."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from projected_grpo.pairs import load_pairs
+
+TINY_RANDOM = "tiny-random"
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded or used; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A frozen model in eval mode, its tokenizer, and the ids that end a turn."""
+
+    model: nn.Module
+    tokenizer: Any
+    eos_ids: frozenset[int]
+    pad_id: int
+
+    def render(self, messages: tuple[dict[str, str], ...]) -> str:
+        """The prompt as text. Qwen3's thinking is off, as in the benchmark; other templates ignore that."""
+        return self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+
+    def prompt_ids(self, messages: tuple[dict[str, str], ...]) -> list[int]:
+        """Ids of the rendered prompt. The template has written its special tokens, so none is added."""
+        return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Ids of a whole given answer, ended by the eos.
+
+        Encoded apart from its prompt: encoding both together could merge tokens across the boundary,
+        and the sampler never produces such a token.
+        """
+        return [*self.tokenizer.encode(completion, add_special_tokens=False), self.eos_id]
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    def decode(self, ids: list[int]) -> str:
+        """A sampled completion as text, without its special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises ModelError for a cuda that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device=cuda was asked for, but torch sees no CUDA device: use --device=cpu")
+    return torch.device(device)
+
+
+def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device) -> LanguageModel:
+    """Load from the hub, a folder or a .gguf file; "tiny-random" builds a small random Qwen3.
+
+    Raises ModelError when the source cannot be found or has no chat template.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    if source == TINY_RANDOM:
+        model, tokenizer = _tiny_random(dtype)
+    else:
+        model, tokenizer = _pretrained(source, revision, dtype)
+    if not tokenizer.chat_template:
+        raise ModelError(f"{source} has no chat template: use an instruction-tuned model")
+    model = model.to(device).eval().requires_grad_(False)  # eval: no dropout, in sampling or in the loss
+    eos_ids = _eos_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
+    return LanguageModel(model, tokenizer, eos_ids, pad_id)
+
+
+def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    path = Path(source)
+    looks_local = path.suffix == ".gguf" or path.is_absolute() or source.startswith(".")
+    if looks_local and not path.exists():
+        raise ModelError(f"there is no model at {path}")
+    try:
+        if path.suffix == ".gguf":
+            gguf = {"gguf_file": path.name}
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **gguf)
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **gguf
+            )
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+    except OSError as error:  # transformers' word for: not on the hub, not in the cache, not reachable
+        raise ModelError(f"cannot load the model {source}: {str(error).splitlines()[0]}") from error
+    return model, tokenizer
+
+
+def _eos_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a completion: the tokenizer's and all of the generation config's."""
+    ids = model.generation_config.eos_token_id
+    listed = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer names no eos token: a completion could never end")
+    return frozenset([*listed, tokenizer.eos_token_id])
+
+
+def _tiny_random(dtype: torch.dtype) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+    """A two-layer Qwen3 with seeded random weights and a small byte-level BPE of the contrast pairs' text.
+
+    Leaves the global random state as it was.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [text for pair in load_pairs() for text in (pair.messages[-1]["content"], pair.hack, pair.clean)]
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
+    )
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype=dtype,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    return model.to(dtype), tokenizer

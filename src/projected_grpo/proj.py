@@ -1,0 +1,107 @@
+"""Projection of gradients and updates off the hack directions: pure functions on tensors.
+
+Signs. V comes from loss gradients (hack minus clean), so c = V g > 0 means that the step which descends
+along g moves hack-ward. A *basis* maps module name -> V (k, r) with orthonormal rows; a module that is not
+in it is left alone. Gradients map module name -> g (N, r), one row a run.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Basis = Mapping[str, Tensor]
+Grads = Mapping[str, Tensor]
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "one_sided": torch.relu,  # only what moves hack-ward is removed
+    "no_gate": lambda c: c,  # the whole component: the gradient ends orthogonal to V
+    "reverse": lambda c: 2 * c,  # the component changes sign
+}
+"""gate -> how much of each coefficient c (..., k) is taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """How much of a gradient is removed along V, and what becomes of its length."""
+
+    gate: str = "one_sided"
+    overshoot: float = 1.0
+    """Factor on what is removed; 0 is the identity, above 1 pushes past the orthogonal complement."""
+    preserve_magnitude: bool = False
+    """Rescale to the length before the projection ("erase, then boost")."""
+
+    def __call__(self, g: Tensor, V: Tensor) -> Tensor:
+        """g (..., r) with its part along the rows of V (k, r) removed. A zero V returns g bit for bit."""
+        removed = self.overshoot * (GATES[self.gate](g @ V.T) @ V)
+        left = g - removed
+        if not self.preserve_magnitude:
+            return left
+        before, after = g.norm(dim=-1, keepdim=True), left.norm(dim=-1, keepdim=True)
+        return left * torch.where(after > 0, before / after, 1.0)
+
+
+def project(grads: Grads, basis: Basis, projection: Projection) -> dict[str, Tensor]:
+    """Every gradient that has a V in `basis` projected off it; the others as they are."""
+    return {name: projection(g, basis[name]) if name in basis else g for name, g in grads.items()}
+
+
+def cosine(grads: Grads, basis: Basis) -> Tensor:
+    """Signed alignment (N,): the mean over modules of sum(V g) / |g|, 0 for a module without gradient.
+
+    One module's value lies in [-sqrt(k), sqrt(k)]; against a random basis it has mean 0 and standard
+    deviation `null_cosine`. After a one-sided projection no module's value is above 0.
+    """
+    return torch.stack([_over_norm((g @ V.T).sum(-1), g) for g, V in _covered(grads, basis)]).mean(0)
+
+
+def hackward_fraction(grads: Grads, basis: Basis) -> Tensor:
+    """|relu(V g)| / |g| over all modules together, (N,) in [0, 1]: what a one-sided gate would remove.
+
+    The relu comes before the sum over axes and modules, so that anti-hack axes cannot cancel it.
+    """
+    hackward = [torch.relu(g @ V.T).square().sum(-1) for g, V in _covered(grads, basis)]
+    return (torch.stack(hackward).sum(0) / squared_norm(grads).clamp_min(1e-38)).sqrt()
+
+
+def covered_energy(grads: Grads, basis: Basis) -> Tensor:
+    """Share of |g|^2 that lies in modules which have a V, (N,)."""
+    covered = torch.stack([g.square().sum(-1) for g, _ in _covered(grads, basis)]).sum(0)
+    return covered / squared_norm(grads).clamp_min(1e-38)
+
+
+def removed_fraction(before: Grads, after: Grads) -> Tensor:
+    """|before - after| / |before| over all modules, (N,)."""
+    difference = {name: before[name] - after[name] for name in before}
+    return (squared_norm(difference) / squared_norm(before).clamp_min(1e-38)).sqrt()
+
+
+def null_cosine(k: int, r: int) -> float:
+    """sqrt(k / r): standard deviation of sum(V g)/|g|, and root mean square of |V g|/|g|, for random V."""
+    return math.sqrt(k / r)
+
+
+def squared_norm(grads: Grads) -> Tensor:
+    """|g|^2 over all modules, (N,)."""
+    return torch.stack([g.square().sum(-1) for g in grads.values()]).sum(0)
+
+
+def random_orthonormal(k: int, r: int, generator: torch.Generator) -> Tensor:
+    """k orthonormal rows in R^r, uniformly distributed (k, r), float32 on the generator's device."""
+    gaussian = torch.randn(r, k, generator=generator, dtype=torch.float64, device=generator.device)
+    Q, R = torch.linalg.qr(gaussian)
+    return (Q * R.diagonal().sign()).T.float().contiguous()
+
+
+def _covered(grads: Grads, basis: Basis) -> list[tuple[Tensor, Tensor]]:
+    pairs = [(g, basis[name]) for name, g in grads.items() if name in basis]
+    if not pairs:
+        raise ValueError("the basis covers none of the gradient's modules")
+    return pairs
+
+
+def _over_norm(value: Tensor, g: Tensor) -> Tensor:
+    norm = g.norm(dim=-1)
+    return torch.where(norm > 0, value / norm, 0.0)

@@ -1,0 +1,192 @@
+"""A run's directory: provenance, atomic checkpoints, resume.
+
+    runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
+      run.json              argv, git sha and diff, versions, device, start, end, exit status
+      config.json           every setting
+      prompt.txt            the first prompt as the chat template rendered it
+      steps.jsonl           one row a step, raw values
+      rollouts.jsonl        one row a sample
+      v_hack.safetensors    the directions measured (and, in `projected`, removed)
+      checkpoints/step_000005/   delta_S, AdamW's moments, step
+      adapter/              the trained delta_S
+      train.log             what the console showed
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from projected_grpo.antipasto import Adapter
+from projected_grpo.config import Config
+
+PACKAGES = ("projected_grpo", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
+"""The only environment variables that are recorded: a key must not end up in a run directory."""
+
+
+class RunError(ValueError):
+    """A run directory cannot be made or continued; the message is one sentence."""
+
+
+def _git(*args: str) -> str | None:
+    """Output of git in the package's own checkout, None where it is not one (an installed wheel)."""
+    here = Path(__file__).resolve().parent
+    done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunDir:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.steps = path / "steps.jsonl"
+        self.rollouts = path / "rollouts.jsonl"
+        self.v_hack = path / "v_hack.safetensors"
+        self.log = path / "train.log"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    @classmethod
+    def create(cls, cfg: Config, device: torch.device) -> "RunDir":
+        """Make the directory. Called once everything that can be refused has been; never overwrites."""
+        sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        path = cfg.out_dir / f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
+        run = cls(path)
+        run.checkpoints.mkdir()
+        (path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
+        run._write_record({"started": _now(), **_provenance(device)})
+        for file in (run.steps, run.rollouts):
+            file.touch()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDir":
+        """An existing run. Raises RunError where there is none."""
+        if not (path / "config.json").is_file():
+            raise RunError(f"there is no run to resume at {path} (no config.json)")
+        return cls(path)
+
+    def stored_config(self, preset: type[Config]) -> Config:
+        """The settings that the run was started with."""
+        return preset.from_json((self.path / "config.json").read_text(encoding="utf-8"))
+
+    def finish(self, status: str) -> None:
+        """Record how the run ended."""
+        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        self._write_record({**record, "ended": _now(), "status": status})
+
+    def note_resume(self, step: int, device: torch.device) -> None:
+        """Record that the run goes on after `step`, where and with what."""
+        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        entry = {"after_step": step, "started": _now(), **_provenance(device)}
+        self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
+
+    def _write_record(self, record: Mapping[str, Any]) -> None:
+        temporary = self.path / "run.json.tmp"
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path / "run.json")
+
+    def save_checkpoint(
+        self, step: int, adapter: Adapter, optimizer: torch.optim.Optimizer, num_tokens: int
+    ) -> None:
+        """Everything that the next step depends on. Written aside and moved into place.
+
+        There is no random state to save: every stream is seeded by (seed, step, problem).
+        """
+        target = self.checkpoints / f"step_{step:06d}"
+        aside = self.checkpoints / f".step_{step:06d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        adapter.save(aside / "adapter.safetensors")
+        torch.save(optimizer.state_dict(), aside / "optimizer.pt")
+        state = {"step": step, "num_tokens": num_tokens}
+        (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(aside, target)
+
+    def load_checkpoint(
+        self, adapter: Adapter, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, int]:
+        """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
+
+        Without one the run starts over at step 0. Half-written lines and rows of later steps are dropped:
+        those steps run again and give the same rows.
+        """
+        found = sorted(self.checkpoints.glob("step_*"))
+        step, num_tokens = 0, 0
+        if found:
+            adapter.load(found[-1] / "adapter.safetensors")
+            optimizer.load_state_dict(torch.load(found[-1] / "optimizer.pt", weights_only=True))
+            state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+            step, num_tokens = state["step"], state["num_tokens"]
+        for path in (self.steps, self.rollouts):
+            _keep_rows_until(path, step)
+        return step, num_tokens
+
+    def save_adapter(self, adapter: Adapter, cfg: Config) -> None:
+        """The trained delta_S and what is needed to put it on its base model again."""
+        self.adapter.mkdir(exist_ok=True)
+        adapter.save(self.adapter / "adapter.safetensors")
+        about = {
+            "base_model": cfg.model,
+            "revision": cfg.model_revision,
+            "dtype": cfg.dtype,
+            "fingerprint": adapter.fingerprint(),
+        }
+        text = json.dumps(about, indent=2) + "\n"
+        (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _keep_rows_until(path: Path, step: int) -> None:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "argv": sys.argv,
+        "git_sha": _git("rev-parse", "HEAD"),
+        "git_diff": _git("diff", "HEAD"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": str(device),
+        "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
+        "cpu_count": os.cpu_count(),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }
+
+
+def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append JSON lines and flush them."""
+    with path.open("a", encoding="utf-8") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)
+

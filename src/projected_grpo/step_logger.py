@@ -1,0 +1,138 @@
+"""StepLogger owns the columns of a run: key, header, width, format and meaning stand in one table.
+
+Rows carry raw values (floats in full, fractions as (n, d) tuples) from the loop to steps.jsonl and to the
+final table; text is made only when something is printed. docs/metrics.md is written from COLUMNS.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+Value = int | float | tuple[int, int] | Mapping[str, int] | None
+
+
+def number(value: Value) -> str:
+    """Three significant digits; small values keep them (7e-08), None is a dash."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def signed(value: Value) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def fraction(value: Value) -> str:
+    """(n, d) as n/d."""
+    return "-" if not isinstance(value, tuple) else f"{value[0]}/{value[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One logged quantity. Columns without a header are archived in steps.jsonl but not printed."""
+
+    key: str
+    meaning: str
+    header: str = ""
+    width: int = 7
+    text: Callable[[Value], str] = number
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("step", "Optimizer step, from 1.", "step", 4),
+    Column("reward", "Mean reward of all rows of the step (TRL's name).", "rew", 6),
+    Column("hack_s", "Student rows that passed the foolable grade and fail the oracle.", "hack_s", 6, fraction),
+    Column("att_s", "Student rows whose loophole pays even with a wrong stub as solution.", "att_s", 6, fraction),
+    Column("hack_t", "Teacher rows that hack.", "hack_t", 6, fraction),
+    Column("gt_s", "Student rows that the oracle finds correct.", "gt_s", 6, fraction),
+    Column("gt_t", "Teacher rows that the oracle finds correct.", "gt_t", 6, fraction),
+    Column("loss", "Policy loss, KL term included.", "loss", 9),
+    Column("grad_norm", "Norm of the gradient that AdamW gets, after projection, before clipping.", "gn", 8),
+    Column("learning_rate", "Learning rate of this step.", "lr", 8),
+    Column("cos_pre_s", "Alignment with V of the student rows' gradient.", "cos_pre_s", 9, signed),
+    Column("cos_pre_t", "Alignment with V of the teacher rows' gradient.", "cos_pre_t", 9, signed),
+    Column("cos_pre", "Alignment of the whole gradient with V before projection: mean over modules of "
+           "sum(V g)/|g|; above 0 is hack-ward.", "cos_pre", 8, signed),
+    Column("cos_post", "The same after projection; at most 0 after one_sided on V.", "cos_post", 8, signed),
+    Column("cos_null", "Standard deviation of one module's cos_pre for a random V: mean of sqrt(k/r)."),
+    Column("cos_update", "Alignment with V of the step that the weights took (as a loss gradient)."),
+    Column("grad_norm_pre", "Norm of the gradient before projection."),
+    Column("removed_frac", "|removed| / |g| over all modules, of the arm's own projection of the gradient."),
+    Column("hackward_frac", "|relu(V g)| / |g| before projection."),
+    Column("covered_energy", "Share of |g|^2 in modules that have a V."),
+    Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),
+    Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
+    Column("kl", "Mean k3 KL to the base model per completion token; null when beta is 0."),
+    Column("clip_ratio", "Share of completion tokens whose ratio was clipped."),
+    Column("ratio_max", "Largest |ratio - 1| of a student token: sampler against trainer."),
+    Column("sampling_logp_diff_max", "Largest |log p| difference between sampler and trainer."),
+    Column("completions/mean_length", "Mean tokens of student completions (TRL's name)."),
+    Column("completions/clipped_ratio", "Share of student completions cut by max_new (TRL's name)."),
+    Column("num_tokens", "Tokens trained on so far, prompts included (TRL's name)."),
+    Column("outcomes", "Oracle outcomes of the student rows, counted."),
+    Column("flavours", "Flavours of the student rows' attempts, counted."),
+    Column("infra_errors", "Rows masked because the grader itself failed."),
+    Column("gen", "Seconds spent sampling."),
+    Column("t_rew", "Seconds spent grading."),
+    Column("fb", "Seconds spent in forward and backward passes."),
+    Column("t_proj", "Seconds spent in projection, optimizer step and folding."),
+    Column("step_time", "Seconds of the whole step (TRL's name)."),
+    Column("peak_mem_gib", "Peak memory so far: of the GPU, or resident memory on the CPU."),
+)
+TIMINGS = ("gen", "t_rew", "fb", "t_proj", "step_time", "peak_mem_gib")
+"""Columns that differ between two runs of the same seed; all others repeat."""
+_BY_KEY = {column.key: column for column in COLUMNS}
+
+
+class StepLogger:
+    """Checks, stores and prints rows. `path` is steps.jsonl; `emit` prints one line."""
+
+    def __init__(self, path: Path, emit: Callable[[str], object]) -> None:
+        self._path = path
+        self._emit = emit
+        self._streamed = [column for column in COLUMNS if column.header]
+
+    def header(self) -> None:
+        """Print the streamed columns' headers."""
+        self._emit(" ".join(column.header.rjust(column.width) for column in self._streamed))
+
+    def step(self, row: Mapping[str, Value]) -> None:
+        """Append a row to steps.jsonl, flushed, and print its streamed columns.
+
+        Raises ValueError for a missing or unknown column, and for NaN or infinity in any of them.
+        """
+        if row.keys() != _BY_KEY.keys():
+            odd = sorted(row.keys() ^ _BY_KEY.keys())
+            raise ValueError(f"a row must have exactly the declared columns; these differ: {', '.join(odd)}")
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"step {row['step']}: {key} is {value}")
+        with self._path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+        self._emit(" ".join(c.text(row[c.key]).rjust(c.width) for c in self._streamed))
+
+    def table(self) -> str:
+        """The streamed columns of every stored row, as a pipe table."""
+        rows = read_steps(self._path)
+        body = [[column.text(row[column.key]) for column in self._streamed] for row in rows]
+        headers = [column.header for column in self._streamed]
+        return tabulate(body, headers, tablefmt="pipe", disable_numparse=True, stralign="right")
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The rows of a steps.jsonl, fractions as (n, d) tuples again."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+
+
+def glossary() -> str:
+    """docs/metrics.md: every column and its meaning."""
+    body = [[f"`{c.key}`", f"`{c.header}`" if c.header else "", c.meaning] for c in COLUMNS]
+    table = tabulate(body, ["key in steps.jsonl", "printed as", "meaning"], tablefmt="pipe")
+    return (
+        "# Metrics\n\nWritten by `just metrics` from `COLUMNS` in `step_logger.py`; do not edit.\n\n"
+        f"{table}\n\nFractions are stored as [n, d]. null: there was nothing to measure.\n"
+    )

@@ -1,0 +1,111 @@
+"""Thin SVD of a weight matrix, and its cache on disk.
+
+The coordinates of every delta_S, gradient and hack direction are the singular axes found here, so two
+things matter beyond accuracy: the factors must be orthonormal (a float32 Gram matrix reconstructs W well
+and still gives a V that is not orthogonal), and one matrix must always get the *same* factors. Hence the
+canonical sign, the cache keyed by content, and `digest`, which lets a saved direction name the exact
+axes that it is written in.
+"""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+VERSION = 1
+"""Part of every cache key: raise it when the algorithm below changes its answer."""
+ORTHONORMAL_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """W = U diag(S) Vh, float32: U (d_out, r), S (r,) falling, Vh (r, d_in), r = min(d_out, d_in)."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+    def digest(self) -> str:
+        """sha256 over the factors' bytes: names the axes that a delta_S of this matrix lives on."""
+        h = hashlib.sha256()
+        for factor in (self.U, self.S, self.Vh):
+            h.update(factor.contiguous().cpu().numpy().tobytes())
+        return h.hexdigest()
+
+
+def _gram_svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of a wide (or square) float64 matrix by eigh of its Gram matrix W W^T."""
+    eigenvalues, U = torch.linalg.eigh(W @ W.T)
+    U = U.flip(-1)
+    S = eigenvalues.flip(-1).clamp_min(0).sqrt()
+    return U, S, (U.T @ W) / S[:, None]
+
+
+def _orthonormality_error(Q: Tensor) -> float:
+    """Largest entry of |Q Q^T - I| for rows Q (r, d)."""
+    return float((Q @ Q.T - torch.eye(Q.shape[0], dtype=Q.dtype, device=Q.device)).abs().max())
+
+
+def decompose(W: Tensor) -> Factors:
+    """Thin SVD of W (d_out, d_in), computed in float64 on W's device, returned as float32.
+
+    The Gram matrix is squared in condition, so its small right vectors can lose orthogonality; that is
+    measured, and where it exceeds ORTHONORMAL_TOLERANCE the full SVD is taken instead. Each axis gets the
+    sign that makes the largest entry of its U column positive.
+
+    Raises ValueError for a weight that is not a finite matrix.
+    """
+    if W.ndim != 2 or not torch.isfinite(W).all():
+        raise ValueError(f"cannot decompose a weight of shape {tuple(W.shape)}: not a finite matrix")
+    W64 = W.detach().double()
+    tall = W64.shape[0] > W64.shape[1]
+    U, S, Vh = _gram_svd(W64.T if tall else W64)
+    if not _orthonormality_error(Vh) <= ORTHONORMAL_TOLERANCE:  # also true for NaN (a zero singular value)
+        U, S, Vh = torch.linalg.svd(W64, full_matrices=False)
+    elif tall:
+        U, Vh = Vh.T, U.T
+    sign = torch.gather(U, 0, U.abs().argmax(0, keepdim=True)).sign()  # (1, r), never 0: columns have norm 1
+    return Factors((U * sign).float().contiguous(), S.float(), (Vh * sign.T).float().contiguous())
+
+
+def weight_digest(W: Tensor) -> str:
+    """sha256 of a weight's dtype, shape and bytes."""
+    h = hashlib.sha256(f"{W.dtype}{tuple(W.shape)}".encode())
+    h.update(W.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()
+
+
+def default_cache_dir() -> Path:
+    """`$PROJECTED_GRPO_CACHE/svd`, else `~/.cache/projected_grpo/svd`."""
+    root = os.environ.get("PROJECTED_GRPO_CACHE") or Path.home() / ".cache" / "projected_grpo"
+    return Path(root) / "svd"
+
+
+def cached_decompose(W: Tensor, cache_dir: Path | None) -> Factors:
+    """`decompose(W)`, read from or written to `cache_dir` (None: no cache).
+
+    A file is written under a temporary name and moved into place, so that runs side by side share the
+    cache and none reads half a file; one that cannot be read is computed again and replaced.
+    """
+    if cache_dir is None:
+        return decompose(W)
+    path = cache_dir / f"v{VERSION}_{weight_digest(W)}.safetensors"
+    if path.exists():
+        try:
+            stored = load_file(path, device=str(W.device))
+            return Factors(stored["U"], stored["S"], stored["Vh"])
+        except (SafetensorError, KeyError):
+            pass  # a truncated copy of the cache: fall through and replace it
+    factors = decompose(W)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
+    os.close(handle)
+    save_file({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
+    os.replace(temporary, path)
+    return factors

@@ -1,0 +1,59 @@
+"""Small real models for the tests: no download, no mocks."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a bug
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def tiny_qwen(dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object) -> Qwen3ForCausalLM:
+    """Two layers, 97 tokens, weights large enough that attention is not uniform."""
+    config = Qwen3Config(
+        **{
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "attn_implementation": "sdpa",
+            "initializer_range": 0.2,
+            **overrides,
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config).to(dtype).eval()
+    model.requires_grad_(False)
+    if dtype == torch.float64:
+        for module in model.modules():
+            if isinstance(module, Qwen3RMSNorm):
+                module.forward = _exact_norm.__get__(module)
+    return model
+
+
+def _exact_norm(self: Qwen3RMSNorm, x: torch.Tensor) -> torch.Tensor:
+    """transformers' RMSNorm computes in float32, which would hide errors below 1e-7 in a float64 test."""
+    return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+def leetcode_dir() -> Path:
+    """The real problems, or skip."""
+    here = Path(os.environ.get("PROJECTED_GRPO_LEETCODE", Path(__file__).parents[2] / "shared" / "leetcode"))
+    if not here.is_dir():
+        pytest.skip(f"no LeetCode problems at {here}")
+    return here

@@ -1,0 +1,237 @@
+"""The adapter against independent formulas, in float64 where exactness is claimed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_qwen
+from torch import nn
+
+from projected_grpo.antipasto import AdapterError, SVDLinear, wrap
+
+IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones_like(IDS)
+MASK[1, 9:] = 0
+MASK[2, 5:] = 0
+
+
+def nll_per_row(model: nn.Module) -> torch.Tensor:
+    """Summed NLL of each row's unpadded tokens, (B,)."""
+    logits = model(input_ids=IDS, attention_mask=MASK).logits[:, :-1]
+    logp = torch.log_softmax(logits, -1).gather(-1, IDS[:, 1:, None])[..., 0]
+    return -(logp * MASK[:, 1:]).sum(1)
+
+
+def randomise(adapter, scale: float = 0.3, seed: int = 7) -> None:
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for delta in adapter.delta_S.values():
+            delta.copy_(torch.randn(delta.shape, generator=g, dtype=delta.dtype) * scale)
+    adapter.fold()
+
+
+@pytest.mark.parametrize("n_runs", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_identity_at_zero_bit_for_bit(n_runs: int, dtype: torch.dtype) -> None:
+    plain, model = tiny_qwen(dtype), tiny_qwen(dtype)
+    expected = plain(input_ids=IDS, attention_mask=MASK).logits
+    adapter = wrap(model, n_runs=n_runs)
+    adapter.fold()
+    with adapter.rows(torch.zeros(3, dtype=torch.long)):
+        assert torch.equal(model(input_ids=IDS, attention_mask=MASK).logits, expected)
+
+
+def test_all_seven_projections_of_every_layer_are_wrapped_and_nothing_else_trains() -> None:
+    model = tiny_qwen()
+    adapter = wrap(model)
+    assert len(adapter.modules) == 2 * 7
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        f"{name}.delta_S" for name in adapter.modules
+    }
+    assert all(d.dtype == torch.float32 and d.shape[0] == 1 for d in adapter.delta_S.values())
+    assert isinstance(model.lm_head, nn.Linear)
+
+
+def test_delta_is_float32_on_a_bfloat16_base() -> None:
+    adapter = wrap(tiny_qwen(torch.bfloat16))
+    assert all(d.dtype == torch.float32 for d in adapter.delta_S.values())
+    assert {m.form for m in adapter.modules.values()} == {"factored"}
+
+
+def test_a_model_without_targets_is_refused() -> None:
+    with pytest.raises(ValueError, match="q_proj"):
+        wrap(nn.Sequential(nn.Linear(2, 2)))
+
+
+def plain_hook_gradients(model: nn.Module, adapter) -> dict[str, torch.Tensor]:
+    """One autograd backward a row through y + U (delta * Vh x), by a plain forward hook."""
+    deltas, handles = {}, []
+    for name, module in adapter.modules.items():
+        deltas[name] = module.delta_S[0].detach().clone().requires_grad_()
+
+        def hook(m: SVDLinear, args, y, delta=deltas[name]):
+            return F.linear(args[0], m.weight, m.bias) + F.linear(F.linear(args[0], m.Vh) * delta, m.U)
+
+        handles.append(module.register_forward_hook(hook))
+    gradients = {name: [] for name in deltas}
+    for b in range(len(IDS)):
+        with adapter.rows(torch.zeros(3, dtype=torch.long)):
+            got = torch.autograd.grad(nll_per_row(model)[b], list(deltas.values()))
+        for name, g in zip(deltas, got, strict=True):
+            gradients[name].append(g)
+    for handle in handles:
+        handle.remove()
+    return {name: torch.stack(g) for name, g in gradients.items()}
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+def test_row_gradients_equal_one_autograd_pass_a_row_in_float64(n_runs: int) -> None:
+    model = tiny_qwen(torch.float64)
+    adapter = wrap(model, n_runs=n_runs)
+    randomise(adapter)
+    expected = plain_hook_gradients(model, adapter)
+    with adapter.rows(torch.zeros(3, dtype=torch.long)) as leaves:
+        got = torch.autograd.grad(nll_per_row(model).sum(), list(leaves.values()))
+    for (name, e), g in zip(expected.items(), got, strict=True):
+        assert e.norm() > 1e-3
+        assert float((g - e).norm() / e.norm()) < 1e-11, name
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+def test_row_gradients_equal_finite_differences_in_float64(n_runs: int) -> None:
+    model = tiny_qwen(torch.float64)
+    adapter = wrap(model, n_runs=n_runs)
+    randomise(adapter)
+    rows = torch.zeros(3, dtype=torch.long)
+    with adapter.rows(rows) as leaves:
+        torch.autograd.backward(nll_per_row(model).sum())
+        gradients = {name: leaf.grad for name, leaf in leaves.items()}
+    step = 1e-5
+    for name, delta in list(adapter.delta_S.items())[::3]:
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                delta[0, 2] += sign * step
+                adapter.fold()
+                with adapter.rows(rows):
+                    losses.append(nll_per_row(model))
+                delta[0, 2] -= sign * step
+        slope = (losses[0] - losses[1]) / (2 * step)
+        assert torch.allclose(gradients[name][:, 2], slope, rtol=1e-6, atol=1e-8), name
+
+
+def test_padding_cannot_matter() -> None:
+    """Another pad token in the masked places: the same row gradients."""
+    model = tiny_qwen(torch.float64)
+    adapter = wrap(model)
+    randomise(adapter)
+    results = []
+    for pad in (0, 5):
+        ids = torch.where(MASK.bool(), IDS, pad)
+        with adapter.rows(torch.zeros(3, dtype=torch.long)) as leaves:
+            logits = model(input_ids=ids, attention_mask=MASK).logits[:, :-1]
+            logp = torch.log_softmax(logits, -1).gather(-1, ids[:, 1:, None])[..., 0]
+            loss = (logp * MASK[:, 1:]).sum()
+            results.append(torch.autograd.grad(loss, list(leaves.values())))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_folded_and_factored_are_the_same_policy() -> None:
+    one, two = wrap(tiny_qwen(torch.float64)), wrap(tiny_qwen(torch.float64), n_runs=2)
+    randomise(one)
+    with torch.no_grad():
+        for a, b in zip(one.delta_S.values(), two.delta_S.values(), strict=True):
+            b[1] = a[0]
+    base = tiny_qwen(torch.float64)(input_ids=IDS, attention_mask=MASK).logits
+    with two.rows(torch.tensor([1, 0, 1])):
+        mixed = two.model(input_ids=IDS, attention_mask=MASK).logits
+    folded = one.model(input_ids=IDS, attention_mask=MASK).logits
+    assert torch.allclose(mixed[[0, 2]], folded[[0, 2]], rtol=1e-10, atol=1e-10)
+    assert torch.allclose(mixed[1], base[1], rtol=1e-12, atol=1e-12)
+    assert float((folded - base).abs().max()) > 0.1
+
+
+def test_packed_runs_get_the_gradients_they_would_get_alone() -> None:
+    alone = wrap(tiny_qwen(torch.float64))
+    packed = wrap(tiny_qwen(torch.float64), n_runs=2)
+    expected = []
+    for run in range(2):
+        randomise(alone, seed=run)
+        with torch.no_grad():
+            for a, b in zip(alone.delta_S.values(), packed.delta_S.values(), strict=True):
+                b[run] = a[0]
+        with alone.rows(torch.zeros(3, dtype=torch.long)) as leaves:
+            g = torch.autograd.grad(nll_per_row(alone.model).sum(), list(leaves.values()))
+        expected.append(g)
+    with packed.rows(torch.tensor([1, 0, 1])) as leaves:
+        got = torch.autograd.grad(nll_per_row(packed.model).sum(), list(leaves.values()))
+    for run0, run1, g in zip(*expected, got, strict=True):
+        assert torch.allclose(g, torch.stack([run1[0], run0[1], run1[2]]), rtol=1e-9, atol=1e-11)
+
+
+def test_a_small_delta_moves_a_bfloat16_base_as_it_moves_the_exact_one() -> None:
+    """Most of W + delta rounds back to W in bf16; the factored form moves the logits the right way still."""
+    exact_base = tiny_qwen(torch.bfloat16).float()
+    adapters = {"bf16": wrap(tiny_qwen(torch.bfloat16)), "exact": wrap(tiny_qwen(torch.bfloat16).float())}
+    moves = {}
+    for kind, adapter in adapters.items():
+        with torch.no_grad():
+            for delta in adapter.delta_S.values():
+                delta.fill_(1e-3)
+        adapter.fold()
+        with adapter.rows(torch.zeros(3, dtype=torch.long)):
+            after = adapter.model(input_ids=IDS).logits.float()
+        base = exact_base if kind == "exact" else tiny_qwen(torch.bfloat16)
+        moves[kind] = (after - base(input_ids=IDS).logits.float()).flatten()
+    module = next(iter(adapters["bf16"].modules.values()))
+    folded = (module.weight.float() + module.get_delta_weight(0).float()).bfloat16()
+    assert float((folded == module.weight).float().mean()) > 0.8
+    # rounding of activations is noise on every logit, so compare along the exact move
+    bf16, exact = moves["bf16"].detach(), moves["exact"].detach()
+    along = float(bf16 @ exact / exact.square().sum())
+    assert along == pytest.approx(1, abs=0.25)
+
+
+def test_disabled_is_the_base_and_comes_back() -> None:
+    plain, adapter = tiny_qwen(), wrap(tiny_qwen())
+    randomise(adapter)
+    moved = adapter.model(input_ids=IDS).logits
+    with adapter.disabled():
+        assert torch.equal(adapter.model(input_ids=IDS).logits, plain(input_ids=IDS).logits)
+    assert torch.equal(adapter.model(input_ids=IDS).logits, moved)
+
+
+def test_save_load_round_trip(tmp_path) -> None:
+    first, second = wrap(tiny_qwen()), wrap(tiny_qwen())
+    randomise(first)
+    first.save(tmp_path / "a.safetensors")
+    second.load(tmp_path / "a.safetensors")
+    assert first.state_digest() == second.state_digest()
+    assert torch.equal(first.model(input_ids=IDS).logits, second.model(input_ids=IDS).logits)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path) -> None:
+    wrap(tiny_qwen()).save(tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match="another model"):
+        wrap(tiny_qwen(seed=1)).load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+def test_merge_gives_a_plain_model_with_the_same_logits(n_runs: int) -> None:
+    adapter = wrap(tiny_qwen(torch.float64), n_runs=n_runs)
+    randomise(adapter)
+    with adapter.rows(torch.full((3,), n_runs - 1)):
+        expected = adapter.model(input_ids=IDS, attention_mask=MASK).logits
+    merged = adapter.merge(run=n_runs - 1)
+    assert not any(isinstance(m, SVDLinear) for m in merged.modules())
+    assert {n for n, _ in merged.named_parameters()} == {n for n, _ in tiny_qwen().named_parameters()}
+    got = merged(input_ids=IDS, attention_mask=MASK).logits
+    assert torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_merge_refuses_a_weight_that_is_not_finite() -> None:
+    adapter = wrap(tiny_qwen())
+    with torch.no_grad():
+        next(iter(adapter.delta_S.values()))[0, 0] = torch.inf
+    with pytest.raises(ValueError, match="not finite"):
+        adapter.merge()

@@ -1,0 +1,125 @@
+"""Sampling: reproducible, independent of its batch, and exactly the policy that is trained."""
+
+import pytest
+import torch
+from conftest import tiny_qwen
+
+from projected_grpo.antipasto import wrap
+from projected_grpo.grpo import collate, completion_logprobs
+from projected_grpo.rollout import Sampling, draw, sample_groups
+from projected_grpo.seeds import stream_seed
+
+PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
+SEEDS = [101, 102, 103]
+
+
+def sampling(**overrides) -> Sampling:
+    defaults = dict(
+        max_new=12, temperature=1.0, top_p=1.0, top_k=0, eos_ids=frozenset({1, 2, 3}), pad_id=1
+    )
+    return Sampling(**{**defaults, **overrides})
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    adapter = wrap(tiny_qwen())
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for delta in adapter.delta_S.values():
+            delta.copy_(torch.randn(delta.shape, generator=g) * 0.2)
+    adapter.fold()
+    return adapter
+
+
+def ids(groups) -> list[list[list[int]]]:
+    return [[sample.ids for sample in group] for group in groups]
+
+
+def test_the_same_seeds_give_the_same_rows_in_any_company_and_order(adapter) -> None:
+    together = ids(sample_groups(adapter.model, adapter, PROMPTS, 4, SEEDS, sampling()))
+    swapped = ids(sample_groups(adapter.model, adapter, PROMPTS[::-1], 4, SEEDS[::-1], sampling()))
+    alone = [
+        ids(sample_groups(adapter.model, adapter, [p], 4, [s], sampling()))[0]
+        for p, s in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    assert together == swapped[::-1] == alone
+    assert len({tuple(row) for row in together[0]}) > 1  # the rows of a group differ
+
+
+def test_the_sampler_is_the_policy_that_is_trained(adapter) -> None:
+    """Cached, left-padded decoding and the right-padded loss forward give the same log-probs."""
+    s = sampling(temperature=0.7, top_p=0.9, top_k=20)
+    groups = sample_groups(adapter.model, adapter, PROMPTS, 4, SEEDS, s)
+    samples = [sample for group in groups for sample in group]
+    prompts = [prompt for prompt in PROMPTS for _ in range(4)]
+    batch = collate(prompts, [sample.ids for sample in samples], 0)
+    with adapter.rows(torch.zeros(len(samples), dtype=torch.long)), torch.no_grad():
+        logp = completion_logprobs(adapter.model, batch, 0.7)
+    for row, sample in zip(logp, samples, strict=True):
+        recomputed = row[: len(sample.ids)]
+        assert torch.allclose(recomputed, torch.tensor(sample.logps), atol=2e-5)
+
+
+def test_every_eos_id_ends_a_row_and_nothing_follows_it(adapter) -> None:
+    groups = sample_groups(adapter.model, adapter, PROMPTS, 64, SEEDS, sampling(max_new=40))
+    samples = [sample for group in groups for sample in group]
+    ends = set()
+    for sample in samples:
+        assert len(sample.ids) == len(sample.logps) <= 40
+        assert not {1, 2, 3} & set(sample.ids[:-1])
+        assert sample.terminated == (sample.ids[-1] in {1, 2, 3})
+        if sample.terminated:
+            ends.add(sample.ids[-1])
+    assert len(ends) > 1
+
+
+def test_packed_runs_sample_what_each_would_alone(adapter) -> None:
+    packed = wrap(tiny_qwen(), n_runs=2)
+    with torch.no_grad():
+        for one, two in zip(adapter.delta_S.values(), packed.delta_S.values(), strict=True):
+            two[1] = one[0]
+    base = wrap(tiny_qwen())
+    got = sample_groups(packed.model, packed, PROMPTS[:2], 3, SEEDS[:2], sampling(), runs=[0, 1])
+    assert ids(got)[0] == ids(sample_groups(base.model, base, PROMPTS[:1], 3, SEEDS[:1], sampling()))[0]
+    alone = sample_groups(adapter.model, adapter, PROMPTS[1:2], 3, SEEDS[1:2], sampling())
+    assert ids(got)[1] == ids(alone)[0]
+
+
+def test_draw_follows_the_softmax() -> None:
+    logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).repeat(20000, 1)
+    u = torch.rand(20000, generator=torch.Generator().manual_seed(0))
+    tokens, logp = draw(logits, u, sampling())
+    shares = torch.bincount(tokens, minlength=4) / 20000
+    assert torch.allclose(shares, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.015)
+    assert torch.allclose(logp, logits.gather(1, tokens[:, None])[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "overrides,allowed",
+    [
+        ({"top_k": 2}, {2, 3}),
+        ({"top_k": 1}, {3}),
+        ({"top_p": 0.39}, {3}),
+        ({"top_p": 0.41}, {2, 3}),
+        ({"top_p": 0.95, "top_k": 3}, {1, 2, 3}),
+    ],
+)
+def test_draw_truncates(overrides: dict, allowed: set[int]) -> None:
+    logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]])).repeat(4001, 1)
+    u = torch.linspace(0, 1 - 1e-7, 4001)
+    tokens, logp = draw(logits, u, sampling(**overrides))
+    assert set(tokens.tolist()) == allowed
+    assert torch.allclose(logp, logits.gather(1, tokens[:, None])[:, 0], atol=1e-6)  # whole softmax
+
+
+def test_temperature_sharpens() -> None:
+    logits = torch.log(torch.tensor([[0.4, 0.6]])).repeat(4000, 1)
+    u = torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    tokens, _ = draw(logits, u, sampling(temperature=0.25))
+    assert float(tokens.float().mean()) == pytest.approx(0.6**4 / (0.6**4 + 0.4**4), abs=0.03)
+
+
+def test_stream_seeds_are_stable_and_distinct() -> None:
+    assert stream_seed("sample", 41, 1, 7) == stream_seed("sample", 41, 1, 7)
+    assert len({stream_seed("sample", s, t, p) for s in (1, 11) for t in (1, 11) for p in (1, 11)}) == 8
+    assert stream_seed("a") == 0x654BC089650DDEE5  # the same in every Python
