@@ -1,75 +1,98 @@
-"""Run an untrusted program away from everything that matters. (Skeleton: the types others build on.)"""
+"""Run an untrusted program away from everything that matters.
 
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+`Sandbox` owns one fork server (`inside/server.py`) and runs one program at a time in it.
 
+Covered under "namespaces" (Linux): each program has fresh PID numbers, is alone in its user, mount,
+network, IPC, UTS and cgroup namespaces with the fork server, and sees a read-only view that holds
+the standard library, /dev/null and a fresh size-capped tmpfs as its working directory. It has no
+environment, no capabilities, no descriptor but its channel and the usual three, no way to start
+another program, and limits on CPU time, address space, resident memory of all its processes
+together, processes, open files, file size and output. When its first process ends, or a limit is
+passed, the kernel kills everything it started, and its files are gone.
 
-class Outcome(StrEnum):
-    PASSED = "passed"
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    MEMORY = "memory"
-    CRASHED = "crashed"
-    UNPARSED = "unparsed"
-    INFRA_ERROR = "infra_error"
+What it can do: compute, read the standard library's sources and ask the kernel for its version,
+the time and the machine's load. Not covered: kernel bugs reachable through the calls that the
+seccomp filter lets through, and side channels between programs that run at the same time.
 
+Under "process" there are limits, an empty environment and a temporary directory, but host files,
+the network and other processes of the user are in reach. It has to be asked for by name.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one program may use before it is killed."""
+What a program says comes back through one socket as plain data (`inside/wire.py`), one answer for
+each call and under that call's nonce. Nobody inside knows what the right answer is.
+"""
 
-    cpu_s: float = 10.0
-    """CPU seconds, not wall clock, so that a loaded machine gives the same labels."""
-    wall_s: float = 60.0
-    """Backstop for programs that sleep."""
-    memory_mb: int = 1024
-    processes: int = 32
-    open_files: int = 64
-    file_mb: int = 8
-    output_kb: int = 256
+from typing import Self
 
+from loguru import logger
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One program to run, and what to observe of it. Holds no expected value."""
+from projected_grpo.env.conversation import Conversation, Judge
+from projected_grpo.env.forkserver import ForkServer, SandboxError, ServerDied
+from projected_grpo.env.jobs import Job, JobResult, Limits, NotPlain, Outcome
 
-    setup_code: str
-    code: str
-    entry_point: str | None = None
-    """Method of `Solution` that `calls` are made on, a fresh instance and fresh arguments each call."""
-    calls: tuple[dict[str, Any], ...] = ()
-    """Keyword arguments of each call (plain data and `problems.Node`)."""
-    result: str = "plain"
-    """How a returned value is made plain: plain | list_node | tree_node."""
-    invoke: str | None = None
-    """A call such as `run_tests()` made after the code has run."""
-    attributes: tuple[str, ...] = ()
-    """Attributes of a `Solution()` instance to read as booleans."""
+__all__ = [
+    "Job",
+    "JobResult",
+    "Judge",
+    "Limits",
+    "NotPlain",
+    "Outcome",
+    "Sandbox",
+    "SandboxError",
+]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
-    """What was seen. Everything in here was said by untrusted code, except `outcome` and `seconds`."""
+class Sandbox:
+    """Runs programs, one at a time, in a fork server that is started when first needed.
 
-    outcome: Outcome
-    """PASSED: code, calls and invoke ran without an exception; FAILED: one was raised."""
-    values: tuple[Any, ...] = ()
-    """Plain returned values of `calls`, as far as they were made; non-plain ones are `NotPlain`."""
-    invoked: bool = False
-    """`invoke` returned without raising."""
-    attributes: dict[str, bool] = field(default_factory=dict)
-    stdout: str = ""
-    files: dict[str, str] = field(default_factory=dict)
-    """Files left in the working directory: name -> content (capped)."""
-    error: str = ""
-    """Last line of the traceback, for people."""
-    seconds: float = 0.0
-    """CPU seconds used."""
+    Not thread-safe: one for each thread. Use as a context manager.
+    """
 
+    def __init__(self, limits: Limits, kind: str = "namespaces") -> None:
+        """`kind` is namespaces | process. Nothing is started yet."""
+        self.limits = limits
+        self.kind = kind
+        self._server: ForkServer | None = None
 
-@dataclass(frozen=True, slots=True)
-class NotPlain:
-    """Stands for a returned value that is not built of exact builtin types; equal to no expectation."""
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
-    type_name: str
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the fork server now; raises SandboxError where that is impossible."""
+        if self._server is None:
+            self._server = ForkServer(self.kind)
+
+    def close(self) -> None:
+        """End the fork server and all that runs in it."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def run(self, job: Job, judge: Judge | None = None) -> JobResult:
+        """Run `job`; no program makes this raise, hang, or take longer than its limits.
+
+        `judge` sees each value as it comes in; when it says no, the remaining calls are not made
+        and the outcome is FAILED. A fault of ours is tried once more with a fresh server before it
+        becomes INFRA_ERROR.
+        """
+        result = self._try(job, judge)
+        if result.outcome is Outcome.INFRA_ERROR:
+            logger.warning("sandbox: {}; trying once more with a fresh server", result.error)
+            result = self._try(job, judge)
+        return result
+
+    def _try(self, job: Job, judge: Judge | None) -> JobResult:
+        try:
+            self.start()
+            assert self._server is not None
+            with Conversation(self._server, job, self.limits) as conversation:
+                result = conversation.hold(judge)
+        except (ServerDied, SandboxError) as error:
+            result = JobResult(outcome=Outcome.INFRA_ERROR, error=str(error))
+        if result.outcome is Outcome.INFRA_ERROR and self._server is not None:
+            self._server.kill()
+            self._server = None
+        return result

@@ -1,0 +1,71 @@
+"""What a running program uses, read from /proc by the fork server."""
+
+import os
+from dataclasses import dataclass
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+# Fields of /proc/<pid>/stat after the command's closing parenthesis.
+_PARENT, _UTIME, _CSTIME, _RSS = 1, 11, 14, 21
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Sums over all of a program's living processes."""
+
+    cpu_s: float
+    """CPU seconds, with those of children that were waited for."""
+    rss_mb: float
+    """Resident MiB, less what each process shares with the fork server that it was forked from."""
+    processes: int
+    delay_s: float
+    """Seconds that the first process was ready to run and got no core."""
+
+
+def processes(proc: int) -> dict[int, list[str]]:
+    """The fields of /proc/<pid>/stat (from the state on) of each process, by pid."""
+    found: dict[int, list[str]] = {}
+    for name in os.listdir(proc):
+        if name.isdecimal():
+            try:
+                text = _read(proc, f"{name}/stat")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # It ended meanwhile.
+            found[int(name)] = text[text.rindex(")") + 2 :].split()
+    return found
+
+
+def descendants(proc: int, root: int) -> dict[int, list[str]]:
+    """Those of `processes` that `root` or its descendants started."""
+    table = processes(proc)
+    family: dict[int, list[str]] = {}
+    fresh = {root}
+    while fresh:
+        fresh = {p for p, fields in table.items() if int(fields[_PARENT]) in fresh} - set(family)
+        family |= {pid: table[pid] for pid in fresh}
+    return family
+
+
+def usage(proc: int, server: int, first: int, base_mb: float) -> Usage:
+    """What the program whose first process is `first`, a child of `server`, uses now."""
+    table = descendants(proc, server)
+    ticks = sum(sum(map(int, fields[_UTIME : _CSTIME + 1])) for fields in table.values())
+    rss = sum(max(0.0, resident_mb(fields) - base_mb) for fields in table.values())
+    try:
+        delay = int(_read(proc, f"{first}/schedstat").split()[1]) / 1e9
+    except (FileNotFoundError, ProcessLookupError):
+        delay = 0.0  # It has just ended.
+    return Usage(ticks / _TICKS, rss, len(table), delay)
+
+
+def resident_mb(fields: list[str]) -> float:
+    """Resident memory of a process by its fields in `processes`."""
+    return int(fields[_RSS]) * _PAGE_MB
+
+
+def _read(proc: int, path: str) -> str:
+    descriptor = os.open(path, os.O_RDONLY, dir_fd=proc)
+    try:
+        return os.read(descriptor, 4096).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
