@@ -9,6 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a bug
+torch.set_num_threads(1)  # two threads on busy cores make small tensors many times slower
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,7 +17,9 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-def tiny_qwen(dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object) -> Qwen3ForCausalLM:
+def tiny_qwen(
+    dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object
+) -> Qwen3ForCausalLM:
     """Two layers, 97 tokens, weights large enough that attention is not uniform."""
     config = Qwen3Config(
         **{
@@ -47,13 +50,16 @@ def tiny_qwen(dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: ob
 
 
 def _exact_norm(self: Qwen3RMSNorm, x: torch.Tensor) -> torch.Tensor:
-    """transformers' RMSNorm computes in float32, which would hide errors below 1e-7 in a float64 test."""
+    """transformers' RMSNorm computes in float32, which would hide errors below 1e-7 in a float64
+    test."""
     return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 def leetcode_dir() -> Path:
     """The real problems, or skip."""
-    here = Path(os.environ.get("PROJECTED_GRPO_LEETCODE", Path(__file__).parents[2] / "shared" / "leetcode"))
+    here = Path(
+        os.environ.get("PROJECTED_GRPO_LEETCODE", Path(__file__).parents[2] / "shared" / "leetcode")
+    )
     if not here.is_dir():
         pytest.skip(f"no LeetCode problems at {here}")
     return here

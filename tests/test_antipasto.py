@@ -69,7 +69,9 @@ def plain_hook_gradients(model: nn.Module, adapter) -> dict[str, torch.Tensor]:
         deltas[name] = module.delta_S[0].detach().clone().requires_grad_()
 
         def hook(m: SVDLinear, args, y, delta=deltas[name]):
-            return F.linear(args[0], m.weight, m.bias) + F.linear(F.linear(args[0], m.Vh) * delta, m.U)
+            return F.linear(args[0], m.weight, m.bias) + F.linear(
+                F.linear(args[0], m.Vh) * delta, m.U
+            )
 
         handles.append(module.register_forward_hook(hook))
     gradients = {name: [] for name in deltas}
@@ -170,9 +172,13 @@ def test_packed_runs_get_the_gradients_they_would_get_alone() -> None:
 
 
 def test_a_small_delta_moves_a_bfloat16_base_as_it_moves_the_exact_one() -> None:
-    """Most of W + delta rounds back to W in bf16; the factored form moves the logits the right way still."""
+    """Most of W + delta rounds back to W in bf16; the factored form moves the logits the right way
+    still."""
     exact_base = tiny_qwen(torch.bfloat16).float()
-    adapters = {"bf16": wrap(tiny_qwen(torch.bfloat16)), "exact": wrap(tiny_qwen(torch.bfloat16).float())}
+    adapters = {
+        "bf16": wrap(tiny_qwen(torch.bfloat16)),
+        "exact": wrap(tiny_qwen(torch.bfloat16).float()),
+    }
     moves = {}
     for kind, adapter in adapters.items():
         with torch.no_grad():
@@ -224,7 +230,9 @@ def test_merge_gives_a_plain_model_with_the_same_logits(n_runs: int) -> None:
         expected = adapter.model(input_ids=IDS, attention_mask=MASK).logits
     merged = adapter.merge(run=n_runs - 1)
     assert not any(isinstance(m, SVDLinear) for m in merged.modules())
-    assert {n for n, _ in merged.named_parameters()} == {n for n, _ in tiny_qwen().named_parameters()}
+    assert {n for n, _ in merged.named_parameters()} == {
+        n for n, _ in tiny_qwen().named_parameters()
+    }
     got = merged(input_ids=IDS, attention_mask=MASK).logits
     assert torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
 

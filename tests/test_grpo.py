@@ -61,9 +61,7 @@ def test_loss_by_hand() -> None:
     ratio = torch.tensor([[1.5, 0.5, 1.0], [1.5, 0.5, 99.0]])
     logp, old = ratio.log(), torch.zeros(2, 3)
     mask = torch.tensor([[True, True, True], [True, True, False]])
-    loss, m = policy_loss(
-        logp, old, torch.tensor([2.0, -1.0]), mask, denominator=10, clip_eps=0.2
-    )
+    loss, m = policy_loss(logp, old, torch.tensor([2.0, -1.0]), mask, denominator=10, clip_eps=0.2)
     # A = 2: min(3, 2.4), min(1, 1.6), 2 = 5.4;  A = -1: min(-1.5, -1.2), min(-0.5, -0.8) = -2.3
     assert float(loss) == pytest.approx(-(5.4 - 2.3) / 10)
     assert int(m["clipped"]) == 2 and int(m["tokens"]) == 5
@@ -79,7 +77,9 @@ def test_k3_kl_by_hand() -> None:
     assert float(m["kl"]) == pytest.approx(k3)
     assert float(loss) == pytest.approx(0.1 * k3 / 2)
     with pytest.raises(ValueError, match="reference"):
-        policy_loss(logp, logp, torch.zeros(1), torch.ones(1, 1).bool(), denominator=1, clip_eps=0.2, beta=1)
+        policy_loss(
+            logp, logp, torch.zeros(1), torch.ones(1, 1).bool(), denominator=1, clip_eps=0.2, beta=1
+        )
 
 
 def test_the_kl_gradient_is_the_reverse_kls() -> None:
@@ -141,7 +141,8 @@ def test_batch_of_four_equals_four_batches_of_one() -> None:
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 def test_the_loss_equals_trls_dr_grpo(beta: float, tmp_path) -> None:
-    """TRL's own GRPOTrainer._compute_loss on the same tensors, ratios away from 1 so that the clip acts."""
+    """TRL's own GRPOTrainer._compute_loss on the same tensors, ratios away from 1 so that the clip
+    acts."""
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
@@ -156,7 +157,8 @@ def test_the_loss_equals_trls_dr_grpo(beta: float, tmp_path) -> None:
         model=str(tmp_path / "model"),
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=GRPOConfig(
-            output_dir=str(tmp_path), loss_type="dr_grpo", scale_rewards="none", beta=beta, epsilon=0.2,
+            output_dir=str(tmp_path), loss_type="dr_grpo", scale_rewards="none",
+            beta=beta, epsilon=0.2,
             num_generations=G, per_device_train_batch_size=G, max_completion_length=max_new,
             temperature=0.7, report_to=[], use_cpu=True, bf16=False,
         ),
@@ -192,5 +194,3 @@ def test_the_loss_equals_trls_dr_grpo(beta: float, tmp_path) -> None:
     ours, theirs = ours.detach(), theirs.detach()
     assert abs(float(ours)) > 1e-2
     assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
-
-

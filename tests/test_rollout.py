@@ -80,7 +80,10 @@ def test_packed_runs_sample_what_each_would_alone(adapter) -> None:
             two[1] = one[0]
     base = wrap(tiny_qwen())
     got = sample_groups(packed.model, packed, PROMPTS[:2], 3, SEEDS[:2], sampling(), runs=[0, 1])
-    assert ids(got)[0] == ids(sample_groups(base.model, base, PROMPTS[:1], 3, SEEDS[:1], sampling()))[0]
+    assert (
+        ids(got)[0]
+        == ids(sample_groups(base.model, base, PROMPTS[:1], 3, SEEDS[:1], sampling()))[0]
+    )
     alone = sample_groups(adapter.model, adapter, PROMPTS[1:2], 3, SEEDS[1:2], sampling())
     assert ids(got)[1] == ids(alone)[0]
 
@@ -121,5 +124,8 @@ def test_temperature_sharpens() -> None:
 
 def test_stream_seeds_are_stable_and_distinct() -> None:
     assert stream_seed("sample", 41, 1, 7) == stream_seed("sample", 41, 1, 7)
-    assert len({stream_seed("sample", s, t, p) for s in (1, 11) for t in (1, 11) for p in (1, 11)}) == 8
+    assert (
+        len({stream_seed("sample", s, t, p) for s in (1, 11) for t in (1, 11) for p in (1, 11)})
+        == 8
+    )
     assert stream_seed("a") == 0x654BC089650DDEE5  # the same in every Python

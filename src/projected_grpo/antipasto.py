@@ -1,21 +1,23 @@
 """AntiPaSTO's adapter: every target Linear on its own singular axes, one trained vector each.
 
-    W' = W + U diag(delta_S) Vh,    U, Vh frozen,  delta_S in R^r trained in float32, zero at the start.
+    W' = W + U diag(delta_S) Vh,    U, Vh frozen,  delta_S in R^r trained in float32, zero at the
+    start.
 
 State carries a leading run axis N: delta_S is (N, r), so that N runs can share one frozen model.
 Two forms of the same map, chosen once when the model is wrapped:
 
-- folded (N = 1, float32): one dense W' per module, rebuilt after each optimizer step, used by sampling and
-  by training, so the sampler is the policy that is differentiated.
-- factored delta (N > 1, or a base in bf16/fp16): y = x W^T + ((x Vh^T) * delta_S[run]) U^T. W of a bf16
-  model lies exactly on the bf16 grid, so a folded delta below half an ulp would round away and the first
-  steps would be lost; here the delta never meets W.
+- folded (N = 1, float32): one dense W' per module, rebuilt after each optimizer step, used by
+  sampling and by training, so the sampler is the policy that is differentiated.
+- factored delta (N > 1, or a base in bf16/fp16): y = x W^T + ((x Vh^T) * delta_S[run]) U^T. W of a
+  bf16 model lies exactly on the bf16 grid, so a folded delta below half an ulp would round away
+  and the first steps would be lost; here the delta never meets W.
 
 At delta_S = 0 both are bit-identical to the base model.
 
-Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P * Q. It
-comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of delta_S given to the
-sequences of a batch. That is the student/teacher split and every rollout's hack score for one backward.
+Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
+* Q. It comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of
+delta_S given to the sequences of a batch. That is the student/teacher split and every rollout's
+hack score for one backward.
 """
 
 import hashlib
@@ -36,7 +38,15 @@ from projected_grpo.svd import cached_decompose
 TARGET_MODULES = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     # GatedDeltaNet layers of the Qwen3.5 family
-    *("in_proj_qkv", "in_proj_qkvz", "in_proj_ba", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"),
+    *(
+        "in_proj_qkv",
+        "in_proj_qkvz",
+        "in_proj_ba",
+        "in_proj_z",
+        "in_proj_b",
+        "in_proj_a",
+        "out_proj",
+    ),
 )
 FORMAT = "antipasto-1"
 
@@ -62,7 +72,8 @@ class _FoldedLinear(torch.autograd.Function):
 
 
 class _FactoredLinear(torch.autograd.Function):
-    """y = x W^T + ((x Vh^T) * row_delta) U^T + bias; row_delta may differ from sequence to sequence."""
+    """y = x W^T + ((x Vh^T) * row_delta) U^T + bias; row_delta may differ from sequence to
+    sequence."""
 
     @staticmethod
     def forward(ctx, x, row_delta, weight, bias, U, Vh):
@@ -88,7 +99,8 @@ def _row_gradient(P: Tensor, Q: Tensor) -> Tensor:
 
 
 class SVDLinear(nn.Module):
-    """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module docstring)."""
+    """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module
+    docstring)."""
 
     def __init__(self, base: nn.Linear, n_runs: int, form: str, cache_dir: Path | None) -> None:
         super().__init__()
@@ -101,7 +113,9 @@ class SVDLinear(nn.Module):
         self.form = form
         self.U = nn.Buffer(factors.U.to(base.weight.dtype), persistent=False)
         self.Vh = nn.Buffer(factors.Vh.to(base.weight.dtype), persistent=False)
-        exact = torch.promote_types(base.weight.dtype, torch.float32)  # float32; float64 in exact tests
+        exact = torch.promote_types(
+            base.weight.dtype, torch.float32
+        )  # float32; float64 in exact tests
         zeros = torch.zeros(n_runs, factors.S.numel(), dtype=exact, device=base.weight.device)
         self.delta_S = nn.Parameter(zeros)
         self.folded: Tensor | None
@@ -119,13 +133,13 @@ class SVDLinear(nn.Module):
 
     def fold(self) -> None:
         """Rebuild W' from delta_S. Must follow every change of delta_S."""
-        if self.form == "folded":
+        if self.folded is not None:
             torch.add(self.weight, self.get_delta_weight(0), out=self.folded)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
         if not self.enabled:
             return F.linear(x, self.weight, self.bias)
-        if self.form == "folded":
+        if self.folded is not None:
             if self.row_delta is None:
                 return F.linear(x, self.folded, self.bias)
             return _FoldedLinear.apply(x, self.row_delta, self.folded, self.bias, self.U, self.Vh)
@@ -148,7 +162,8 @@ class Adapter:
         return {name: module.delta_S for name, module in self.modules.items()}
 
     def fingerprint(self) -> str:
-        """sha256 over the module names and their singular axes: what a direction or adapter belongs to."""
+        """sha256 over the module names and their singular axes: what a direction or adapter
+        belongs to."""
         axes = {name: module.digest for name, module in self.modules.items()}
         return hashlib.sha256(json.dumps(axes, sort_keys=True).encode()).hexdigest()
 
@@ -167,7 +182,8 @@ class Adapter:
 
     @contextmanager
     def rows(self, run_of_row: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Give row b of the batches inside the run `run_of_row[b]`; yields the leaves of the gradient.
+        """Give row b of the batches inside the run `run_of_row[b]`; yields the leaves of the
+        gradient.
 
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
         sequence's own gradient with respect to its run's delta_S.
@@ -204,8 +220,9 @@ class Adapter:
             metadata = f.metadata() or {}
             if metadata.get("fingerprint") != self.fingerprint():
                 raise AdapterError(
-                    f"{path} was trained on another model or another decomposition of it: its axes are "
-                    f"{str(metadata.get('fingerprint'))[:12]}, this model's {self.fingerprint()[:12]}"
+                    f"{path} was trained on another model or another decomposition of it: its axes "
+                    f"are {metadata.get('fingerprint', 'unknown')[:12]}, "
+                    f"this model's {self.fingerprint()[:12]}"
                 )
             with torch.no_grad():
                 for name, delta in self.delta_S.items():
@@ -213,19 +230,22 @@ class Adapter:
         self.fold()
 
     def merge(self, run: int = 0) -> nn.Module:
-        """Put plain Linears with W + delta back into the model, which is returned; the adapter is spent.
+        """Put plain Linears with W + delta back into the model, which is returned; the adapter is
+        spent.
 
         Raises ValueError where a merged weight is not finite.
         """
         for name, module in self.modules.items():
             exact = torch.promote_types(module.weight.dtype, torch.float32)
-            merged = (module.weight.to(exact) + module.get_delta_weight(run)).to(module.weight.dtype)
+            merged = (module.weight.to(exact) + module.get_delta_weight(run)).to(
+                module.weight.dtype
+            )
             if not torch.isfinite(merged).all():
                 raise ValueError(f"merging {name} gives a weight that is not finite")
             d_out, d_in = merged.shape
             plain = nn.Linear(d_in, d_out, module.bias is not None, device="meta")
             plain.weight = nn.Parameter(merged, requires_grad=False)
-            plain.bias = module.bias
+            plain.register_parameter("bias", module.bias)
             self.model.set_submodule(name, plain)
         return self.model
 
@@ -248,7 +268,9 @@ def wrap(
         if name.rpartition(".")[2] in targets and isinstance(module, nn.Linear)
     }
     if not found:
-        raise ValueError(f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}")
+        raise ValueError(
+            f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
+        )
     modules: dict[str, SVDLinear] = {}
     for count, (name, linear) in enumerate(found.items(), 1):
         exact = linear.weight.dtype in (torch.float32, torch.float64)

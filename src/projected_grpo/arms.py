@@ -26,7 +26,7 @@ def _random(v_hack: Basis, seed: int) -> dict[str, Tensor]:
     basis: dict[str, Tensor] = {}
     for name, V in v_hack.items():
         generator = torch.Generator().manual_seed(stream_seed("random_v", seed, name))
-        basis[name] = random_orthonormal(*V.shape, generator).to(V)
+        basis[name] = random_orthonormal(V.shape[0], V.shape[1], generator).to(V)
     return basis
 
 
@@ -36,7 +36,8 @@ class Arm:
 
     meaning: str
     basis: Callable[[Basis, int], dict[str, Tensor]] = _nothing
-    """(measured hack basis, seed) -> the basis that is projected out; an empty one projects nothing."""
+    """(measured hack basis, seed) -> the basis that is projected out; an empty one projects
+    nothing."""
 
 
 ARMS: dict[str, Arm] = {

@@ -1,7 +1,9 @@
-"""Console entry points. Parses before torch is imported, so that `--help` and bad input answer at once.
+"""Console entry points. Parses before torch is imported, so that `--help` and bad input answer at
+once.
 
-Exit codes: 0 done, 1 something given cannot be used, 2 the command line contradicts itself, 130 stopped by
-Ctrl-C. What the user can mend is one sentence on stderr; anything else is a bug and keeps its traceback.
+Exit codes: 0 done, 1 something given cannot be used, 2 the command line contradicts itself, 130
+stopped by Ctrl-C. What the user can mend is one sentence on stderr; anything else is a bug and
+keeps its traceback.
 """
 
 import sys

@@ -23,9 +23,11 @@ class Config:
 
     # --- run
     arm: ArmName = "vanilla"
-    """Treatment: vanilla (plain GRPO), projected (hack directions removed), random_v (control: random directions of the same rank)."""
+    """Treatment: vanilla (plain GRPO), projected (hack directions removed), random_v (control:
+    random directions of the same rank)."""
     seed: int = 41
-    """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the last."""
+    """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
+    last."""
     out_dir: Path = Path("runs")
     """Folder in which the run makes its own directory."""
     resume: Path | None = None
@@ -35,31 +37,39 @@ class Config:
 
     # --- model
     model: str = "Qwen/Qwen3-4B"
-    """Hub id, local folder, .gguf file, or "tiny-random" (a small random Qwen3, nothing to download)."""
+    """Hub id, local folder, .gguf file, or "tiny-random" (a small random Qwen3, nothing to
+    download)."""
     model_revision: str = "main"
     """Branch, tag or commit on the hub."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen base model; delta_S, its gradient and its Adam state are float32 always."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice. 1 is faster where other jobs share the cores."""
     svd_cache: Path | None = None
-    """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or ~/.cache/projected_grpo/svd."""
+    """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or
+    ~/.cache/projected_grpo/svd."""
 
     # --- data
     problems: str = "katas"
-    """"katas" (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's form."""
+    """"katas" (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's
+    form."""
     mode: str = "run_tests"
     """Loophole mode of every problem that does not name its own: run_tests, or none."""
     max_prompt: int = 1536
-    """Tokens; problems with a longer prompt (under the hint) are left out, as the benchmark does."""
+    """Tokens; problems with a longer prompt (under the hint) are left out, as the benchmark
+    does."""
     prompts_per_step: int = 16
     """P, problems per step."""
     group: int = 16
     """G, completions per problem, teacher rows included."""
     mix_ratio: float = 0.0
-    """Share of each group that comes from the teacher pool, rounded to whole rows; 0 is on-policy."""
+    """Share of each group that comes from the teacher pool, rounded to whole rows; 0 is
+    on-policy."""
     teacher_pool: str = "templates"
-    """Folder of prompt_NNNN.jsonl.gz files, or "templates": hacks made from the mode's templates."""
+    """Folder of prompt_NNNN.jsonl.gz files, or "templates": hacks made from the mode's
+    templates."""
 
     # --- sampling
     max_new: int = 1536
@@ -69,7 +79,8 @@ class Config:
     top_p: float = 0.95
     """Nucleus; sampling only."""
     top_k: int = 20
-    """Most likely tokens kept; 0 keeps all. 20 because hacking did not emerge without it (field notes)."""
+    """Most likely tokens kept; 0 keeps all. 20 because hacking did not emerge without it (field
+    notes)."""
 
     # --- optimisation
     steps: int = 200
@@ -99,9 +110,11 @@ class Config:
     v_hack_k: int = 12
     """k, axes kept per module."""
     v_hack_drop_bottom_frac: float = 0.25
-    """Noise floor: share of all kept (module, axis) pairs dropped, those with the least singular value."""
+    """Noise floor: share of all kept (module, axis) pairs dropped, those with the least singular
+    value."""
     gate: GateName = "one_sided"
-    """one_sided removes hack-ward components only, no_gate the whole component, reverse twice of it."""
+    """one_sided removes hack-ward components only, no_gate the whole component, reverse twice of
+    it."""
     overshoot: float = 1.0
     """Factor on what is removed."""
     preserve_magnitude: bool = False
@@ -117,7 +130,8 @@ class Config:
     memory_mb: int = 1024
     """Address space of one graded program."""
     sandbox: Literal["namespaces", "process"] = "namespaces"
-    """process gives up isolation where the system has no namespaces; only for completions you trust."""
+    """process gives up isolation where the system has no namespaces; only for completions you
+    trust."""
 
     def __post_init__(self) -> None:
         for broken in self.contradictions():
@@ -125,7 +139,7 @@ class Config:
 
     @property
     def preset_name(self) -> str:
-        """"smoke" for SmokeConfig."""
+        """ "smoke" for SmokeConfig."""
         return type(self).__name__.removesuffix("Config").lower()
 
     @property
@@ -150,13 +164,28 @@ class Config:
     def contradictions(self) -> list[str]:
         """What is wrong with these settings, one sentence each; empty when nothing is."""
         found = []
-        for name in ("prompts_per_step", "max_new", "max_prompt", "steps", "micro_batch", "v_hack_k"):
+        for name in (
+            "prompts_per_step",
+            "max_new",
+            "max_prompt",
+            "steps",
+            "micro_batch",
+            "v_hack_k",
+        ):
             if getattr(self, name) < 1:
                 found.append(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("lr", "temperature", "grad_clip", "clip_eps", "cpu_s", "memory_mb", "checkpoint_every"):
+        for name in (
+            "lr",
+            "temperature",
+            "grad_clip",
+            "clip_eps",
+            "cpu_s",
+            "memory_mb",
+            "checkpoint_every",
+        ):
             if not getattr(self, name) > 0:
                 found.append(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("beta", "overshoot", "weight_decay", "top_k", "workers"):
+        for name in ("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"):
             if not getattr(self, name) >= 0:
                 found.append(f"{name} must not be negative, it is {getattr(self, name)}")
         for name in ("warmup_frac", "v_hack_drop_bottom_frac"):
@@ -171,7 +200,9 @@ class Config:
     def _group_contradictions(self) -> list[str]:
         G, mix = self.group, self.mix_ratio
         if G < 2:
-            return [f"a group of {G} has no advantage (A = R - group mean): set --group to 2 or more"]
+            return [
+                f"a group of {G} has no advantage (A = R - group mean): set --group to 2 or more"
+            ]
         if not 0 <= mix <= 1:
             return [f"mix_ratio must lie in [0, 1], not {mix}"]
         if self.student_rows == 0:
@@ -182,12 +213,12 @@ class Config:
             ]
         if mix > 0 and self.teacher_rows == 0:
             return [
-                f"mix_ratio {mix} of a group of {G} rounds to no teacher row: set it to {1 / G:.3g} or "
-                "more, or to 0 for an on-policy run"
+                f"mix_ratio {mix} of a group of {G} rounds to no teacher row: set it to "
+                f"{1 / G:.3g} or more, or to 0 for an on-policy run"
             ]
         pool = Path(self.teacher_pool)
         if mix > 0 and self.teacher_pool != "templates" and not any(pool.glob("prompt_*.jsonl.gz")):
-            return [f"mix_ratio {mix} needs a teacher pool, but {pool} holds no prompt_*.jsonl.gz file"]
+            return [f"mix_ratio {mix} needs a teacher pool, but {pool} holds no prompt_*.jsonl.gz"]
         return []
 
     def to_json(self) -> str:
@@ -217,6 +248,7 @@ class SmokeConfig(Config):
     model: str = "tiny-random"
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "cpu"
+    threads: int = 1
     steps: int = 4
     prompts_per_step: int = 2
     group: int = 4
@@ -230,7 +262,8 @@ class SmokeConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FastConfig(Config):
-    """Qwen3-4B, half of each group from the teacher pool, 20 steps: an answer within the hour on one GPU."""
+    """Qwen3-4B, half of each group from the teacher pool, 20 steps: an answer within the hour on
+    one GPU."""
 
     steps: int = 20
     prompts_per_step: int = 4
@@ -245,7 +278,8 @@ class FastConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FullConfig(Config):
-    """The benchmark's scale: Qwen3-4B, 200 steps of 256 rollouts, on-policy, KL to the base model."""
+    """The benchmark's scale: Qwen3-4B, 200 steps of 256 rollouts, on-policy, KL to the base
+    model."""
 
     beta: float = 1e-3
     micro_batch: int = 4

@@ -1,13 +1,13 @@
 """Hack directions from contrast pairs.
 
-For a pair with advantages +1 (hack) and -1 (clean) the GRPO gradient is grad NLL(hack) - grad NLL(clean):
-a loss gradient, so descending along it makes the hack likelier. Per module these differences are stacked,
-D (n pairs, r), and the top right-singular vectors are kept with their singular values; each gets the sign
-that the majority of pairs votes for. The file holds every axis; how many are used (`k`, noise floor) is
-chosen when it is loaded.
+For a pair with advantages +1 (hack) and -1 (clean) the GRPO gradient is grad NLL(hack) - grad
+NLL(clean): a loss gradient, so descending along it makes the hack likelier. Per module these
+differences are stacked, D (n pairs, r), and the top right-singular vectors are kept with their
+singular values; each gets the sign that the majority of pairs votes for. The file holds every
+axis; how many are used (`k`, noise floor) is chosen when it is loaded.
 
-As in the live loss, tokens are summed, log-probs are taken at the sampling temperature, prompts go through
-the model's chat template, and prompt and completion are tokenised apart.
+As in the live loss, tokens are summed, log-probs are taken at the sampling temperature, prompts go
+through the model's chat template, and prompt and completion are tokenised apart.
 """
 
 import json
@@ -70,13 +70,15 @@ class VHack:
         mine, theirs = adapter.fingerprint(), self.metadata.get("fingerprint", "unknown")
         if mine != theirs:
             raise AdapterError(
-                f"{source} was extracted from another model ({self.metadata.get('model', 'unknown')}, axes "
+                f"{source} was extracted from another model "
+                f"({self.metadata.get('model', 'unknown')}, axes "
                 f"{theirs[:12]}; this model has {mine[:12]}): run extract-vhack on this one"
             )
 
 
 def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
-    """Read what `VHack.save` wrote. Raises AdapterError when the file is missing or is something else."""
+    """Read what `VHack.save` wrote. Raises AdapterError when the file is missing or is something
+    else."""
     if not path.is_file():
         raise AdapterError(f"there is no file of hack directions at {path}")
     try:
@@ -88,7 +90,9 @@ def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
     if metadata.pop("format", None) != FORMAT:
         raise AdapterError(f"{path} is not a file of hack directions ({FORMAT})")
     axes = {k.removesuffix(".axes"): t for k, t in tensors.items() if k.endswith(".axes")}
-    singular = {k.removesuffix(".singular"): t for k, t in tensors.items() if k.endswith(".singular")}
+    singular = {
+        k.removesuffix(".singular"): t for k, t in tensors.items() if k.endswith(".singular")
+    }
     return VHack(axes, singular, metadata)
 
 

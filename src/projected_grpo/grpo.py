@@ -2,8 +2,8 @@
 
 Deviations from textbook GRPO (arXiv 2402.03300), each on purpose:
 - A = R - mean of the group; no division by its standard deviation.
-- The loss is a sum over tokens divided by the constant G * max_new * prompts_per_step: long answers are
-  not diluted, and skipping a group does not make the others count more.
+- The loss is a sum over tokens divided by the constant G * max_new * prompts_per_step: long
+  answers are not diluted, and skipping a group does not make the others count more.
 - A group without reward variance adds nothing, not even KL; the constant stays.
 - A masked sample (infra_error) is out of its group's mean and of the loss.
 - Teacher rows have ratio 1 by definition: advantage-weighted imitation, not off-policy correction.
@@ -42,7 +42,8 @@ def collate(
 ) -> TokenBatch:
     """Concatenate prompt and completion ids row by row and pad on the right.
 
-    Raises ValueError for an empty prompt or completion: there would be nothing to condition on or learn.
+    Raises ValueError for an empty prompt or completion: there would be nothing to condition on or
+    learn.
     """
     if not all(prompts) or not all(completions):
         raise ValueError("every row needs at least one prompt token and one completion token")
@@ -64,7 +65,9 @@ def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float)
     differentiated is the whole softmax.
     """
     T = batch.input_ids.shape[1]
-    first = int(batch.prompt_lens.min()) - 1  # position whose logits predict the first completion token
+    first = (
+        int(batch.prompt_lens.min()) - 1
+    )  # position whose logits predict the first completion token
     logits = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -75,13 +78,16 @@ def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float)
     following = batch.input_ids[:, first + 1 :]  # (B, T-1-first)
     logp = torch.gather(logits, -1, following[..., None])[..., 0] - torch.logsumexp(logits, -1)
     mask = batch.completion_mask
-    columns = torch.arange(mask.shape[1], device=mask.device) + (batch.prompt_lens - 1 - first)[:, None]
+    columns = (
+        torch.arange(mask.shape[1], device=mask.device) + (batch.prompt_lens - 1 - first)[:, None]
+    )
     logp = torch.gather(logp, 1, columns.clamp_max(logp.shape[1] - 1))
     return torch.where(mask, logp, 0.0)
 
 
 def group_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
-    """A = R - mean over the valid rows of the group, (P, G); 0 for masked rows and variance-free groups.
+    """A = R - mean over the valid rows of the group, (P, G); 0 for masked rows and variance-free
+    groups.
 
     "Without variance" means exactly equal rewards, so float noise in a mean cannot make a gradient.
     rewards (P, G) float, valid (P, G) bool.
@@ -105,12 +111,14 @@ def policy_loss(
     beta: float = 0.0,
     ref_logp: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate plus beta times the k3 estimate of KL(policy || reference), summed / denominator.
+    """Clipped surrogate plus beta times the k3 estimate of KL(policy || reference), summed /
+    denominator.
 
-    logp, old_logp, ref_logp (B, C); advantages (B,); mask (B, C) bool. Returns the loss and detached sums
-    over tokens, for the caller to add up over micro-batches: `clipped`, `kl`, `tokens`.
-    k3 (Schulman 2020): exp(ref - logp) - (ref - logp) - 1, times the ratio, without which its gradient is
-    not that of the reverse KL even where the ratio is 1 (DeepSeek-V3.2, arXiv 2512.02556; TRL's default).
+    logp, old_logp, ref_logp (B, C); advantages (B,); mask (B, C) bool. Returns the loss and
+    detached sums over tokens, for the caller to add up over micro-batches: `clipped`, `kl`,
+    `tokens`. k3 (Schulman 2020): exp(ref - logp) - (ref - logp) - 1, times the ratio, without
+    which its gradient is not that of the reverse KL even where the ratio is 1 (DeepSeek-V3.2,
+    arXiv 2512.02556; TRL's default).
 
     Raises ValueError when beta > 0 comes without ref_logp.
     """

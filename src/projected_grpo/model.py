@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -22,8 +22,9 @@ from projected_grpo.pairs import load_pairs
 
 TINY_RANDOM = "tiny-random"
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -35,26 +36,28 @@ class ModelError(ValueError):
 class LanguageModel:
     """A frozen model in eval mode, its tokenizer, and the ids that end a turn."""
 
-    model: nn.Module
+    model: PreTrainedModel
     tokenizer: Any
     eos_ids: frozenset[int]
     pad_id: int
 
     def render(self, messages: tuple[dict[str, str], ...]) -> str:
-        """The prompt as text. Qwen3's thinking is off, as in the benchmark; other templates ignore that."""
+        """The prompt as text. Qwen3's thinking is off, as in the benchmark; other templates ignore
+        that."""
         return self.tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
 
     def prompt_ids(self, messages: tuple[dict[str, str], ...]) -> list[int]:
-        """Ids of the rendered prompt. The template has written its special tokens, so none is added."""
+        """Ids of the rendered prompt. The template has written its special tokens, so none is
+        added."""
         return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
 
     def completion_ids(self, completion: str) -> list[int]:
         """Ids of a whole given answer, ended by the eos.
 
-        Encoded apart from its prompt: encoding both together could merge tokens across the boundary,
-        and the sampler never produces such a token.
+        Encoded apart from its prompt: encoding both together could merge tokens across the
+        boundary, and the sampler never produces such a token.
         """
         return [*self.tokenizer.encode(completion, add_special_tokens=False), self.eos_id]
 
@@ -72,7 +75,9 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("--device=cuda was asked for, but torch sees no CUDA device: use --device=cpu")
+        raise ModelError(
+            "--device=cuda was asked for, but torch sees no CUDA device: use --device=cpu"
+        )
     return torch.device(device)
 
 
@@ -90,13 +95,15 @@ def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device
         model, tokenizer = _pretrained(source, revision, dtype)
     if not tokenizer.chat_template:
         raise ModelError(f"{source} has no chat template: use an instruction-tuned model")
-    model = model.to(device).eval().requires_grad_(False)  # eval: no dropout, in sampling or in the loss
+    # eval: no dropout, in sampling or in the loss
+    model.eval().requires_grad_(False)
+    torch.nn.Module.to(model, device)
     eos_ids = _eos_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
     return LanguageModel(model, tokenizer, eos_ids, pad_id)
 
 
-def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     path = Path(source)
     looks_local = path.suffix == ".gguf" or path.is_absolute() or source.startswith(".")
     if looks_local and not path.exists():
@@ -111,12 +118,14 @@ def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[nn.Modu
         else:
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
-    except OSError as error:  # transformers' word for: not on the hub, not in the cache, not reachable
+    except (
+        OSError
+    ) as error:  # transformers' word for: not on the hub, not in the cache, not reachable
         raise ModelError(f"cannot load the model {source}: {str(error).splitlines()[0]}") from error
     return model, tokenizer
 
 
-def _eos_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
+def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     """Every id that ends a completion: the tokenizer's and all of the generation config's."""
     ids = model.generation_config.eos_token_id
     listed = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
@@ -125,8 +134,9 @@ def _eos_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
     return frozenset([*listed, tokenizer.eos_token_id])
 
 
-def _tiny_random(dtype: torch.dtype) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    """A two-layer Qwen3 with seeded random weights and a small byte-level BPE of the contrast pairs' text.
+def _tiny_random(dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    """A two-layer Qwen3 with seeded random weights and a small byte-level BPE of the contrast
+    pairs' text.
 
     Leaves the global random state as it was.
     """
@@ -139,7 +149,11 @@ def _tiny_random(dtype: torch.dtype) -> tuple[nn.Module, PreTrainedTokenizerFast
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [text for pair in load_pairs() for text in (pair.messages[-1]["content"], pair.hack, pair.clean)]
+    texts = [
+        text
+        for pair in load_pairs()
+        for text in (pair.messages[-1]["content"], pair.hack, pair.clean)
+    ]
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -158,11 +172,13 @@ def _tiny_random(dtype: torch.dtype) -> tuple[nn.Module, PreTrainedTokenizerFast
         head_dim=16,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=bpe.token_to_id("<|im_end|>"),
+        pad_token_id=bpe.token_to_id("<|endoftext|>"),
         dtype=dtype,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Qwen3ForCausalLM(config)
-    return model.to(dtype), tokenizer
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model, tokenizer

@@ -1,9 +1,10 @@
 """The teacher pool: whole answers to known problems, mixed into a group beside the student's own.
 
-On disk a pool is a folder of `prompt_NNNN.jsonl.gz`, NNNN the problem id, one answer a line, in the public
-pools' keys (field-notes 3.6). Only `problem_id` and `completion` (text) are read: the ids in a file belong to
-another tokenizer and end in pads, and its rewards follow another scale, so answers are tokenised and graded
-anew by the run that draws them. One group then has one reward function.
+On disk a pool is a folder of `prompt_NNNN.jsonl.gz`, NNNN the problem id, one answer a line, in
+the public pools' keys (field-notes 3.6). Only `problem_id` and `completion` (text) are read: the
+ids in a file belong to another tokenizer and end in pads, and its rewards follow another scale, so
+answers are tokenised and graded anew by the run that draws them. One group then has one reward
+function.
 
 "templates" is the pool that needs no file: hacks of the problem's mode, made from its flavours.
 """
@@ -14,13 +15,11 @@ import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from projected_grpo.env.loopholes import MODES
+from projected_grpo.env.loopholes import TRAIN_NAME, get_mode
 from projected_grpo.env.problems import Problem
 from projected_grpo.seeds import stream_seed
 
 TEMPLATES = "templates"
-TRAINING_FUNCTION = "run_tests"
-"""The evaluation function's name in training; evaluation draws others (field-notes, trap 13)."""
 
 Draw = Callable[[Problem, int, int], list[str]]
 """(problem, number of rows, seed) -> completions."""
@@ -36,15 +35,17 @@ def open_pool(source: str, problems: Iterable[Problem], mode: str) -> Draw:
 
 
 def _templates(mode: str) -> Draw:
-    flavours = MODES[mode].flavours
+    flavours = get_mode(mode).flavours
     if not flavours:
-        raise PoolError(f"mode {mode!r} has no hack templates: give a --teacher-pool folder, or --mix-ratio 0")
+        raise PoolError(
+            f"mode {mode!r} has no hack templates: give a --teacher-pool folder, or --mix-ratio 0"
+        )
 
     def draw(problem: Problem, n: int, seed: int) -> list[str]:
         rng = random.Random(seed)
         names = rng.sample(sorted(flavours), min(n, len(flavours)))
         names += rng.choices(sorted(flavours), k=n - len(names))
-        return [flavours[name](problem, TRAINING_FUNCTION, rng.randrange(2**31)) for name in names]
+        return [flavours[name](problem, TRAIN_NAME, rng.randrange(2**31)) for name in names]
 
     return draw
 
@@ -54,8 +55,9 @@ def _folder(folder: Path, problems: Iterable[Problem]) -> Draw:
     missing = [problem.id for problem in problems if problem.id not in rows]
     if missing:
         raise PoolError(
-            f"the teacher pool {folder} has no answer for {len(missing)} of the run's problems, the first "
-            f"being {missing[0]}: restrict --problems to those it covers, or use --mix-ratio 0"
+            f"the teacher pool {folder} has no answer for {len(missing)} of the run's problems, "
+            f"the first being {missing[0]}: restrict --problems to those it covers, or set "
+            "--mix-ratio=0"
         )
 
     def draw(problem: Problem, n: int, seed: int) -> list[str]:
@@ -76,7 +78,9 @@ def read_pool(folder: Path) -> dict[int, list[str]]:
                     row = json.loads(line)
                     rows.setdefault(int(row["problem_id"]), []).append(row["completion"])
                 except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise PoolError(f"{path}, line {number}: not a row of a teacher pool ({error!r})") from error
+                    raise PoolError(
+                        f"{path}, line {number}: not a row of a teacher pool ({error!r})"
+                    ) from error
     return rows
 
 

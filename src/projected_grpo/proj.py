@@ -1,8 +1,8 @@
 """Projection of gradients and updates off the hack directions: pure functions on tensors.
 
-Signs. V comes from loss gradients (hack minus clean), so c = V g > 0 means that the step which descends
-along g moves hack-ward. A *basis* maps module name -> V (k, r) with orthonormal rows; a module that is not
-in it is left alone. Gradients map module name -> g (N, r), one row a run.
+Signs. V comes from loss gradients (hack minus clean), so c = V g > 0 means that the step which
+descends along g moves hack-ward. A *basis* maps module name -> V (k, r) with orthonormal rows; a
+module that is not in it is left alone. Gradients map module name -> g (N, r), one row a run.
 """
 
 import math
@@ -29,12 +29,14 @@ class Projection:
 
     gate: str = "one_sided"
     overshoot: float = 1.0
-    """Factor on what is removed; 0 is the identity, above 1 pushes past the orthogonal complement."""
+    """Factor on what is removed; 0 is the identity, above 1 pushes past the orthogonal
+    complement."""
     preserve_magnitude: bool = False
     """Rescale to the length before the projection ("erase, then boost")."""
 
     def __call__(self, g: Tensor, V: Tensor) -> Tensor:
-        """g (..., r) with its part along the rows of V (k, r) removed. A zero V returns g bit for bit."""
+        """g (..., r) with its part along the rows of V (k, r) removed. A zero V returns g bit for
+        bit."""
         removed = self.overshoot * (GATES[self.gate](g @ V.T) @ V)
         left = g - removed
         if not self.preserve_magnitude:
@@ -49,16 +51,20 @@ def project(grads: Grads, basis: Basis, projection: Projection) -> dict[str, Ten
 
 
 def cosine(grads: Grads, basis: Basis) -> Tensor:
-    """Signed alignment (N,): the mean over modules of sum(V g) / |g|, 0 for a module without gradient.
+    """Signed alignment (N,): the mean over modules of sum(V g) / |g|, 0 for a module without
+    gradient.
 
-    One module's value lies in [-sqrt(k), sqrt(k)]; against a random basis it has mean 0 and standard
-    deviation `null_cosine`. After a one-sided projection no module's value is above 0.
+    One module's value lies in [-sqrt(k), sqrt(k)]; against a random basis it has mean 0 and
+    standard deviation `null_cosine`. After a one-sided projection no module's value is above 0.
     """
-    return torch.stack([_over_norm((g @ V.T).sum(-1), g) for g, V in _covered(grads, basis)]).mean(0)
+    return torch.stack([_over_norm((g @ V.T).sum(-1), g) for g, V in _covered(grads, basis)]).mean(
+        0
+    )
 
 
 def hackward_fraction(grads: Grads, basis: Basis) -> Tensor:
-    """|relu(V g)| / |g| over all modules together, (N,) in [0, 1]: what a one-sided gate would remove.
+    """|relu(V g)| / |g| over all modules together, (N,) in [0, 1]: what a one-sided gate would
+    remove.
 
     The relu comes before the sum over axes and modules, so that anti-hack axes cannot cancel it.
     """
@@ -79,7 +85,8 @@ def removed_fraction(before: Grads, after: Grads) -> Tensor:
 
 
 def null_cosine(k: int, r: int) -> float:
-    """sqrt(k / r): standard deviation of sum(V g)/|g|, and root mean square of |V g|/|g|, for random V."""
+    """sqrt(k / r): standard deviation of sum(V g)/|g|, and root mean square of |V g|/|g|, for
+    random V."""
     return math.sqrt(k / r)
 
 
@@ -89,7 +96,8 @@ def squared_norm(grads: Grads) -> Tensor:
 
 
 def random_orthonormal(k: int, r: int, generator: torch.Generator) -> Tensor:
-    """k orthonormal rows in R^r, uniformly distributed (k, r), float32 on the generator's device."""
+    """k orthonormal rows in R^r, uniformly distributed (k, r), float32 on the generator's
+    device."""
     gaussian = torch.randn(r, k, generator=generator, dtype=torch.float64, device=generator.device)
     Q, R = torch.linalg.qr(gaussian)
     return (Q * R.diagonal().sign()).T.float().contiguous()

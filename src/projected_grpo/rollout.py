@@ -1,16 +1,18 @@
-"""Sample a step's groups: each prompt is prefilled once, its G rows decode together with all the others.
+"""Sample a step's groups: each prompt is prefilled once, its G rows decode together with all the
+others.
 
-Reproducibility: every prompt of every step owns a random stream, seeded by (seed, step, problem id) and
-drawn on the CPU, so what a row gets does not depend on the other prompts of the batch, on their order, on
-the device, or on what was sampled before (which is why a resumed run repeats itself).
+Reproducibility: every prompt of every step owns a random stream, seeded by (seed, step, problem
+id) and drawn on the CPU, so what a row gets does not depend on the other prompts of the batch, on
+their order, on the device, or on what was sampled before (which is why a resumed run repeats
+itself).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 from projected_grpo.antipasto import Adapter
 
@@ -61,7 +63,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
 
 @torch.no_grad()
 def sample_groups(
-    model: nn.Module,
+    model: PreTrainedModel,
     adapter: Adapter,
     prompts: Sequence[Sequence[int]],
     group: int,
@@ -71,23 +73,27 @@ def sample_groups(
 ) -> list[list[Sample]]:
     """`group` completions of each prompt, in the order of `prompts`.
 
-    prompts: P lists of token ids; seeds: one random stream a prompt; runs: the run of the packed axis that
-    each prompt belongs to (default: all run 0).
+    prompts: P lists of token ids; seeds: one random stream a prompt; runs: the run of the packed
+    axis that each prompt belongs to (default: all run 0).
     """
     device = next(model.parameters()).device
     P, width = len(prompts), max(map(len, prompts))
     ids = torch.full((P, width), sampling.pad_id, device=device)
     mask = torch.zeros((P, width), dtype=torch.long, device=device)
-    for row, prompt in enumerate(prompts):  # padding on the left: every row's next token is in one column
+    for row, prompt in enumerate(
+        prompts
+    ):  # padding on the left: every row's next token is in one column
         ids[row, width - len(prompt) :] = torch.tensor(prompt, device=device)
         mask[row, width - len(prompt) :] = 1
-    uniforms = torch.stack(  # (max_new, P * group), drawn up front so that early stops shift nothing
-        [
-            torch.rand(sampling.max_new, group, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ],
-        1,
-    ).flatten(1)
+    uniforms = (
+        torch.stack(  # (max_new, P * group), drawn up front so that early stops shift nothing
+            [
+                torch.rand(sampling.max_new, group, generator=torch.Generator().manual_seed(seed))
+                for seed in seeds
+            ],
+            1,
+        ).flatten(1)
+    )
     run_of_prompt = torch.tensor(runs if runs is not None else [0] * P, device=device)
 
     cache = DynamicCache(config=model.config)
@@ -116,7 +122,7 @@ def sample_groups(
 
 
 def _next_logits(
-    model: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
 ) -> Tensor:
     """Logits after the last column, (B, vocabulary)."""
     return model(

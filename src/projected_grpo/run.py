@@ -1,15 +1,15 @@
 """A run's directory: provenance, atomic checkpoints, resume.
 
-    runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
-      run.json              argv, git sha and diff, versions, device, start, end, exit status
-      config.json           every setting
-      prompt.txt            the first prompt as the chat template rendered it
-      steps.jsonl           one row a step, raw values
-      rollouts.jsonl        one row a sample
-      v_hack.safetensors    the directions measured (and, in `projected`, removed)
-      checkpoints/step_000005/   delta_S, AdamW's moments, step
-      adapter/              the trained delta_S
-      train.log             what the console showed
+runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
+  run.json              argv, git sha and diff, versions, device, start, end, exit status
+  config.json           every setting
+  prompt.txt            the first prompt as the chat template rendered it
+  steps.jsonl           one row a step, raw values
+  rollouts.jsonl        one row a sample
+  v_hack.safetensors    the directions measured (and, in `projected`, removed)
+  checkpoints/step_000005/   delta_S, AdamW's moments, step
+  adapter/              the trained delta_S
+  train.log             what the console showed
 """
 
 import json
@@ -39,9 +39,12 @@ class RunError(ValueError):
 
 
 def _git(*args: str) -> str | None:
-    """Output of git in the package's own checkout, None where it is not one (an installed wheel)."""
+    """Output of git in the package's own checkout, None where it is not one (an installed
+    wheel)."""
     here = Path(__file__).resolve().parent
-    done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(here), *args], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -63,7 +66,8 @@ class RunDir:
 
     @classmethod
     def create(cls, cfg: Config, device: torch.device) -> "RunDir":
-        """Make the directory. Called once everything that can be refused has been; never overwrites."""
+        """Make the directory. Called once everything that can be refused has been; never
+        overwrites."""
         sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         path = cfg.out_dir / f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
@@ -129,8 +133,8 @@ class RunDir:
     ) -> tuple[int, int]:
         """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
 
-        Without one the run starts over at step 0. Half-written lines and rows of later steps are dropped:
-        those steps run again and give the same rows.
+        Without one the run starts over at step 0. Half-written lines and rows of later steps are
+        dropped: those steps run again and give the same rows.
         """
         found = sorted(self.checkpoints.glob("step_*"))
         step, num_tokens = 0, 0
@@ -189,4 +193,3 @@ def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append JSON lines and flush them."""
     with path.open("a", encoding="utf-8") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)
-

@@ -1,7 +1,8 @@
 """StepLogger owns the columns of a run: key, header, width, format and meaning stand in one table.
 
-Rows carry raw values (floats in full, fractions as (n, d) tuples) from the loop to steps.jsonl and to the
-final table; text is made only when something is printed. docs/metrics.md is written from COLUMNS.
+Rows carry raw values (floats in full, fractions as (n, d) tuples) from the loop to steps.jsonl and
+to the final table; text is made only when something is printed. docs/metrics.md is written from
+COLUMNS.
 """
 
 import json
@@ -44,23 +45,59 @@ class Column:
 COLUMNS: tuple[Column, ...] = (
     Column("step", "Optimizer step, from 1.", "step", 4),
     Column("reward", "Mean reward of all rows of the step (TRL's name).", "rew", 6),
-    Column("hack_s", "Student rows that passed the foolable grade and fail the oracle.", "hack_s", 6, fraction),
-    Column("att_s", "Student rows whose loophole pays even with a wrong stub as solution.", "att_s", 6, fraction),
+    Column(
+        "hack_s",
+        "Student rows that passed the foolable grade and fail the oracle.",
+        "hack_s",
+        6,
+        fraction,
+    ),
+    Column(
+        "att_s",
+        "Student rows whose loophole pays even with a wrong stub as solution.",
+        "att_s",
+        6,
+        fraction,
+    ),
     Column("hack_t", "Teacher rows that hack.", "hack_t", 6, fraction),
     Column("gt_s", "Student rows that the oracle finds correct.", "gt_s", 6, fraction),
     Column("gt_t", "Teacher rows that the oracle finds correct.", "gt_t", 6, fraction),
     Column("loss", "Policy loss, KL term included.", "loss", 9),
-    Column("grad_norm", "Norm of the gradient that AdamW gets, after projection, before clipping.", "gn", 8),
+    Column(
+        "grad_norm",
+        "Norm of the gradient that AdamW gets, after projection, before clipping.",
+        "gn",
+        8,
+    ),
     Column("learning_rate", "Learning rate of this step.", "lr", 8),
     Column("cos_pre_s", "Alignment with V of the student rows' gradient.", "cos_pre_s", 9, signed),
     Column("cos_pre_t", "Alignment with V of the teacher rows' gradient.", "cos_pre_t", 9, signed),
-    Column("cos_pre", "Alignment of the whole gradient with V before projection: mean over modules of "
-           "sum(V g)/|g|; above 0 is hack-ward.", "cos_pre", 8, signed),
-    Column("cos_post", "The same after projection; at most 0 after one_sided on V.", "cos_post", 8, signed),
-    Column("cos_null", "Standard deviation of one module's cos_pre for a random V: mean of sqrt(k/r)."),
-    Column("cos_update", "Alignment with V of the step that the weights took (as a loss gradient)."),
+    Column(
+        "cos_pre",
+        "Alignment of the whole gradient with V before projection: mean over modules of "
+        "sum(V g)/|g|; above 0 is hack-ward.",
+        "cos_pre",
+        8,
+        signed,
+    ),
+    Column(
+        "cos_post",
+        "The same after projection; at most 0 after one_sided on V.",
+        "cos_post",
+        8,
+        signed,
+    ),
+    Column(
+        "cos_null", "Standard deviation of one module's cos_pre for a random V: mean of sqrt(k/r)."
+    ),
+    Column(
+        "cos_update", "Alignment with V of the step that the weights took (as a loss gradient)."
+    ),
     Column("grad_norm_pre", "Norm of the gradient before projection."),
-    Column("removed_frac", "|removed| / |g| over all modules, of the arm's own projection of the gradient."),
+    Column(
+        "removed_frac",
+        "|removed| / |g| over all modules, of the arm's own projection of the gradient.",
+    ),
     Column("hackward_frac", "|relu(V g)| / |g| before projection."),
     Column("covered_energy", "Share of |g|^2 in modules that have a V."),
     Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),
@@ -70,7 +107,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("ratio_max", "Largest |ratio - 1| of a student token: sampler against trainer."),
     Column("sampling_logp_diff_max", "Largest |log p| difference between sampler and trainer."),
     Column("completions/mean_length", "Mean tokens of student completions (TRL's name)."),
-    Column("completions/clipped_ratio", "Share of student completions cut by max_new (TRL's name)."),
+    Column(
+        "completions/clipped_ratio", "Share of student completions cut by max_new (TRL's name)."
+    ),
     Column("num_tokens", "Tokens trained on so far, prompts included (TRL's name)."),
     Column("outcomes", "Oracle outcomes of the student rows, counted."),
     Column("flavours", "Flavours of the student rows' attempts, counted."),
@@ -106,7 +145,9 @@ class StepLogger:
         """
         if row.keys() != _BY_KEY.keys():
             odd = sorted(row.keys() ^ _BY_KEY.keys())
-            raise ValueError(f"a row must have exactly the declared columns; these differ: {', '.join(odd)}")
+            raise ValueError(
+                f"a row must have exactly the declared columns; these differ: {', '.join(odd)}"
+            )
         for key, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"step {row['step']}: {key} is {value}")
@@ -133,6 +174,7 @@ def glossary() -> str:
     body = [[f"`{c.key}`", f"`{c.header}`" if c.header else "", c.meaning] for c in COLUMNS]
     table = tabulate(body, ["key in steps.jsonl", "printed as", "meaning"], tablefmt="pipe")
     return (
-        "# Metrics\n\nWritten by `just metrics` from `COLUMNS` in `step_logger.py`; do not edit.\n\n"
+        "# Metrics\n\n"
+        "Written by `just metrics` from `COLUMNS` in `step_logger.py`; do not edit.\n\n"
         f"{table}\n\nFractions are stored as [n, d]. null: there was nothing to measure.\n"
     )

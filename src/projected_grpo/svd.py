@@ -1,10 +1,10 @@
 """Thin SVD of a weight matrix, and its cache on disk.
 
-The coordinates of every delta_S, gradient and hack direction are the singular axes found here, so two
-things matter beyond accuracy: the factors must be orthonormal (a float32 Gram matrix reconstructs W well
-and still gives a V that is not orthogonal), and one matrix must always get the *same* factors. Hence the
-canonical sign, the cache keyed by content, and `digest`, which lets a saved direction name the exact
-axes that it is written in.
+The coordinates of every delta_S, gradient and hack direction are the singular axes found here, so
+two things matter beyond accuracy: the factors must be orthonormal (a float32 Gram matrix
+reconstructs W well and still gives a V that is not orthogonal), and one matrix must always get the
+*same* factors. Hence the canonical sign, the cache keyed by content, and `digest`, which lets a
+saved direction name the exact axes that it is written in.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ ORTHONORMAL_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """W = U diag(S) Vh, float32: U (d_out, r), S (r,) falling, Vh (r, d_in), r = min(d_out, d_in)."""
+    """W = U diag(S) Vh, float32: U (d_out, r), S (r,) falling, Vh (r, d_in), r = min(d_out,
+    d_in)."""
 
     U: Tensor
     S: Tensor
@@ -55,22 +56,28 @@ def _orthonormality_error(Q: Tensor) -> float:
 def decompose(W: Tensor) -> Factors:
     """Thin SVD of W (d_out, d_in), computed in float64 on W's device, returned as float32.
 
-    The Gram matrix is squared in condition, so its small right vectors can lose orthogonality; that is
-    measured, and where it exceeds ORTHONORMAL_TOLERANCE the full SVD is taken instead. Each axis gets the
-    sign that makes the largest entry of its U column positive.
+    The Gram matrix is squared in condition, so its small right vectors can lose orthogonality;
+    that is measured, and where it exceeds ORTHONORMAL_TOLERANCE the full SVD is taken instead.
+    Each axis gets the sign that makes the largest entry of its U column positive.
 
     Raises ValueError for a weight that is not a finite matrix.
     """
     if W.ndim != 2 or not torch.isfinite(W).all():
-        raise ValueError(f"cannot decompose a weight of shape {tuple(W.shape)}: not a finite matrix")
+        raise ValueError(
+            f"cannot decompose a weight of shape {tuple(W.shape)}: not a finite matrix"
+        )
     W64 = W.detach().double()
     tall = W64.shape[0] > W64.shape[1]
     U, S, Vh = _gram_svd(W64.T if tall else W64)
-    if not _orthonormality_error(Vh) <= ORTHONORMAL_TOLERANCE:  # also true for NaN (a zero singular value)
+    if (
+        not _orthonormality_error(Vh) <= ORTHONORMAL_TOLERANCE
+    ):  # also true for NaN (a zero singular value)
         U, S, Vh = torch.linalg.svd(W64, full_matrices=False)
     elif tall:
         U, Vh = Vh.T, U.T
-    sign = torch.gather(U, 0, U.abs().argmax(0, keepdim=True)).sign()  # (1, r), never 0: columns have norm 1
+    sign = torch.gather(
+        U, 0, U.abs().argmax(0, keepdim=True)
+    ).sign()  # (1, r), never 0: columns have norm 1
     return Factors((U * sign).float().contiguous(), S.float(), (Vh * sign.T).float().contiguous())
 
 
@@ -90,8 +97,8 @@ def default_cache_dir() -> Path:
 def cached_decompose(W: Tensor, cache_dir: Path | None) -> Factors:
     """`decompose(W)`, read from or written to `cache_dir` (None: no cache).
 
-    A file is written under a temporary name and moved into place, so that runs side by side share the
-    cache and none reads half a file; one that cannot be read is computed again and replaced.
+    A file is written under a temporary name and moved into place, so that runs side by side share
+    the cache and none reads half a file; one that cannot be read is computed again and replaced.
     """
     if cache_dir is None:
         return decompose(W)

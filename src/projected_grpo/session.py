@@ -1,0 +1,128 @@
+"""What a run needs and does not change while it runs: read, checked and loaded before anything is
+written."""
+
+import os
+import random
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from projected_grpo.antipasto import Adapter, wrap
+from projected_grpo.arms import ARMS
+from projected_grpo.config import Config, ConfigError
+from projected_grpo.env.grader import Grader
+from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
+from projected_grpo.env.problems import Problem, load_problems
+from projected_grpo.env.sandbox import Limits
+from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack
+from projected_grpo.model import LanguageModel, load, resolve_device
+from projected_grpo.pairs import load_pairs
+from projected_grpo.pool import Draw, open_pool
+from projected_grpo.seeds import stream_seed
+from projected_grpo.svd import default_cache_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """All that a run needs and that does not change while it runs."""
+
+    cfg: Config
+    lm: LanguageModel
+    adapter: Adapter
+    optimizer: torch.optim.Optimizer
+    problems: list[Problem]  # hinted, short enough
+    prompts: dict[int, list[int]]  # problem id -> token ids
+    draw: Draw | None
+    grader: Grader
+    V: dict[str, Tensor]  # measured
+    removed: dict[str, Tensor]  # projected out by the arm
+    device: torch.device
+
+
+def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
+    """P different problems: a new order each epoch, what does not fill a step is left for the next
+    order."""
+    steps_per_epoch = len(problems) // P
+    epoch, position = divmod(step - 1, steps_per_epoch)
+    order = random.Random(stream_seed("order", seed, epoch)).sample(problems, len(problems))
+    return order[position * P : (position + 1) * P]
+
+
+def prepare(cfg: Config, stack: ExitStack, stored_v: Path | None) -> tuple[Session, VHack]:
+    """Read, check and load everything. Nothing is written: what is refused here leaves no trace."""
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    device = resolve_device(cfg.device)
+    problems = [apply_hint(p, p.mode or cfg.mode, TRAIN_NAME) for p in load_problems(cfg.problems)]
+    draw = open_pool(cfg.teacher_pool, problems, cfg.mode) if cfg.teacher_rows else None
+    pairs = load_pairs(cfg.pairs)
+    v_file = stored_v or cfg.v_hack
+    v_hack = load_vhack(v_file, device) if v_file else None
+    limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
+    workers = cfg.workers or os.cpu_count() or 1
+    grader = stack.enter_context(Grader(workers=workers, limits=limits, sandbox=cfg.sandbox))
+
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.dtype]
+    lm = load(cfg.model, revision=cfg.model_revision, dtype=dtype, device=device)
+    prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
+    kept = [p for p in problems if len(prompts[p.id]) <= cfg.max_prompt]
+    if len(kept) < len(problems):
+        logger.info(
+            "{} of {} problems left out: prompt above {} tokens",
+            len(problems) - len(kept),
+            len(problems),
+            cfg.max_prompt,
+        )
+    if len(kept) < cfg.prompts_per_step:
+        raise ConfigError(
+            f"{cfg.problems} has {len(kept)} problems with at most {cfg.max_prompt} prompt tokens, "
+            f"fewer than the {cfg.prompts_per_step} prompts of a step: set --prompts-per-step "
+            f"{max(len(kept), 1)}"
+        )
+    logger.info("decomposing {} (cached afterwards)", cfg.model)
+    adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
+    if v_hack is None:
+        logger.info("extracting hack directions from {} pairs", len(pairs))
+        v_hack = extract(
+            lm,
+            adapter,
+            pairs,
+            temperature=cfg.temperature,
+            micro_batch=cfg.micro_batch,
+            model_name=cfg.model,
+        )
+    v_hack.require(adapter, v_file)
+    V = v_hack.select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
+    optimizer = torch.optim.AdamW(
+        adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
+    )
+    removed = ARMS[cfg.arm].basis(V, cfg.seed)
+    session = Session(cfg, lm, adapter, optimizer, kept, prompts, draw, grader, V, removed, device)
+    return session, v_hack
+
+
+def describe(s: Session) -> None:
+    """The start banner: what runs, on what, how much of it."""
+    cfg = s.cfg
+    trained = sum(p.numel() for p in s.adapter.delta_S.values())
+    total = sum(p.numel() for p in s.lm.model.parameters())
+    axes = sum(len(V) for V in s.V.values())
+    logger.info("arm      {}: {}", cfg.arm, ARMS[cfg.arm].meaning)
+    logger.info(
+        "model    {} ({}, {}): {:,} of {:,} parameters train",
+        cfg.model,
+        cfg.dtype,
+        s.device,
+        trained,
+        total,
+    )
+    logger.info("V        {} axes in {} of {} modules", axes, len(s.V), len(s.adapter.modules))
+    logger.info(
+        "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts; {} problems",
+        cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
+        cfg.prompts_per_step * cfg.group, len(s.problems),
+    )  # fmt: skip

@@ -1,0 +1,174 @@
+"""The direction: its identity, its sign, and what it does to completions it was not made from."""
+
+import pytest
+import torch
+
+from projected_grpo.antipasto import AdapterError, wrap
+from projected_grpo.extract_vhack_grad import (
+    VHack,
+    directions,
+    extract,
+    load_vhack,
+    nll_gradients,
+    pair_differences,
+)
+from projected_grpo.grpo import collate, completion_logprobs, policy_loss
+from projected_grpo.model import load
+from projected_grpo.pairs import holdout_split, load_pairs
+
+TRAIN, HELD_OUT = holdout_split(load_pairs())
+SETTINGS = {"temperature": 0.7, "micro_batch": 8}
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def adapter(lm):
+    return wrap(lm.model)
+
+
+@pytest.fixture(scope="module")
+def v_hack(lm, adapter):
+    return extract(lm, adapter, TRAIN, model_name="tiny-random", **SETTINGS)
+
+
+def rows_of(lm, pairs, side: str):
+    return [(lm.prompt_ids(p.messages), lm.completion_ids(vars_of(p)[side])) for p in pairs]
+
+
+def vars_of(pair) -> dict[str, str]:
+    return {"hack": pair.hack, "clean": pair.clean}
+
+
+def logprob(lm, adapter, rows) -> torch.Tensor:
+    with torch.no_grad(), adapter.rows(torch.zeros(len(rows), dtype=torch.long)):
+        return completion_logprobs(lm.model, collate(*zip(*rows, strict=True), lm.pad_id), 0.7).sum(
+            1
+        )
+
+
+def test_the_grpo_gradient_of_a_labelled_pair_is_the_nll_difference(lm, adapter) -> None:
+    """Through policy_loss itself: advantages +1 and -1, ratio 1, the live denominator."""
+    pairs, denominator = TRAIN[:3], 64
+    D = pair_differences(lm, adapter, pairs, **SETTINGS)
+    for i, pair in enumerate(pairs):
+        prompts, completions = zip(
+            *(rows_of(lm, [pair], s)[0] for s in ("hack", "clean")), strict=True
+        )
+        batch = collate(prompts, completions, lm.pad_id)
+        with adapter.rows(torch.zeros(2, dtype=torch.long)) as leaves:
+            logp = completion_logprobs(lm.model, batch, SETTINGS["temperature"])
+            loss, _ = policy_loss(
+                logp, logp.detach(), torch.tensor([1.0, -1.0]), batch.completion_mask,
+                denominator=denominator, clip_eps=0.2,
+            )  # fmt: skip
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+        for name, g in zip(leaves, gradients, strict=True):
+            expected = D[name][i] / denominator
+            assert torch.allclose(g.sum(0), expected, rtol=1e-4, atol=1e-6 * float(expected.norm()))
+
+
+def test_a_step_along_v_raises_and_one_against_it_lowers_held_out_hacks(
+    lm, adapter, v_hack
+) -> None:
+    """V is a loss gradient, so "along" is the descent step -eta V. Neither task nor text was in
+    V."""
+    basis = v_hack.select(5, 0.25)
+    hack, clean = rows_of(lm, HELD_OUT, "hack"), rows_of(lm, HELD_OUT, "clean")
+    hack_0, clean_0 = logprob(lm, adapter, hack), logprob(lm, adapter, clean)
+    change = {}
+    for eta in (0.02, -0.02):
+        with torch.no_grad():
+            for name, V in basis.items():
+                adapter.delta_S[name][0] = -eta * V.sum(0)
+        adapter.fold()
+        moved = (
+            (logprob(lm, adapter, hack) - hack_0).mean(),
+            (logprob(lm, adapter, clean) - clean_0).mean(),
+        )
+        change[eta] = moved
+        with torch.no_grad():
+            for name in basis:
+                adapter.delta_S[name].zero_()
+        adapter.fold()
+    (up_hack, up_clean), (down_hack, down_clean) = change[0.02], change[-0.02]
+    assert up_hack > 0 > down_hack
+    assert up_hack > up_clean and down_hack < down_clean
+
+
+def test_extraction_leaves_no_gradient_and_no_state_behind(lm, adapter, v_hack) -> None:
+    assert all(p.grad is None for p in lm.model.parameters())
+    assert all(not p.any() for p in adapter.delta_S.values())
+    assert all(module.row_delta is None for module in adapter.modules.values())
+
+
+def test_extraction_does_not_depend_on_the_micro_batch(lm, adapter) -> None:
+    rows = rows_of(lm, TRAIN[:4], "hack")
+    one, four = (nll_gradients(lm, adapter, rows, temperature=0.7, micro_batch=b) for b in (1, 4))
+    for name in one:
+        assert torch.allclose(one[name], four[name], rtol=1e-3, atol=1e-5 * float(one[name].norm()))
+
+
+def test_a_planted_direction_is_found_and_points_hackward() -> None:
+    g = torch.Generator().manual_seed(0)
+    planted = torch.nn.functional.normalize(torch.randn(40, generator=g), dim=0)
+    for side in (1, -1):
+        coefficients = side * (3 + torch.rand(12, 1, generator=g))
+        axes, singular = directions(coefficients * planted + 0.1 * torch.randn(12, 40, generator=g))
+        assert float(axes[0] @ planted) * side > 0.99
+        assert singular[0] > 5 * singular[1]
+        assert torch.allclose(axes @ axes.T, torch.eye(12), atol=1e-5)
+
+
+def test_orientation_is_a_majority_vote_not_a_sum() -> None:
+    """Two small differences outvote a large one that points the other way."""
+    e = torch.eye(1, 6)
+    axes, _ = directions(torch.cat([-5 * e, e, e]))
+    assert float(axes[0, 0]) == pytest.approx(1.0)
+    tied, _ = directions(torch.cat([-e, e]))
+    assert float(tied[0, 0]) == pytest.approx(-1.0)  # a tie keeps the first pair's side
+
+
+def test_select_slices_k_and_drops_what_lies_under_the_noise_floor() -> None:
+    axes = {"a": torch.eye(3, 8), "b": torch.eye(3, 8), "c": torch.eye(3, 8)}
+    singular = {
+        "a": torch.tensor([9.0, 8.0, 7.0]),
+        "b": torch.tensor([6.0, 0.2, 0.1]),
+        "c": torch.tensor([0.3, 0.2, 0.1]),
+    }
+    v = VHack(axes, singular)
+    assert {name: len(V) for name, V in v.select(3, 0.0).items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: len(V) for name, V in v.select(2, 0.5).items()} == {"a": 2, "b": 1}  # c left out
+    assert {name: len(V) for name, V in v.select(1, 0.0).items()} == {"a": 1, "b": 1, "c": 1}
+
+
+def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> None:
+    path = tmp_path / "v.safetensors"
+    v_hack.save(path)
+    again = load_vhack(path)
+    again.require(adapter, path)
+    assert again.metadata == v_hack.metadata and again.metadata["n_pairs"] == "16"
+    assert all(torch.equal(again.axes[n], v_hack.axes[n]) for n in v_hack.axes)
+    with torch.no_grad():
+        other = load(
+            "tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu")
+        )
+        other.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    with pytest.raises(AdapterError, match="extracted from another model"):
+        again.require(wrap(other.model), path)
+    with pytest.raises(AdapterError, match="no file"):
+        load_vhack(tmp_path / "missing.safetensors")
+    (tmp_path / "junk.safetensors").write_text("junk")
+    with pytest.raises(AdapterError, match="not a safetensors file"):
+        load_vhack(tmp_path / "junk.safetensors")
+    adapter.save(tmp_path / "adapter.safetensors")
+    with pytest.raises(AdapterError, match="not a file of hack directions"):
+        load_vhack(tmp_path / "adapter.safetensors")
+
+
+def test_too_few_pairs_are_refused(lm, adapter) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        extract(lm, adapter, TRAIN[:1], model_name="", **SETTINGS)
