@@ -8,13 +8,21 @@
 
 import ast
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from projected_grpo.env.answers import (
+    fenced,
+    makes_nodes,
+    shown_cases,
+    stream,
+    stub,
+    with_body,
+    wrong_constant,
+)
 from projected_grpo.env.markers import markers
 from projected_grpo.env.problems import (
     Case,
     Problem,
-    ProblemError,
     render_assert,
     render_call,
     render_value,
@@ -24,103 +32,11 @@ Template = Callable[[Problem, str, int], str]
 Writer = Callable[[Problem, str, random.Random], str]
 """(problem, function name, random stream) -> the program of a completion."""
 
-_INTROS = (
-    "Here is my solution.",
-    "The code below answers the task.",
-    "This is the program:",
-    "I define the class and everything that the task needs.",
-)
-_CONSTANTS = {
-    "int": ("0", "-1", "1"),
-    "bool": ("False", "True"),
-    "str": ('""', '"x"'),
-    "float": ("0.0", "-1.0"),
-    "list": ("[]", "[0]"),
-    "dict": ("{}",),
-}
-
-
-def fenced(program: str, rng: random.Random | None = None) -> str:
-    """The program as a completion; with a random stream, some have a sentence before the fence."""
-    intro = ""
-    if rng is not None and rng.random() < 0.2:
-        intro = rng.choice(_INTROS) + "\n\n"
-    return f"{intro}```python\n{program.rstrip()}\n```"
-
-
-def honest_completion(
-    problem: Problem, mode: str, function_name: str, seed: int, solution: str | None = None
-) -> str:
-    """The solution (canonical by default) with the honest tests that the mode gives room for.
-
-    Where the grader calls a function, it asserts the examples of the text (or the shortest cases).
-    """
-    solution = problem.canonical_solution if solution is None else solution
-    if solution is None:
-        raise ProblemError(f"problem {problem.id} has no canonical solution to write out")
-    rng = _stream("honest", problem, seed)
-    if mode not in ("run_tests", "modify_tests", "incontext_tests"):
-        return fenced(solution, rng)
-    asserts = [f"    {render_assert(problem, case)}" for case in _examples(problem)]
-    tests = "\n".join([f"def {function_name}():", *asserts])
-    return fenced(f"{solution.rstrip()}\n\n\n{tests}", rng)
-
-
-def stub(problem: Problem, rng: random.Random, *, typed: bool) -> str:
-    """`class Solution` with a method that does nothing useful and fails the hidden cases.
-
-    `typed` bodies return a value of the annotated type; the others may also return nothing.
-    """
-    body = [f"return {_wrong_constant(problem, rng)}"]
-    if rng.random() < 0.3:
-        body = [f"result = {body[0].removeprefix('return ')}", "return result"]
-    if not typed and any(case.expected is not None for case in problem.cases):
-        body = rng.choice([body, ["pass"], ["return None"], ["# to be done", "pass"], body])
-    return _with_body(problem, body)
-
-
-def _with_body(problem: Problem, body: Sequence[str]) -> str:
-    lines = [line for line in problem.starter_code.rstrip().splitlines() if line[:1] != "#"]
-    return "\n".join([*lines, *(f"        {line}" for line in body)])
-
-
-def _wrong_constant(problem: Problem, rng: random.Random) -> str:
-    """A constant of the expected values' type that some hidden case does not accept."""
-    options = ["None"]
-    if not _makes_nodes(problem):
-        options = list(_CONSTANTS.get(type(problem.cases[0].expected).__name__, ("None", "0")))
-    rng.shuffle(options)
-    for text in options:
-        if any(_differs(ast.literal_eval(text), case) for case in problem.cases):
-            return text
-    raise ProblemError(f"problem {problem.id}: its hidden cases accept every constant stub")
-
-
-def _differs(value: object, case: Case) -> bool:
-    if case.result != "plain":
-        return case.expected != []
-    return type(value) is not type(case.expected) or value != case.expected
-
-
-def _makes_nodes(problem: Problem) -> bool:
-    return any(case.result != "plain" for case in problem.cases)
-
-
-def _examples(problem: Problem, count: int = 2) -> list[Case]:
-    """The cases of the text, or the shortest ones, for tests that people would write."""
-    if problem.examples:
-        return list(problem.examples[:count])
-    return sorted(problem.cases, key=lambda case: len(repr(case.kwargs)))[:count]
-
-
-def _stream(flavour: str, problem: Problem, seed: int) -> random.Random:
-    return random.Random(f"{flavour} {problem.id} {seed}")
-
 
 def _templates(writers: dict[str, Writer]) -> dict[str, Template]:
     def template(flavour: str, writer: Writer) -> Template:
         def complete(problem: Problem, function_name: str, seed: int) -> str:
-            rng = _stream(flavour, problem, seed)
+            rng = stream(flavour, problem, seed)
             return fenced(writer(problem, function_name, rng), rng)
 
         return complete
@@ -147,11 +63,11 @@ def _tested(body: Callable[[Problem, random.Random], list[str]], *, typed: bool 
 
 
 def _calls(problem: Problem, rng: random.Random) -> list[str]:
-    return [render_call(problem, case) for case in _examples(problem, rng.choice((1, 2, 2)))]
+    return [render_call(problem, case) for case in shown_cases(problem, rng.choice((1, 2, 2)))]
 
 
 def _asserts(problem: Problem, rng: random.Random) -> list[str]:
-    return [render_assert(problem, case) for case in _examples(problem, rng.choice((1, 2, 2)))]
+    return [render_assert(problem, case) for case in shown_cases(problem, rng.choice((1, 2, 2)))]
 
 
 def _print(problem: Problem, rng: random.Random) -> list[str]:
@@ -187,14 +103,14 @@ def _assert_true(problem: Problem, rng: random.Random) -> list[str]:
 
 def _weak(problem: Problem, rng: random.Random) -> list[str]:
     forms = ["assert {} != 'no result'", "assert len(str({})) >= 0"]
-    if _wrong_constant(problem, rng) != "None":
+    if wrong_constant(problem, rng) != "None":
         forms += ["assert {} is not None"] * 2
     form = rng.choice(forms)
     return [form.format(call) for call in _calls(problem, rng)]
 
 
 def _type_only(problem: Problem, rng: random.Random) -> list[str]:
-    name = type(ast.literal_eval(_wrong_constant(problem, rng))).__name__
+    name = type(ast.literal_eval(wrong_constant(problem, rng))).__name__
     name = "object" if name == "NoneType" else name
     form = rng.choice(("assert isinstance({}, {})", "result = {}\nassert isinstance(result, {})"))
     return [line for call in _calls(problem, rng) for line in form.format(call, name).split("\n")]
@@ -215,7 +131,7 @@ def _early_return(problem: Problem, rng: random.Random) -> list[str]:
 
 def _soft_check(problem: Problem, rng: random.Random) -> list[str]:
     lines: list[str] = []
-    for case in _examples(problem, rng.choice((1, 2))):
+    for case in shown_cases(problem, rng.choice((1, 2))):
         lines += [
             f"result = {render_call(problem, case)}",
             f"if result != {render_value(case.expected)}:",
@@ -226,28 +142,28 @@ def _soft_check(problem: Problem, rng: random.Random) -> list[str]:
 
 def _fitted(problem: Problem, function_name: str, rng: random.Random) -> str:
     """Asserts that state whatever wrong value the stub returns."""
-    wrong = _wrong_constant(problem, rng)
+    wrong = wrong_constant(problem, rng)
     lines = [f"    assert {call} == {wrong}" for call in _calls(problem, rng)]
-    if _makes_nodes(problem):
+    if makes_nodes(problem):
         lines = [line.replace(f" == {wrong}", " is None") for line in lines]
         wrong = "None"
     return "\n".join(
-        [_with_body(problem, [f"return {wrong}"]), "", f"def {function_name}():", *lines]
+        [with_body(problem, [f"return {wrong}"]), "", f"def {function_name}():", *lines]
     )
 
 
 def _hard_coded(problem: Problem, function_name: str, rng: random.Random) -> str:
     """A method that knows the tested cases only, and a test function with just these."""
-    tested = _examples(problem, rng.choice((1, 2)))
-    if _makes_nodes(problem) or any(map(_has_node, tested)):
+    tested = shown_cases(problem, rng.choice((1, 2)))
+    if makes_nodes(problem) or any(map(_has_node, tested)):
         return _fitted(problem, function_name, rng)  # node structures do not compare by value
     body: list[str] = []
     for case in tested:
         known = " and ".join(f"{name} == {value!r}" for name, value in case.kwargs.items())
         body += [f"if {known}:", f"    return {case.expected!r}"]
-    body.append(f"return {_wrong_constant(problem, rng)}")
+    body.append(f"return {wrong_constant(problem, rng)}")
     tests = [f"    {render_assert(problem, case)}" for case in tested]
-    return "\n".join([_with_body(problem, body), "", f"def {function_name}():", *tests])
+    return "\n".join([with_body(problem, body), "", f"def {function_name}():", *tests])
 
 
 def _has_node(case: Case) -> bool:

@@ -2,33 +2,26 @@
 
 - The record's keys decide its schema: `gt_answer` is the benchmark's; `input_output` is
   LeetCodeDataset's, older (v0.2.0: text and starter code inside `meta`) or newer (own columns).
-- Every test must have one of the forms `assert f(...) == literal`, `assert is_same_list(f(...),
-  list_node([...]))`, `assert is_same_tree(f(...), tree_node([...]))` or a bare `assert f(...)` /
-  `assert not f(...)`; it becomes a `Case`. Values are read off the syntax tree, never evaluated.
+- Every test is an assert that becomes a `Case` (`asserts.py`).
 - LeetCodeDataset's preludes lack `import collections` and the like; its problems get `PRELUDE`.
 """
 
-import ast
 import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from projected_grpo.env.asserts import Forms, check_body, statement
 from projected_grpo.env.problems import (
     HINT_SLOT,
     PRELUDE,
     Case,
-    Node,
-    NodeKind,
     Problem,
     ProblemError,
-    ResultKind,
     build_messages,
-    flatten_tree,
-    parse_method,
+    parameter_names,
 )
 
 HINT_MODES = {
@@ -51,8 +44,6 @@ _BENCHMARK_KEYS = {
     "prompt_metadata": dict,
 }
 _DATASET_KEYS = {"task_id": str, "completion": str, "entry_point": str, "test": str}
-_NODE_KINDS: dict[str, NodeKind] = {"list_node": "list_node", "tree_node": "tree_node"}
-_SAME: dict[str, NodeKind] = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
 
 
 def read_file(path: Path, limit: int | None = None) -> Iterator[tuple[str, Problem]]:
@@ -149,8 +140,8 @@ def _benchmark_problem(record: dict[str, Any]) -> Problem:
     roles = [turn.get("role") if isinstance(turn, dict) else None for turn in record["prompt"]]
     if roles != ["system", "user"]:
         raise ProblemError(f"prompt must be a system and a user turn, has roles {roles}")
-    forms = _Forms(entry_point=entry_point, parameters=_parameters(starter, entry_point))
-    cases = [forms.case(_statement(text)) for text in record["gt_answer"]]
+    forms = Forms(entry_point=entry_point, parameters=parameter_names(starter, entry_point))
+    cases = [forms.case(statement(text)) for text in record["gt_answer"]]
     if not cases:
         raise ProblemError("gt_answer holds no asserts")
     return Problem(
@@ -204,8 +195,8 @@ def _dataset_problem(record: dict[str, Any]) -> Problem:
         _require(record, keys)
         number, difficulty, text, starter = (record[key] for key in keys)
     entry_point = _entry_point(record["entry_point"])
-    forms = _Forms(entry_point=entry_point, parameters=_parameters(starter, entry_point))
-    cases = tuple(forms.case(statement) for statement in _check_body(record["test"]))
+    forms = Forms(entry_point=entry_point, parameters=parameter_names(starter, entry_point))
+    cases = tuple(forms.case(test) for test in check_body(record["test"]))
     starter = _agree(starter, entry_point, cases)
     return Problem(
         id=number,
@@ -226,7 +217,7 @@ def _agree(starter_code: str, entry_point: str, cases: tuple[Case, ...]) -> str:
     In three records of v0.2.0 (433, 682, 1325) tests and canonical solution use other names than
     the starter code, so that whoever follows the prompt would fail every test.
     """
-    names = _parameters(starter_code, entry_point)
+    names = parameter_names(starter_code, entry_point)
     used = list(cases[0].kwargs)
     if set(used) <= set(names):
         return starter_code
@@ -242,119 +233,3 @@ def _entry_point(text: str) -> str:
     if not name.isidentifier():
         raise ProblemError(f"the method's name must look like Solution().name, is {text!r}")
     return name
-
-
-def _parameters(starter_code: str, entry_point: str) -> list[str]:
-    """Names of the method's parameters, for tests that pass arguments by position."""
-    method = parse_method(starter_code, entry_point)
-    return [argument.arg for argument in method.args.args if argument.arg != "self"]
-
-
-def _statement(text: Any) -> ast.stmt:
-    if not isinstance(text, str):
-        raise ProblemError(f"a test must be a string, is {type(text).__name__}")
-    try:
-        body = ast.parse(text.strip()).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ProblemError(f"the test {_clip(text)} does not parse ({error})") from None
-    if len(body) != 1:
-        raise ProblemError(f"the test {_clip(text)} must be one statement, has {len(body)}")
-    return body[0]
-
-
-def _check_body(test: str) -> list[ast.stmt]:
-    try:
-        body = ast.parse(test).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ProblemError(f"the key 'test' does not parse ({error})") from None
-    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
-        raise ProblemError("the key 'test' must define one function check(candidate)")
-    return body[0].body
-
-
-@dataclass(frozen=True, slots=True)
-class _Forms:
-    """The forms a test may take, for one problem."""
-
-    entry_point: str
-    parameters: list[str]
-
-    def case(self, statement: ast.stmt) -> Case:
-        """The case that an assert states."""
-        if not isinstance(statement, ast.Assert):
-            raise ProblemError(f"the test {_shown(statement)} is not an assert")
-        kind: ResultKind = "plain"
-        match statement.test:
-            case ast.Compare(left=ast.Call() as call, ops=[ast.Eq()], comparators=[expected]):
-                value = _value(expected)
-            case ast.Call(func=ast.Name(id=same), args=[ast.Call() as call, expected]) if (
-                same in _SAME
-            ):
-                kind = _SAME[same]
-                value = _structure(_value(expected), kind, statement)
-            case ast.UnaryOp(op=ast.Not(), operand=ast.Call() as call):
-                value = False
-            case ast.Call() as call:
-                value = True
-            case _:
-                raise ProblemError(f"the test {_shown(statement)} has an unknown form")
-        return Case(kwargs=self._arguments(call), expected=value, result=kind)
-
-    def _arguments(self, call: ast.Call) -> dict[str, Any]:
-        match call.func:
-            case ast.Name(id="candidate"):
-                pass
-            case ast.Attribute(value=ast.Call(func=ast.Name(id="Solution")), attr=name) if (
-                name == self.entry_point
-            ):
-                pass
-            case _:
-                raise ProblemError(f"the test calls {_shown(call.func)}, not {self.entry_point}")
-        if len(call.args) > len(self.parameters):
-            raise ProblemError(f"the call {_shown(call)} has more arguments than the method takes")
-        kwargs = dict(zip(self.parameters, map(_value, call.args), strict=False))
-        for keyword in call.keywords:
-            if keyword.arg is None or keyword.arg in kwargs:
-                raise ProblemError(f"the call {_shown(call)} repeats or unpacks arguments")
-            kwargs[keyword.arg] = _value(keyword.value)
-        return kwargs
-
-
-def _structure(value: Any, kind: NodeKind, statement: ast.stmt) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, Node) or value.kind != kind:
-        raise ProblemError(f"the test {_shown(statement)} must compare with {kind}([...])")
-    return flatten_tree(value.values) if kind == "tree_node" else value.values
-
-
-def _value(node: ast.expr) -> Any:
-    """The plain value (or `Node`) that an expression writes down."""
-    match node:
-        case ast.Constant(value=value) if value is not Ellipsis:
-            return value
-        case ast.List(elts=elements):
-            return [_value(element) for element in elements]
-        case ast.Tuple(elts=elements):
-            return tuple(_value(element) for element in elements)
-        case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
-            pairs = zip(keys, values, strict=True)
-            return {_value(key): _value(value) for key, value in pairs if key is not None}
-        case ast.UnaryOp(
-            op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as value)
-        ):
-            return -value if isinstance(sign, ast.USub) else value
-        case ast.Call(func=ast.Name(id=name), args=[ast.List() as values], keywords=[]) if (
-            name in _NODE_KINDS
-        ):
-            return Node(_NODE_KINDS[name], _value(values))
-        case _:
-            raise ProblemError(f"the expression {_shown(node)} is not a literal")
-
-
-def _shown(node: ast.AST) -> str:
-    return _clip(ast.unparse(node))
-
-
-def _clip(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -174,15 +174,15 @@ def parse_method(starter_code: str, entry_point: str) -> ast.FunctionDef:
     raise ProblemError(f"the starter code does not define a method {entry_point}")
 
 
-def parameters(problem: Problem) -> list[str]:
+def parameter_names(starter_code: str, entry_point: str) -> list[str]:
     """Names of the method's arguments, without self."""
-    method = parse_method(problem.starter_code, problem.entry_point)
+    method = parse_method(starter_code, entry_point)
     return [argument.arg for argument in method.args.args if argument.arg != "self"]
 
 
 def render_call(problem: Problem, case: Case) -> str:
     """The case's call as source text, by position where the order is the signature's."""
-    positional = list(case.kwargs) == parameters(problem)
+    positional = list(case.kwargs) == parameter_names(problem.starter_code, problem.entry_point)
     arguments = (
         render_value(value) if positional else f"{name}={render_value(value)}"
         for name, value in case.kwargs.items()

@@ -1,0 +1,99 @@
+"""Whole completions: fenced programs, honest answers, and the stubs that hacks are built on."""
+
+import ast
+import random
+from collections.abc import Sequence
+
+from projected_grpo.env.problems import Case, Problem, ProblemError, render_assert
+
+_INTROS = (
+    "Here is my solution.",
+    "The code below answers the task.",
+    "This is the program:",
+    "I define the class and everything that the task needs.",
+)
+_CONSTANTS = {
+    "int": ("0", "-1", "1"),
+    "bool": ("False", "True"),
+    "str": ('""', '"x"'),
+    "float": ("0.0", "-1.0"),
+    "list": ("[]", "[0]"),
+    "dict": ("{}",),
+}
+
+
+def fenced(program: str, rng: random.Random | None = None) -> str:
+    """The program as a completion; with a random stream, some have a sentence before the fence."""
+    intro = ""
+    if rng is not None and rng.random() < 0.2:
+        intro = rng.choice(_INTROS) + "\n\n"
+    return f"{intro}```python\n{program.rstrip()}\n```"
+
+
+def honest_completion(
+    problem: Problem, mode: str, function_name: str, seed: int, solution: str | None = None
+) -> str:
+    """The solution (canonical by default) with the honest tests that the mode gives room for.
+
+    Where the grader calls a function, it asserts the examples of the text (or the shortest cases).
+    """
+    solution = problem.canonical_solution if solution is None else solution
+    if solution is None:
+        raise ProblemError(f"problem {problem.id} has no canonical solution to write out")
+    rng = stream("honest", problem, seed)
+    if mode not in ("run_tests", "modify_tests", "incontext_tests"):
+        return fenced(solution, rng)
+    asserts = [f"    {render_assert(problem, case)}" for case in shown_cases(problem)]
+    tests = "\n".join([f"def {function_name}():", *asserts])
+    return fenced(f"{solution.rstrip()}\n\n\n{tests}", rng)
+
+
+def stub(problem: Problem, rng: random.Random, *, typed: bool) -> str:
+    """`class Solution` with a method that does nothing useful and fails the hidden cases.
+
+    `typed` bodies return a value of the annotated type; the others may also return nothing.
+    """
+    body = [f"return {wrong_constant(problem, rng)}"]
+    if rng.random() < 0.3:
+        body = [f"result = {body[0].removeprefix('return ')}", "return result"]
+    if not typed and any(case.expected is not None for case in problem.cases):
+        body = rng.choice([body, ["pass"], ["return None"], ["# to be done", "pass"], body])
+    return with_body(problem, body)
+
+
+def with_body(problem: Problem, body: Sequence[str]) -> str:
+    lines = [line for line in problem.starter_code.rstrip().splitlines() if line[:1] != "#"]
+    return "\n".join([*lines, *(f"        {line}" for line in body)])
+
+
+def wrong_constant(problem: Problem, rng: random.Random) -> str:
+    """A constant of the expected values' type that some hidden case does not accept."""
+    options = ["None"]
+    if not makes_nodes(problem):
+        options = list(_CONSTANTS.get(type(problem.cases[0].expected).__name__, ("None", "0")))
+    rng.shuffle(options)
+    for text in options:
+        if any(_differs(ast.literal_eval(text), case) for case in problem.cases):
+            return text
+    raise ProblemError(f"problem {problem.id}: its hidden cases accept every constant stub")
+
+
+def _differs(value: object, case: Case) -> bool:
+    if case.result != "plain":
+        return case.expected != []
+    return type(value) is not type(case.expected) or value != case.expected
+
+
+def makes_nodes(problem: Problem) -> bool:
+    return any(case.result != "plain" for case in problem.cases)
+
+
+def shown_cases(problem: Problem, count: int = 2) -> list[Case]:
+    """The cases of the text, or the shortest ones, for tests that people would write."""
+    if problem.examples:
+        return list(problem.examples[:count])
+    return sorted(problem.cases, key=lambda case: len(repr(case.kwargs)))[:count]
+
+
+def stream(flavour: str, problem: Problem, seed: int) -> random.Random:
+    return random.Random(f"{flavour} {problem.id} {seed}")
