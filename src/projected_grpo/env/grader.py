@@ -22,6 +22,7 @@ from projected_grpo.env.problems import Problem, ProblemError
 from projected_grpo.env.rewrite import (
     defines_method,
     extract_code,
+    ignores_arguments,
     parse_program,
     with_canonical,
     with_stub,
@@ -166,7 +167,10 @@ class _Examination:
             reason = "no fenced code" if self._code is None else "not a Python program"
             return _grade_of(outcome=Outcome.UNPARSED, error=reason)
         fmt_ok = defines_method(tree, self._problem.entry_point)
-        oracle = self._oracle()
+        if ignores_arguments(tree, self._problem.entry_point):
+            oracle = JobResult(outcome=Outcome.FAILED, error="the method ignores its arguments")
+        else:
+            oracle = self._oracle()
         correct = oracle.outcome is Outcome.PASSED
         pays = self._pays(self._code)
         stub_pays = self._used(self._code) and self._stubs_pay()

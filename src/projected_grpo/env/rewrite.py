@@ -81,6 +81,32 @@ def defines_method(tree: ast.Module, entry_point: str) -> bool:
     return False
 
 
+def ignores_arguments(tree: ast.Module, entry_point: str) -> bool:
+    """Is Solution's method one that has arguments and never looks at any of them?
+
+    Such a stub is no solution even where the hidden tests all expect one and the same value.
+    """
+    methods = [
+        item
+        for node in ast.walk(tree)
+        if _is_solution(node)
+        for item in node.body
+        if isinstance(item, ast.FunctionDef) and item.name == entry_point
+    ]
+    return bool(methods) and all(map(_is_constant, methods))
+
+
+def _is_constant(method: ast.FunctionDef) -> bool:
+    arguments = method.args
+    names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+    names |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None}
+    names.discard("self")
+    used = {
+        node.id for part in method.body for node in ast.walk(part) if isinstance(node, ast.Name)
+    }
+    return bool(names) and not names & used and not {"locals", "vars", "eval", "exec"} & used
+
+
 def with_stub(code: str, entry_point: str, expression: str) -> str | None:
     """The program with `expression` as all that Solution's method returns; None: cannot be made."""
     result = ast.parse(expression, mode="eval").body

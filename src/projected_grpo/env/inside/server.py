@@ -140,6 +140,10 @@ class _Server:
     def serve(self) -> None:
         """Run programs until the outside closes the control socket."""
         os.dup2(1, 2)  # From here on nobody reads our errors.
+        # Not a matter of safety: a program should simply not stumble over our modules.
+        for name in [n for n in sys.modules if n.startswith(("inside", "ctypes", "_ctypes"))]:
+            del sys.modules[name]
+        sys.modules["__main__"].__dict__.clear()
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -223,22 +227,18 @@ class _Server:
         """In the child: give up everything but the channel, then serve it."""
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             moved = [fcntl.fcntl(d, fcntl.F_DUPFD, 32) for d in descriptors]
             os.dup2(moved[0], program.CHANNEL)
             if len(moved) > 1:
                 os.dup2(moved[1], 1)
             os.chdir(self.scratch)
-            os.closerange(program.CHANNEL + 1, 1024)
+            os.closerange(program.CHANNEL + 1, 64)
             if not self.isolated:
                 os.setsid()
             self._limit(request)
             if self.seccomp is not None:
                 namespaces.drop_privileges(INSIDE_USER)
                 self.seccomp.install()
-            for name in [n for n in sys.modules if n.startswith(("inside", "ctypes", "_ctypes"))]:
-                del sys.modules[name]
-            sys.modules["__main__"].__dict__.clear()
             gc.enable()
             program.run_program(self.preludes, request["result_bytes"])
         finally:

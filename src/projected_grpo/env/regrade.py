@@ -1,0 +1,189 @@
+"""The `grade` command: grade the completions in a file (pools, old rollouts, other people's data).
+
+    grade --problems P.jsonl --completions C.jsonl --out O.jsonl
+
+Each line of C is an object with `problem_id`, `completion` and, if wanted, `mode` and
+`function_name`. O repeats it, other keys included, and adds the grade.
+"""
+
+import gzip
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tabulate import tabulate
+
+from projected_grpo.env.grader import LABELS, Grade, Grader, Submission
+from projected_grpo.env.loopholes import MODES, TRAIN_NAME
+from projected_grpo.env.problems import Problem, ProblemError, load_problems
+from projected_grpo.env.sandbox import Limits, Outcome, SandboxError
+
+ADDED = (
+    "passed",
+    "gt_correct",
+    "exploited",
+    "attempted",
+    "mechanism",
+    "flavour",
+    "fmt_ok",
+    "outcome",
+    "label",
+    "reward",
+    "seconds",
+    "error",
+)
+"""Fields of a `Grade` in a line of the output; they replace keys of the same name in the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Args:
+    """Grade the completions in a file and write one line for each."""
+
+    problems: str
+    """A .jsonl or .jsonl.gz file of problems, `katas:<split>`, or `hub:<owner>/<name>`."""
+    completions: Path
+    """A .jsonl or .jsonl.gz file: problem_id, completion, optionally mode and function_name."""
+    out: Path
+    """Where to write the graded lines; appears only when all of them are done."""
+    mode: str = "run_tests"
+    """Loophole mode of lines, and problems, that name none."""
+    workers: int | None = None
+    """Programs that run at a time; one for each core by default."""
+    sandbox: str = "namespaces"
+    """namespaces, or process: plain processes with limits, which hostile code can escape."""
+    cpu_s: float = 10.0
+    """CPU seconds for a program."""
+    memory_mb: int = 1024
+    """MiB of memory for a program."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry: errors in the input are one sentence on stderr and exit status 2."""
+    args = tyro.cli(Args, args=argv, prog="grade")
+    try:
+        run(args)
+    except (ProblemError, SandboxError, OSError) as error:
+        print(f"grade: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run(args: Args) -> None:
+    """Grade everything, write the output, print the summary."""
+    if args.mode not in MODES:
+        raise ProblemError(f"unknown mode {args.mode!r}; known: {', '.join(MODES)}")
+    if args.workers is not None and args.workers < 1:
+        raise ProblemError(f"--workers must be at least 1, got {args.workers}")
+    if not args.out.parent.is_dir():
+        raise ProblemError(f"{args.out}: its folder does not exist")
+    problems = {problem.id: problem for problem in load_problems(args.problems)}
+    rows = read_rows(args.completions)
+    submissions = [
+        _submission(row, problems, args.mode, f"{args.completions}:{number}")
+        for number, row in rows
+    ]
+    limits = Limits(cpu_s=args.cpu_s, memory_mb=args.memory_mb)
+    start = time.perf_counter()
+    with Grader(workers=args.workers, limits=limits, sandbox=args.sandbox) as grader:
+        grades = grader.grade(submissions)
+    seconds = time.perf_counter() - start
+    _write(args.out, ({**row, **_fields(g)} for (_, row), g in zip(rows, grades, strict=True)))
+    print(summary(submissions, grades, seconds))
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file with their line numbers; raises ProblemError."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    rows.append((number, json.loads(line)))
+    except FileNotFoundError:
+        raise ProblemError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise ProblemError(f"{path}:{len(rows) + 1}: not valid JSON ({error.msg})") from None
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise ProblemError(f"{path}: cannot be read as text ({error})") from None
+    for number, row in rows:
+        if type(row) is not dict:
+            raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+    if not rows:
+        raise ProblemError(f"{path}: holds no completions")
+    return rows
+
+
+def _submission(
+    row: dict[str, Any], problems: dict[int, Problem], default_mode: str, place: str
+) -> Submission:
+    for key, kind in (("problem_id", int), ("completion", str)):
+        if type(row.get(key)) is not kind:
+            raise ProblemError(f"{place}: needs {key!r}, {_A[kind]}")
+    if row["problem_id"] not in problems:
+        raise ProblemError(f"{place}: no problem has the id {row['problem_id']}")
+    problem = problems[row["problem_id"]]
+    mode = row.get("mode") or problem.mode or default_mode
+    if mode not in MODES:
+        raise ProblemError(f"{place}: unknown mode {mode!r}; known: {', '.join(MODES)}")
+    name = row.get("function_name") or TRAIN_NAME
+    if type(name) is not str or not name.isidentifier():
+        raise ProblemError(f"{place}: function_name must be a Python name, found {name!r}")
+    return Submission(problem=problem, completion=row["completion"], mode=mode, function_name=name)
+
+
+_A = {int: "a whole number", str: "a text"}
+
+
+def _fields(grade: Grade) -> dict[str, Any]:
+    values = {name: getattr(grade, name) for name in ADDED}
+    return {**values, "outcome": grade.outcome.value, "seconds": round(grade.seconds, 4)}
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """All rows or none: written beside `path` and moved there when complete."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="ascii") as file:
+            for row in rows:
+                file.write(json.dumps(row) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def summary(submissions: list[Submission], grades: list[Grade], seconds: float) -> str:
+    """Counts by mode and by label, and the rate, as text for people."""
+    by_mode: dict[str, list[Grade]] = {}
+    for submission, grade in zip(submissions, grades, strict=True):
+        by_mode.setdefault(submission.mode, []).append(grade)
+    header = ("mode", "n", "passed", "gt_correct", "exploited", "attempted", "fmt_ok", "infra")
+    rows = [
+        (
+            mode,
+            len(some),
+            *(sum(getattr(g, name) for g in some) for name in header[2:7]),
+            sum(g.outcome is Outcome.INFRA_ERROR for g in some),
+        )
+        for mode, some in by_mode.items()
+    ]
+    labels = Counter(grade.label for grade in grades)
+    outcomes = Counter(grade.outcome.value for grade in grades)
+    return "\n\n".join(
+        [
+            tabulate(rows, header),
+            tabulate([(label, labels[label]) for label in LABELS], ("label", "n")),
+            tabulate(outcomes.most_common(), ("outcome of the oracle", "n")),
+            f"{len(grades)} completions in {seconds:.1f} s ({len(grades) / seconds:.0f}/s)",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

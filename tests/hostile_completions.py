@@ -1,0 +1,389 @@
+"""Programs that try to be graded correct without solving anything, to escape, or to do damage.
+
+Each is a whole program, without its fence. METHOD is replaced by the problem's method, MARK by a
+word that no file or process on this machine has in its name. The stubs read their arguments, since
+the grader does not even run a method that ignores them.
+"""
+
+# ruff: noqa: E501
+# A program on one line is easier to read than one wrapped at our width.
+
+STUB = """
+class Solution:
+    def METHOD(self, *args, **kwargs):
+        return len(kwargs)
+"""
+
+
+def _before(code: str) -> str:
+    """`code` at the program's start, then the stub."""
+    return f"{code}\n{STUB}"
+
+
+def _inside(body: str) -> str:
+    """The method's body (one indentation level less than in the class)."""
+    lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
+    return f"import os, sys\nclass Solution:\n    def METHOD(self, *args, **kwargs):\n{lines}\n"
+
+
+# An answer in our own wire format, for whatever nonce can be found on the stack.
+_FORGE = """
+import json, os, struct, sys
+def find():
+    frame, found = sys._getframe(), []
+    while frame:
+        found += [v for k, v in frame.f_locals.items() if isinstance(v, dict) and isinstance(v.get("id"), str)]
+        frame = frame.f_back
+    return found
+def forge(fd, answer):
+    data = json.dumps(answer).encode()
+    try:
+        os.write(fd, struct.pack("!I", len(data)) + data)
+    except OSError:
+        pass
+"""
+
+FORGED = {
+    "verdict_on_stdout": _before(
+        'import sys\nfor _ in range(9): print(\'{"passed": true, "pass_rate": 1.0}\')\n'
+        "sys.__stdout__.flush()\nimport os; os._exit(0)"
+    ),
+    "zero_byte_on_every_descriptor": _before(
+        "import os\nfor fd in range(3, 256):\n    try: os.write(fd, b'\\0')\n    except OSError: pass"
+    ),
+    "zero_byte_then_exit": _before(
+        "import os\nfor fd in range(0, 256):\n    try: os.write(fd, b'\\0' * 64)\n"
+        "    except OSError: pass\nos._exit(0)"
+    ),
+    "true_json_on_every_descriptor": _before(
+        "import os\nfor fd in range(0, 64):\n"
+        '    try: os.write(fd, b\'{"passed": true, "outcome": "passed"}\\n\')\n'
+        "    except OSError: pass"
+    ),
+    "answers_ahead_of_the_questions": _before(
+        _FORGE + "for n in range(200): forge(3, {'id': '0' * 16, 'value': n})"
+    ),
+    "replay_of_the_load_nonce": _before(
+        _FORGE + "for r in find():\n    for n in range(50): forge(3, {'id': r['id'], 'value': 0})"
+    ),
+    "forged_value_with_the_nonce": _before(_FORGE)
+    + "    def other(self): pass\n"
+    + "def method(self, **kwargs):\n    for r in find(): forge(3, {'id': r['id'], 'value': 0})\n"
+    + "    os._exit(0)\nSolution.METHOD = method\n",
+    "forged_tag_with_the_nonce": _before(_FORGE)
+    + "def method(self, **kwargs):\n"
+    + "    for r in find(): forge(3, {'id': r['id'], 'value': {'d': [[[], 1]]}})\n"
+    + "    os._exit(0)\nSolution.METHOD = method\n",
+    "deep_json": _before(_FORGE)
+    + "def method(self, **kwargs):\n    text = b'[' * 200000\n"
+    + "    os.write(3, struct.pack('!I', len(text)) + text)\n    os._exit(0)\n"
+    + "Solution.METHOD = method\n",
+    "huge_frame_length": _inside(
+        "os.write(3, b'\\xff\\xff\\xff\\xff' + b'x' * 100)\nreturn len(kwargs)"
+    ),
+    "half_a_frame": _inside("os.write(3, b'\\0\\0')\nos._exit(len(kwargs))"),
+    "closed_channel": _inside("os.close(3)\nreturn len(kwargs)"),
+    "closed_everything": _inside("os.closerange(0, 1024)\nreturn len(kwargs)"),
+    "channel_handed_to_a_child": _inside(
+        "if os.fork() == 0:\n    while True: os.write(3, b'\\0' * 4096)\nos._exit(len(kwargs))"
+    ),
+    "host_side_shutdown": _inside(
+        "import socket\nsocket.socket(fileno=3).shutdown(socket.SHUT_RDWR)\nreturn len(kwargs)"
+    ),
+    "answers_with_descriptors": _inside(
+        "import socket\ns = socket.socket(fileno=3)\n"
+        "socket.send_fds(s, [b'\\0\\0\\0\\2{}'], [0, 1, 2])\nreturn len(kwargs)"
+    ),
+    "int_of_10000_digits": _before(_FORGE)
+    + "def method(self, **kwargs):\n    text = b'9' * 10000\n"
+    + "    os.write(3, struct.pack('!I', len(text)) + text)\n    os._exit(0)\n"
+    + "Solution.METHOD = method\n",
+}
+
+REBOUND = {
+    "exec_rebound": _before("exec = eval = compile = lambda *a, **k: None"),
+    "builtins_exec_patched": _before(
+        "import builtins\nbuiltins.exec = builtins.compile = builtins.eval = lambda *a, **k: None"
+    ),
+    "builtins_compare_patched": _before(
+        "import builtins\nbuiltins.type = lambda *a: int\nbuiltins.isinstance = lambda *a: True\n"
+        "builtins.all = builtins.any = lambda *a: True\nbuiltins.len = lambda *a: 1"
+    ),
+    "json_patched": _before(
+        "import json\njson.dumps = lambda *a, **k: '{\"passed\": true}'\njson.loads = lambda *a: 1"
+    ),
+    "os_patched": _before("import os\nos.read = lambda *a: b''\nos.write = lambda *a: 0"),
+    "harness_frames_patched": _before(
+        "import sys\nf = sys._getframe()\nwhile f:\n    for n in list(f.f_globals):\n"
+        "        if n in ('_serve', '_call', 'wire', '_describe'): f.f_globals[n] = None\n"
+        "    f = f.f_back"
+    ),
+    "encoder_patched": _before(
+        "import sys\nf = sys._getframe()\nwhile f:\n    w = f.f_globals.get('wire')\n"
+        "    if w: w.encode = lambda *a: True\n    f = f.f_back"
+    ),
+    "import_hook": _before(
+        "import sys, builtins\nbuiltins.__import__ = lambda *a, **k: sys\nsys.modules.clear()"
+    ),
+    "trace_function": _before(
+        "import sys\ndef t(frame, event, arg):\n    for k in list(frame.f_locals):\n"
+        "        frame.f_locals[k] = True\n    return t\nsys.settrace(t); sys.setprofile(t)"
+    ),
+    "frozen_recursion_limit": _before("import sys\nsys.setrecursionlimit(60)"),
+    "assertion_error_swallowed": _before(
+        "import builtins\nbuiltins.AssertionError = type('E', (Exception,), {})"
+    ),
+    "excepthook_and_exitcode": _before(
+        "import sys, os\nsys.excepthook = lambda *a: os._exit(0)\nraise SystemExit(0)"
+    ),
+}
+
+SPOOFED = {
+    "always_equal": _inside(
+        "class E:\n    def __eq__(self, o): return True\n    def __hash__(self): return 0\n"
+        "return E() if kwargs else None"
+    ),
+    "int_subclass": _inside(
+        "class E(int):\n    def __eq__(self, o): return True\n    __hash__ = int.__hash__\n"
+        "return E(len(kwargs))"
+    ),
+    "list_subclass": _inside(
+        "class E(list):\n    def __eq__(self, o): return True\n    def __len__(self): return 1\n"
+        "return E(kwargs)"
+    ),
+    "list_of_always_equal": _inside(
+        "class E(int):\n    def __eq__(self, o): return True\nreturn [E() for _ in kwargs]"
+    ),
+    "str_subclass": _inside(
+        "class E(str):\n    def __eq__(self, o): return True\n    __hash__ = str.__hash__\n"
+        "return E(kwargs)"
+    ),
+    "class_property": _inside(
+        "class E:\n    __class__ = property(lambda self: int)\n"
+        "    def __eq__(self, o): return True\n    def __index__(self): return 1\n"
+        "return E() if kwargs else 0"
+    ),
+    "metaclass_lies": _inside(
+        "class M(type):\n    def __eq__(c, o): return True\n    def __hash__(c): return hash(int)\n"
+        "    def __instancecheck__(c, o): return True\n    def __repr__(c): raise SystemExit\n"
+        "class E(metaclass=M): pass\nreturn E() if kwargs else 0"
+    ),
+    "pickling_trick": _inside(
+        "class E:\n    def __reduce__(self): return (eval, ('1',))\n"
+        "    def __getstate__(self): return kwargs\nreturn E()"
+    ),
+    "json_trick": _inside(
+        "class E(dict):\n    def items(self): return [('t', [1])]\n    def keys(self): return ['t']\n"
+        "return E(kwargs)"
+    ),
+    "wire_tag_as_a_dict": _inside("return {'t': list(kwargs), 'i': '0x0'}"),
+    "generator": _inside("return (x for x in kwargs)"),
+    "nan": _inside("return float('nan') if kwargs else 0.0"),
+    "not_implemented": _inside("return NotImplemented if kwargs else ..."),
+    "any_of_mock": _inside("from unittest import mock\nreturn mock.ANY if kwargs else 0"),
+    "exception_with_hostile_text": _inside(
+        "class E(Exception):\n    def __str__(self): os._exit(0)\nraise E(kwargs)"
+    ),
+    "answer_object_mutates_arguments": _inside(
+        "for v in kwargs.values():\n    if isinstance(v, list): v.clear()\nreturn len(kwargs)"
+    ),
+}
+
+EXITS = {
+    "sys_exit": _before("import sys\nsys.exit(0)"),
+    "os_exit": _before("import os\nos._exit(0)"),
+    "exit_in_the_method": _inside("sys.exit(0 if kwargs else 1)"),
+    "os_exit_in_the_method": _inside("os._exit(0 if kwargs else 1)"),
+    "atexit_forgery": _before(
+        "import atexit, os\natexit.register(lambda: (os.write(1, b'all tests passed'), os._exit(0)))"
+    ),
+    "destructor_forgery": _before(
+        "import os\nclass D:\n    def __del__(self): os.write(3, b'\\0' * 64)\nkeep = D()"
+    ),
+    "keyboard_interrupt": _inside("raise KeyboardInterrupt(len(kwargs))"),
+    "generator_exit": _inside("raise GeneratorExit(len(kwargs))"),
+    "segfault": _inside("import ctypes\nctypes.string_at(len(kwargs))"),
+    "abort": _inside("os.abort() if kwargs else 0"),
+    "deep_recursion": _before(
+        "import sys\nsys.setrecursionlimit(10**9)\nclass R:\n"
+        "    def __getattr__(self, n): return getattr(self, n + 'x')\nR().y"
+    ),
+    "signals_masked": _before(
+        "import signal, sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n"
+        "for n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\nwhile True: pass"
+    ),
+    "cpu_limit_lowered": _before(
+        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (0, 0))\nwhile True: pass"
+    ),
+    "kills_itself": _inside("os.kill(os.getpid(), 9)\nreturn len(kwargs)"),
+    "stops_itself": _inside("os.kill(0, 19)\nos.kill(os.getpid(), 19)\nreturn len(kwargs)"),
+}
+
+PROCESSES = {
+    "fork_and_setsid": _before(
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        time.sleep(3600)\n    os._exit(0)"
+    ),
+    "fork_storm": _before("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"),
+    "fork_and_die_storm": _before(
+        "import os, signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n"
+        "    try:\n        if os.fork(): os._exit(0)\n    except OSError: pass"
+    ),
+    "thread_storm": _before(
+        "import threading, time\nwhile True:\n"
+        "    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()"
+    ),
+    "thread_that_hangs": _inside(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(3600,)).start()\nreturn len(kwargs)"
+    ),
+    "thread_that_spins_and_answers": _inside(
+        "import threading\ndef spin():\n    while True: pass\n"
+        "threading.Thread(target=spin, daemon=True).start()\nreturn len(kwargs)"
+    ),
+    "kills_its_parent": _inside(
+        "for pid in (os.getppid(), 0, 1, -1):\n    try: os.kill(pid, 9)\n    except OSError: pass\n"
+        "return len(kwargs)"
+    ),
+    "kills_everything": _inside(
+        "for pid in range(2, 70000):\n    try: os.kill(pid, 9)\n    except OSError: pass\n"
+        "return len(kwargs)"
+    ),
+    "starts_a_program": _inside(
+        "import subprocess\nsubprocess.Popen(['/bin/sh', '-c', 'sleep 3600 # MARK'])\n"
+        "return len(kwargs)"
+    ),
+    "executes_its_own_file": _inside(
+        "open('x', 'wb').write(b'#!/bin/sh\\nsleep 3600')\nos.chmod('x', 0o755)\n"
+        "os.execv('./x', ['MARK'])\nreturn len(kwargs)"
+    ),
+    "new_namespaces": _inside(
+        "import ctypes\nc = ctypes.CDLL(None)\nassert c.unshare(0x10000000) == 0 and kwargs"
+    ),
+    "ptrace_the_parent": _inside(
+        "import ctypes\nc = ctypes.CDLL(None)\nassert c.ptrace(16, 1, 0, 0) == 0 and kwargs"
+    ),
+    "sleeps": _inside("import time\ntime.sleep(3600)\nreturn len(kwargs)"),
+    "spins": _inside("while kwargs: pass"),
+    "regex_that_hangs": _inside(
+        "import re\nreturn re.match('(a+)+$', 'a' * 60 + 'b') or len(kwargs)"
+    ),
+    "one_endless_c_call": _inside("return sum(range(10**12)) + len(kwargs)"),
+}
+
+FLOODS = {
+    "memory_at_once": _inside("return bytearray(len(kwargs) << 40)"),
+    "memory_by_and_by": _inside(
+        "x = []\nwhile True: x.append(bytearray(1 << 20)) if kwargs else 0"
+    ),
+    "memory_in_children": _before(
+        "import os\nfor _ in range(8): os.fork()\nx = [bytearray(1 << 20) for _ in range(200)]"
+    ),
+    "big_integer": _inside("return 9 ** (9 ** 9) + len(kwargs)"),
+    "disk": _inside(
+        "n = 0\nwhile True:\n    n += 1\n    open(f'MARK{n}', 'wb').write(b'x' * (1 << 20))\n"
+        "return len(kwargs)"
+    ),
+    "many_files": _inside(
+        "for n in range(10**6): open(f'MARK{n}', 'w').close()\nreturn len(kwargs)"
+    ),
+    "sparse_file": _inside("f = open('MARK', 'wb')\nf.truncate(1 << 50)\nreturn len(kwargs)"),
+    "deep_directories": _inside(
+        "while True:\n    os.mkdir('MARK')\n    os.chdir('MARK')\nreturn len(kwargs)"
+    ),
+    "open_files": _inside("k = []\nwhile True: k.append(open('/dev/null')) if kwargs else 0"),
+    "output": _inside("while True: print('MARK' * 10000) if kwargs else 0"),
+    "raw_output": _inside("while True: os.write(1, b'MARK' * 10000) if kwargs else 0"),
+    "channel_flood": _inside("while True: os.write(3, b'MARK' * 10000) if kwargs else 0"),
+    "huge_result": _inside("return [len(kwargs)] * 10**7"),
+    "huge_text": _inside("return 'x' * (64 << 20) if kwargs else ''"),
+    "cyclic_result": _inside("x = [len(kwargs)]\nx.append(x)\nreturn x"),
+    "deep_result": _inside("x = [len(kwargs)]\nfor _ in range(10**5): x = [x]\nreturn x"),
+    "wide_tree_of_shared_lists": _inside(
+        "x = [0]\nfor _ in range(60): x = [x, x]\nreturn x if kwargs else 0"
+    ),
+    "pipes_and_sockets": _inside(
+        "import socket\nk = []\nwhile kwargs:\n    a, b = socket.socketpair()\n"
+        "    a.setblocking(False)\n    k += [a, b]\n    a.send(b'x' * 100000)"
+    ),
+}
+
+READERS = {
+    "frames": _inside(
+        "f = sys._getframe()\nwhile f:\n    for k in ('expected', 'answer', 'case', 'cases'):\n"
+        "        if k in f.f_locals: return f.f_locals[k]\n    f = f.f_back\nreturn len(kwargs)"
+    ),
+    "garbage_collector": _inside(
+        "import gc\ngc.unfreeze()\nfor o in gc.get_objects():\n"
+        "    if type(o) is dict and ('expected' in o or 'gt_answer' in o):\n"
+        "        return o.get('expected', o.get('gt_answer'))\n"
+        "    if type(o).__name__ in ('Case', 'Problem', 'Grade'): return o.expected\n"
+        "return len(kwargs)"
+    ),
+    "proc": _inside(
+        "out = [open(f'/proc/{p}/{f}', 'rb').read(100) for p in ('self', '1', '2')\n"
+        "       for f in ('maps', 'mem', 'environ', 'cmdline')]\nreturn len(out) + len(kwargs)"
+    ),
+    "environment": _inside("assert os.environ and kwargs\nreturn dict(os.environ)"),
+    "host_files": _inside(
+        "for p in ('/etc/passwd', '/etc/hostname', '/root', '/work', '/home', '/usr', '/proc', '/sys'):\n"
+        "    try: os.stat(p)\n    except OSError: continue\n    if p != '/root': return 0\n"
+        "raise SystemExit(len(kwargs))"
+    ),
+    "own_descriptors": _inside(
+        "for fd in range(64):\n    try: os.lseek(fd, 0, 0); data = os.read(fd, 1 << 16)\n"
+        "    except OSError: continue\n    if b'expected' in data: return data\nreturn len(kwargs)"
+    ),
+    "reads_the_next_question": _inside(
+        "import select\nr, _, _ = select.select([3], [], [], 0.05)\n"
+        "data = os.read(3, 1 << 16) if r else b''\nreturn len(data) + len(kwargs)"
+    ),
+    "network": _inside(
+        "import socket\nsocket.create_connection(('1.1.1.1', 80), 1).send(b'GET /')\n"
+        "return len(kwargs)"
+    ),
+    "loopback_and_unix": _inside(
+        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0/tmp/.X11-unix/X0')\n"
+        "return len(kwargs)"
+    ),
+    "writes_outside": _inside(
+        "for d in ('/', '/tmp/..', '/dev', '/dev/shm', '/var/tmp', '/root', os.path.dirname(os.__file__)):\n"
+        "    try: open(d + '/MARK', 'w').write('MARK')\n    except OSError: pass\nreturn len(kwargs)"
+    ),
+    "patches_the_library": _inside("open(os.__file__, 'a').write('# MARK')\nreturn len(kwargs)"),
+    "shared_memory": _inside(
+        "import ctypes\nc = ctypes.CDLL(None)\nassert c.shmget(77, 4096, 0o1777) >= 0 and kwargs"
+    ),
+    "memory_file": _inside("fd = os.memfd_create('MARK')\nreturn len(kwargs)"),
+    "mounts": _inside(
+        "import ctypes\nc = ctypes.CDLL(None)\nassert c.umount2(b'/tmp', 2) == 0 and kwargs"
+    ),
+    "becomes_root": _inside("os.setuid(0)\nreturn len(kwargs)"),
+}
+
+TEXTS = {
+    "null_byte": _before("x = '\0'"),
+    "lone_surrogate_in_code": _before("x = '\ud800'"),
+    "lone_surrogate_in_answer": _inside("return '\\ud800' * len(kwargs)"),
+    "lone_surrogate_printed": _before(
+        "import sys\nsys.stdout.buffer.write(b'\\xff\\xfe')\nprint('\\ud800')"
+    ),
+    "nested_parentheses": _before("x = " + "(" * 5000 + ")" * 5000),
+    "long_unary_chain": _before("x = " + "-" * 50000 + "1"),
+    "encoding_comment": "# -*- coding: utf-7 -*-\n" + STUB,
+    "giant_program": STUB + "x = 1\n" * 100_000,
+    "no_method": "class Solution:\n    pass\n",
+    "constant": "class Solution:\n    def METHOD(self, *args, **kwargs):\n        return 0\n",
+}
+
+HOSTILE: dict[str, str] = {
+    **FORGED,
+    **REBOUND,
+    **SPOOFED,
+    **EXITS,
+    **PROCESSES,
+    **FLOODS,
+    **READERS,
+    **TEXTS,
+}
