@@ -47,7 +47,8 @@ def draw_chain(depth: int, rng: random.Random) -> list[Op] | None:
 
 def outputs(chain: list[Op]) -> list[str] | None:
     """What the chain makes of fixed probes; None where values grow too large or it fails."""
-    steps = compose.draw_steps(chain, random.Random("params"))
+    # By operation, so that leaving one out does not give the others other parameters.
+    steps = [compose.draw_steps([op], random.Random(f"params {op.name}"))[0] for op in chain]
     rng = random.Random(f"probes {chain[0].takes}")
     prefixes = compose.prefix_methods(steps)
     found: list[str] = []

@@ -20,6 +20,7 @@ from projected_grpo.env.problems import (
     build_messages,
     flatten_tree,
     load_problems,
+    parameter_names,
     render_assert,
 )
 
@@ -60,7 +61,7 @@ def dataset_record(version: str, **changes: Any) -> dict[str, Any]:
     record: dict[str, Any] = {
         "task_id": "add-up",
         "prompt": "from typing import *",
-        "completion": "class Solution: ...",
+        "completion": f"{STARTER}return sum(nums[:k]) + k",
         "entry_point": "Solution().addUp",
         "test": "def check(candidate):\n    assert candidate([1, -2], k = 3) == 2\n",
         "query": "",
@@ -140,7 +141,9 @@ def test_dataset_tests_with_nodes() -> None:
         "assert not candidate(a = True, b = 'y')",
     ]
     test = "def check(candidate):\n" + "".join(f"    {line}\n" for line in lines)
-    record = dataset_record("v0.2.0", test=test, meta=meta, entry_point="Solution().f")
+    record = dataset_record(
+        "v0.2.0", test=test, meta=meta, entry_point="Solution().f", completion=f"{starter} ..."
+    )
     problem = leetcode.parse_record(record, "here:1")
     assert problem.cases == (
         Case({"a": Node("list_node", [1, 2]), "b": 0}, [2], "list_node"),
@@ -271,6 +274,8 @@ def test_every_record_of_leetcodedataset_parses() -> None:
     assert len(problems) == 1890
     kinds = [case.result for problem in problems for case in problem.cases]
     assert (kinds.count("list_node"), kinds.count("tree_node")) == (59, 53)
-    # Records 433, 682 and 1325 name other arguments in their tests than in their starter code.
+    # In 433, 682, 1048 and 1325 the starter code as published names other arguments.
     for problem in problems:
-        assert all(name in problem.starter_code for name in problem.cases[0].kwargs)
+        names = parameter_names(problem.starter_code, problem.entry_point)
+        assert set(problem.cases[0].kwargs) <= set(names)
+        assert names == parameter_names(problem.canonical_solution or "", problem.entry_point)

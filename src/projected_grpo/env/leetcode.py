@@ -195,7 +195,10 @@ def _dataset_problem(record: dict[str, Any]) -> Problem:
         _require(record, keys)
         number, difficulty, text, starter = (record[key] for key in keys)
     entry_point = _entry_point(record["entry_point"])
-    forms = Forms(entry_point=entry_point, parameters=parameter_names(starter, entry_point))
+    # By position means by the canonical solution's order and names: the tests were made with it.
+    forms = Forms(
+        entry_point=entry_point, parameters=parameter_names(record["completion"], entry_point)
+    )
     cases = tuple(forms.case(test) for test in check_body(record["test"]))
     starter = _agree(starter, entry_point, cases)
     return Problem(
@@ -214,8 +217,8 @@ def _dataset_problem(record: dict[str, Any]) -> Problem:
 def _agree(starter_code: str, entry_point: str, cases: tuple[Case, ...]) -> str:
     """The starter code with the tests' argument names.
 
-    In three records of v0.2.0 (433, 682, 1325) tests and canonical solution use other names than
-    the starter code, so that whoever follows the prompt would fail every test.
+    In four records of v0.2.0 (433, 682, 1048, 1325) tests and canonical solution use other names
+    than the starter code, so that whoever follows the prompt would fail every test.
     """
     names = parameter_names(starter_code, entry_point)
     used = list(cases[0].kwargs)
