@@ -46,7 +46,7 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice. 1 is faster where other jobs share the cores."""
+    """CPU threads of torch; 0 leaves torch's choice, 1 is faster where others use the cores."""
     svd_cache: Path | None = None
     """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or
     ~/.cache/projected_grpo/svd."""

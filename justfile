@@ -1,0 +1,65 @@
+# Recipes of projected_grpo. `uv run just` works where `just` is not installed.
+
+# List the recipes.
+default:
+    @just --list
+
+# Two steps of the real pipeline on the tiny model: is anything broken at all? (seconds)
+fast-dev-run:
+    uv run train smoke --arm=projected --steps=2
+
+# The smoke run of plain GRPO. (CPU, under a minute)
+smoke-vanilla:
+    uv run train smoke --arm=vanilla
+
+# The smoke run with the hack directions projected out. (CPU, under a minute)
+smoke-projected:
+    uv run train smoke --arm=projected
+
+# The tests, as CI runs them.
+test *args:
+    uv run pytest {{args}}
+
+# Format and lint.
+lint:
+    uv run ruff format --check .
+    uv run ruff check .
+
+# Rewrite the sources as the formatter wants them.
+fmt:
+    uv run ruff format .
+    uv run ruff check --fix .
+
+# Check the types (basic mode).
+types:
+    uv run basedpyright
+
+# Everything that must be green before a commit.
+check: lint types test
+
+# Fetch a base model into the Hugging Face cache, so that runs can be offline.
+download-model model="Qwen/Qwen3-4B" revision="main":
+    uv run hf download {{model}} --revision {{revision}}
+
+# Write docs/metrics.md anew from the columns of step_logger.py.
+metrics:
+    uv run python -c "from projected_grpo.step_logger import glossary; print(glossary(), end='')" > docs/metrics.md
+
+# Record the golden smoke run anew; only when its rows are meant to change.
+golden:
+    uv run python scripts/golden.py
+
+# Queue with pueue: one extraction, then 3 seeds of vanilla and 3 of projected on the fast preset.
+queue-full model="Qwen/Qwen3-4B" problems="problems.jsonl":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    mkdir -p runs
+    extract=$(pueue add --print-task-id --label "extract-vhack: the basis that all six runs share" -- \
+        uv run extract-vhack --out=runs/v_hack.safetensors --model={{model}})
+    for seed in 41 42 43; do
+        for arm in vanilla projected; do
+            pueue add --after "$extract" --label "$arm s$seed: H1, vanilla against projected" -- \
+                uv run train fast --arm=$arm --seed=$seed --model={{model}} --problems={{problems}} \
+                --v-hack=runs/v_hack.safetensors
+        done
+    done
