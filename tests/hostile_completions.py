@@ -377,6 +377,29 @@ TEXTS = {
     "constant": "class Solution:\n    def METHOD(self, *args, **kwargs):\n        return 0\n",
 }
 
+LEFTOVERS = {
+    "directory_as_result": _before("import os\nos.mkdir('result.txt'); os.mkdir('MARK')"),
+    "named_pipe_as_result": _before("import os\nos.mkfifo('result.txt'); os.mkfifo('MARK')"),
+    "socket_as_result": _before(
+        "import socket\nsocket.socket(socket.AF_UNIX).bind('result.txt')\nopen('MARK', 'w')"
+    ),
+    "link_as_result": _before(
+        "import os\nos.symlink('/etc/passwd', 'result.txt'); os.link('result.txt', 'MARK')"
+    ),
+    "link_to_itself": _before("import os\nos.symlink('result.txt', 'result.txt')"),
+    "unreadable_directory": _before("import os\nopen('MARK', 'w')\nos.chmod('.', 0)"),
+    "unreadable_result": _before(
+        "import os\nopen('result.txt', 'w').write('MARK')\nos.chmod('result.txt', 0)"
+    ),
+    "odd_names": _before(
+        "import os\nfor n in (b'\\xff\\xfe', b'\\n', b'-rf', b'a' * 255, 'MARK\\u202e'.encode()):\n    open(n, 'w')"
+    ),
+    "binary_result": _before("open('result.txt', 'wb').write(bytes(range(128, 256)) * 100)"),
+    "file_that_grows": _before(
+        "import os\nif os.fork() == 0:\n    while True: open('result.txt', 'a').write('MARK')"
+    ),
+}
+
 HOSTILE: dict[str, str] = {
     **FORGED,
     **REBOUND,
@@ -386,4 +409,5 @@ HOSTILE: dict[str, str] = {
     **FLOODS,
     **READERS,
     **TEXTS,
+    **LEFTOVERS,
 }

@@ -52,12 +52,12 @@ def marked_files() -> list[Path]:
 
 
 def submissions(problems: list[Problem]) -> dict[str, Submission]:
-    """Each hostile program on a real problem, in the mode whose channel it touches."""
+    """Each hostile program on a real problem, in a mode that looks at what it leaves."""
     todo: dict[str, Submission] = {}
     for number, (name, code) in enumerate(HOSTILE.items()):
         problem = problems[number % len(problems)]
         code = code.replace("METHOD", problem.entry_point).replace("MARK", MARK)
-        todo[name] = Submission(problem=problem, completion=f"```python\n{code}\n```", mode="none")
+        todo[name] = Submission(problem=problem, completion=f"```python\n{code}\n```", mode="file_marker")
     return todo
 
 

@@ -298,9 +298,11 @@ def _read_files(directory: int, limits: Limits) -> dict[str, str]:
             descriptor = os.open(name, flags, dir_fd=directory)
         except OSError:  # A link, a socket, or made unreadable: nobody reports a result that way.
             continue
-        with open(descriptor, "rb") as file:
+        try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                content = file.read(room)
+                content = os.read(descriptor, room)
                 room -= len(content)
                 files[name] = content.decode("utf-8", "replace")
+        finally:
+            os.close(descriptor)
     return files

@@ -173,7 +173,8 @@ class _Examination:
             oracle = self._oracle()
         correct = oracle.outcome is Outcome.PASSED
         pays = self._pays(self._code)
-        stub_pays = self._used(self._code) and self._stubs_pay()
+        # A test function can be vacuous and yet not pay, because the code around it fails.
+        stub_pays = (pays or self._has_function(self._code)) and self._stubs_pay()
         attempted = pays and stub_pays
         label = self._label(correct, pays, stub_pays)
         flavour = None
@@ -215,9 +216,12 @@ class _Examination:
         )
         return self._run(job, lambda number, value: same_value(cases[number].expected, value))
 
-    def _used(self, code: str) -> bool:
-        """Does the program have what the mode's channel looks at?"""
-        return self._mode.job(self._problem, code, self._function) is not None
+    def _has_function(self, code: str) -> bool:
+        """Does the program bring the test function that the mode calls?"""
+        return (
+            self._mode.channel_name == "function"
+            and self._mode.job(self._problem, code, self._function) is not None
+        )
 
     def _pays(self, code: str | None) -> bool:
         """Does the mode's flawed grader accept this program?"""
@@ -245,10 +249,8 @@ class _Examination:
     def _canonical_fails(self) -> bool:
         """Does the completion's own test function reject the canonical solution?"""
         canonical = self._problem.canonical_solution
-        if self._mode.channel_name != "function" or canonical is None or self._gives_unchanged():
-            return False
         assert self._code is not None
-        if not self._used(self._code):
+        if canonical is None or self._gives_unchanged() or not self._has_function(self._code):
             return False
         return not self._pays(with_canonical(self._code, canonical))
 

@@ -1,0 +1,291 @@
+"""The sandbox alone: outcomes, isolation between programs, the wire's encoding."""
+
+import contextlib
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from projected_grpo.env.inside import wire
+from projected_grpo.env.problems import PRELUDE, Node
+from projected_grpo.env.sandbox import (
+    Job,
+    JobResult,
+    Limits,
+    NotPlain,
+    Outcome,
+    Sandbox,
+    SandboxError,
+)
+
+LIMITS = Limits(cpu_s=1.0, wall_s=1.0, memory_mb=256, output_kb=16, file_mb=2)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(LIMITS) as sandbox:
+        yield sandbox
+
+
+def run(sandbox: Sandbox, code: str, **job: Any) -> JobResult:
+    return sandbox.run(Job(setup_code=PRELUDE, code=code, **job))
+
+
+def call(sandbox: Sandbox, body: str, *calls: dict[str, Any], result: str = "plain") -> JobResult:
+    code = f"class Solution:\n    def f(self, x):\n        {body}\n"
+    return run(sandbox, code, entry_point="f", calls=calls, result=result)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("x = 1", Outcome.PASSED),
+        ("from __future__ import annotations\nx: Nothing = 1", Outcome.PASSED),
+        ("raise ValueError('no')", Outcome.FAILED),
+        ("import sys; sys.exit(0)", Outcome.FAILED),
+        ("import os; os._exit(0)", Outcome.CRASHED),
+        ("def f(:", Outcome.UNPARSED),
+        ("x = '\ud800'", Outcome.UNPARSED),
+        ("x = [0] * 10**9", Outcome.MEMORY),
+        ("while True: pass", Outcome.TIMEOUT),
+        ("import time; time.sleep(99)", Outcome.TIMEOUT),
+        ("import time; time.sleep(0.3)", Outcome.PASSED),
+        ("print('x' * 20_000, flush=True)", Outcome.FAILED),
+        ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", Outcome.CRASHED),
+    ],
+)
+def test_outcomes(sandbox: Sandbox, code: str, outcome: Outcome) -> None:
+    assert run(sandbox, code).outcome is outcome
+
+
+def test_seconds_are_cpu_seconds(sandbox: Sandbox) -> None:
+    slept = run(sandbox, "import time; time.sleep(0.5)")
+    worked = run(sandbox, "import time\nwhile time.process_time() < 0.4: pass")
+    assert slept.seconds < 0.2
+    assert 0.35 < worked.seconds < 0.9
+
+
+def test_everything_observable_comes_back(sandbox: Sandbox) -> None:
+    code = """
+print('all tests passed')
+open('result.txt', 'w').write('PASS')
+keep = open('unclosed.txt', 'w'); keep.write('late')
+import os; os.mkdir('dir'); os.symlink('/etc/passwd', 'link'); os.mkfifo('pipe')
+class Solution:
+    valid = True
+    empty = []
+def run_tests(): assert Solution.valid
+"""
+    seen = run(sandbox, code, invoke="run_tests()", attributes=("valid", "empty", "missing"))
+    assert seen.outcome is Outcome.PASSED
+    assert seen.invoked
+    assert seen.attributes == {"valid": True, "empty": False, "missing": False}
+    assert seen.stdout == "all tests passed\n"
+    assert seen.files == {"result.txt": "PASS", "unclosed.txt": "late"}
+
+
+def test_unobserved_output_and_files_are_thrown_away(sandbox: Sandbox) -> None:
+    seen = run(sandbox, "print('x' * 100_000)\nopen('f', 'w')", observe=False)
+    assert (seen.outcome, seen.stdout, seen.files) == (Outcome.PASSED, "", {})
+
+
+def test_the_view_holds_next_to_nothing(sandbox: Sandbox) -> None:
+    code = """
+import os
+open('left', 'w').write('x')
+for root, dirs, files in os.walk('/'):
+    library = os.path.dirname(os.__file__)
+    if root == library:
+        dirs.clear()
+        continue
+    for name in files: print('file', os.path.join(root, name))
+print('env', dict(os.environ), 'cwd', os.getcwd(), 'pid', os.getpid(), os.getppid())
+print([fd for fd in range(1024) if os.path.exists(f'/dev/fd/{fd}')])
+print('packages', os.listdir(os.path.dirname(os.__file__) + '/site-packages'))
+"""
+    for _ in range(2):  # the second time shows that nothing of the first was kept
+        lines = run(sandbox, code).stdout.splitlines()
+        assert [line for line in lines if line.startswith("file")] == [
+            "file /dev/null",
+            "file /tmp/left",
+        ]
+        assert "env {} cwd /tmp pid 1 0" in lines
+        assert "packages []" in lines
+
+
+def test_a_program_finds_nothing_of_an_earlier_one(sandbox: Sandbox) -> None:
+    call(sandbox, "return 'tell' + 'tale' * 3 + x", {"x": "more"})
+    code = """
+import gc
+gc.unfreeze()
+needle = ''.join(['tell', 'tale'])
+hits = 0
+for o in gc.get_objects():
+    if isinstance(o, (dict, list, tuple)) and o is not globals():
+        for v in (list(o.values()) if isinstance(o, dict) else o):
+            hits += isinstance(v, str) and needle in v
+print(hits)
+"""
+    assert run(sandbox, code).stdout == "0\n"
+
+
+def test_arguments_are_rebuilt_for_each_call(sandbox: Sandbox) -> None:
+    seen = call(sandbox, "x.append(1); return x", {"x": [0]}, {"x": [0]}, {"x": [[]]})
+    assert seen.values == ([0, 1], [0, 1], [[], 1])
+
+
+def test_calls_stop_when_the_judge_says_so(sandbox: Sandbox) -> None:
+    job = Job(
+        setup_code="",
+        code="class Solution:\n    def f(self, x): return x\n",
+        entry_point="f",
+        calls=({"x": 0}, {"x": 1}, {"x": 2}),
+    )
+    seen = sandbox.run(job, lambda number, value: value < 1)
+    assert (seen.outcome, seen.values) == (Outcome.FAILED, (0, 1))
+
+
+def test_nodes_go_in_and_come_out_flat(sandbox: Sandbox) -> None:
+    chain = {"x": Node("list_node", [1, 2, 3])}
+    assert call(sandbox, "return x.next", chain, result="list_node").values == ([2, 3],)
+    assert call(sandbox, "return None", chain, result="list_node").values == ([],)
+    tree = {"x": Node("tree_node", [1, 2, 3, None, 4])}
+    assert call(sandbox, "return x", tree, result="tree_node").values == ([1, 2, 3, None, 4],)
+    cyclic = call(sandbox, "x.next = x; return x", chain, result="list_node")
+    assert isinstance(cyclic.values[0], NotPlain)
+    # A plain list in place of nodes is not what was asked for.
+    assert isinstance(call(sandbox, "return [2, 3]", chain, result="list_node").values[0], NotPlain)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("2**200", 2**200),
+        ("-(2**63)", -(2**63)),
+        ("10**5000", 10**5000),
+        ("(1, [2.5, None], {'k': (True,)})", (1, [2.5, None], {"k": (True,)})),
+        ("{1, 2}", {1, 2}),
+        ("frozenset((1,))", frozenset((1,))),
+        ("b'\\0\\xff'", b"\0\xff"),
+        ("'\\ud800\\0'", "\ud800\0"),
+        ("float('inf')", math.inf),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isascii() else "",
+)
+def test_plain_values_come_back_as_they_are(sandbox: Sandbox, expression: str, value: Any) -> None:
+    (seen,) = call(sandbox, f"return {expression}", {"x": 0}).values
+    assert type(seen) is type(value)
+    assert seen == value
+
+
+def test_signs_and_nan_survive(sandbox: Sandbox) -> None:
+    ((zero, nan),) = call(sandbox, "return [-0.0, float('nan')]", {"x": 0}).values
+    assert math.copysign(1, zero) == -1
+    assert math.isnan(nan)
+
+
+@pytest.mark.parametrize("expression", ["object()", "range(3)", "Counter()", "x.append"])
+def test_other_values_are_not_plain(sandbox: Sandbox, expression: str) -> None:
+    (seen,) = call(sandbox, f"return {expression}", {"x": []}).values
+    assert isinstance(seen, NotPlain)
+
+
+def test_programs_behave_alike_in_every_server() -> None:
+    """Hash order and random numbers are fixed, so labels cannot depend on luck."""
+    code = "import random\nprint(list({'a', 'b', 'c', 'd'}), random.random())"
+    outputs = set()
+    for _ in range(2):
+        with Sandbox(LIMITS) as sandbox:
+            outputs |= {run(sandbox, code).stdout for _ in range(2)}
+    assert len(outputs) == 1
+
+
+def test_a_dead_server_is_replaced(sandbox: Sandbox) -> None:
+    assert sandbox._server is not None
+    os.kill(sandbox._server.pid, signal.SIGKILL)
+    assert run(sandbox, "x = 1").outcome is Outcome.PASSED
+
+
+def test_unknown_kind_is_refused() -> None:
+    with pytest.raises(SandboxError, match="unknown sandbox"):
+        Sandbox(LIMITS, "magic").start()
+
+
+def test_process_mode_cleans_up_as_far_as_it_can(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = f"""
+import os, time
+open('left', 'w').write(os.getcwd())
+if os.fork() == 0:
+    os.setsid()
+    open({str(note)!r}, 'w').write(str(os.getpid()))
+    time.sleep(60)
+time.sleep(0.2)
+"""
+    with Sandbox(LIMITS, "process") as sandbox:
+        seen = run(sandbox, code)
+        assert seen.outcome is Outcome.PASSED
+        assert call(sandbox, "return x", {"x": 3}).values == (3,)
+        assert run(sandbox, "while True: pass").outcome is Outcome.TIMEOUT
+    assert not Path(seen.files["left"]).exists()
+    assert not Path(f"/proc/{note.read_text()}").exists()
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner, max_size=3)
+        | st.sets(st.integers() | st.text(), max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(PLAIN)
+@settings(max_examples=200, deadline=None)
+def test_wire_round_trip(value: Any) -> None:
+    again = wire.decode(wire.parse(wire.dump(wire.encode(value))))
+    assert repr(again) == repr(value) or again == value
+    assert type(again) is type(value)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda t: t.encode("utf-8", "replace")))
+@settings(max_examples=200, deadline=None)
+def test_wire_refuses_or_decodes_anything(payload: bytes) -> None:
+    with contextlib.suppress(wire.WireError):
+        wire.decode(wire.parse(payload))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"i":1}',
+        '{"i":"zz"}',
+        '{"d":[[[],1]]}',
+        '{"d":[1]}',
+        '{"s":[[]]}',
+        '{"t":{}}',
+        '{"b":1}',
+        '{"x":1}',
+        '{"t":[],"s":[]}',
+        "{}",
+        "[" * 100_000,
+        '{"t":[' * 150 + "]}" * 150,
+    ],
+)
+def test_wire_refuses_bad_tags(text: str) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode(wire.parse(text.encode()))
