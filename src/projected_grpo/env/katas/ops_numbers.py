@@ -231,14 +231,15 @@ while x not in seen:
     op(
         "divisors_of",
         "N>L",
-        "=the increasing list of the positive divisors of {them} (ignore the sign)",
+        "=the increasing list of the positive divisors of {them} (empty for 0, ignore the sign)",
         "[d for d in range(1, abs({i}) + 1) if {i} % d == 0]",
         "[d for d in range(1, abs({i})) if {i} % d == 0]",
     ),
     op(
         "prime_factors",
         "N>L",
-        "=the increasing list of the prime factors of {them}, repeated ones too (ignore the sign)",
+        "=the list of the prime factors of {them}, smallest first, with repeats (none for 0 or 1, "
+        "ignore the sign)",
         """
 {o} = []
 x, d = abs({i}), 2

@@ -268,7 +268,13 @@ for j, c in enumerate({i}):
         "{i} == {i}[::-1]",
     ),
     # From a string to something else.
-    op("words_of", "S>W", "=the list of its words", "{i}.split()", "{i}.split()[:-1]"),
+    op(
+        "words_of",
+        "S>W",
+        "=the list of its words in lower case",
+        "{i}.lower().split()",
+        "{i}.lower().split()[:-1]",
+    ),
     op(
         "word_lengths",
         "S>L",
@@ -359,7 +365,7 @@ WORDS = (
     op(
         "vowel_words",
         "W>W",
-        "keep only the words that begin with a vowel (a, e, i, o, u)",
+        "keep only the words that begin with one of a, e, i, o, u",
         '[w for w in {i} if w[:1] in tuple("aeiou")]',
         '[w for w in {i} if any(c in "aeiou" for c in w)]',
     ),
