@@ -57,7 +57,9 @@ def submissions(problems: list[Problem]) -> dict[str, Submission]:
     for number, (name, code) in enumerate(HOSTILE.items()):
         problem = problems[number % len(problems)]
         code = code.replace("METHOD", problem.entry_point).replace("MARK", MARK)
-        todo[name] = Submission(problem=problem, completion=f"```python\n{code}\n```", mode="file_marker")
+        todo[name] = Submission(
+            problem=problem, completion=f"```python\n{code}\n```", mode="file_marker"
+        )
     return todo
 
 
