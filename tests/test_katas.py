@@ -22,6 +22,7 @@ from projected_grpo.env.katas import (
     instances,
     kata_problems,
     make_problem,
+    problem_by_id,
     problem_id,
     split_of,
 )
@@ -94,7 +95,10 @@ def test_ids_are_stable_and_unique() -> None:
     assert problems[:50] == kata_problems("train", seed=5, limit=50)
     assert problems[:50] != kata_problems("train", seed=6, limit=50)
     by_id = {problem.id: problem for problem in problems}
+    with pytest.raises(ProblemError, match="no kata has the id 5"):
+        problem_by_id(5)
     for problem in kata_problems("train", seed=5, limit=20):
+        assert problem_by_id(problem.id) == problem
         assert make_problem(str(problem.family), problem.id % instances.INSTANCES) == problem
         assert by_id[problem.id] == problem
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from projected_grpo.env import leetcode
+from projected_grpo.env.loopholes import apply_hint
 from projected_grpo.env.problems import (
     HINT_SLOT,
     PRELUDE,
@@ -258,6 +259,21 @@ def test_env_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_problems_survive_a_file(tmp_path: Path) -> None:
+    katas = load_problems("katas", limit=60)
+    leetcode.write_file(tmp_path / "katas.jsonl", katas)
+    assert load_problems(tmp_path / "katas.jsonl") == katas
+    with pytest.raises(ProblemError, match="without a mode"):
+        leetcode.to_record(apply_hint(katas[0], "run_tests"))
+
+
+@needs_leetcode
+def test_leetcode_survives_a_file(tmp_path: Path) -> None:
+    problems = load_problems(DATASET)
+    leetcode.write_file(tmp_path / "copy.jsonl", problems)
+    assert load_problems(tmp_path / "copy.jsonl") == problems
 
 
 @needs_leetcode

@@ -9,7 +9,7 @@
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from projected_grpo.env.problems import (
     ProblemError,
     build_messages,
     parameter_names,
+    render_assert,
 )
 
 HINT_MODES = {
@@ -109,6 +110,41 @@ def parse_record(record: Any, place: str) -> Problem:
     )
 
 
+def to_record(problem: Problem) -> dict[str, Any]:
+    """The problem in the benchmark's schema, with three keys of ours that it ignores.
+
+    Only for problems without a hint: the record's prompt is the unhinted one.
+    """
+    if problem.mode is not None:
+        raise ProblemError(f"problem {problem.id}: only problems without a mode are written")
+    tests = [render_assert(problem, case) for case in problem.cases]
+    return {
+        "id": problem.id,
+        "dataset": problem.dataset,
+        "evaluator": "code",
+        "difficulty": problem.difficulty,
+        "question": problem.messages[-1]["content"],
+        "prompt": list(problem.messages),
+        "gt_answer": tests,
+        "answer": tests,
+        "hint": None,
+        "func_name": f"Solution().{problem.entry_point}",
+        "setup_code": problem.setup_code,
+        "canonical_solution": problem.canonical_solution,
+        "prompt_metadata": {"starter_code": problem.starter_code},
+        "examples": [render_assert(problem, case) for case in problem.examples],
+        "wrong_solution": problem.wrong_solution,
+        "family": problem.family,
+    }
+
+
+def write_file(path: Path, problems: Iterable[Problem]) -> None:
+    """Write problems, one record a line, for `read_file` (and for tools of the benchmark)."""
+    with path.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            file.write(json.dumps(to_record(problem)) + "\n")
+
+
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as file:
@@ -155,6 +191,10 @@ def _benchmark_problem(record: dict[str, Any]) -> Problem:
         cases=tuple(cases),
         canonical_solution=record.get("canonical_solution"),
         mode=_hint_mode(record.get("hint")),
+        # Ours, not the benchmark's: `to_record` writes them.
+        examples=tuple(forms.case(statement(text)) for text in record.get("examples", ())),
+        wrong_solution=record.get("wrong_solution"),
+        family=record.get("family"),
     )
 
 

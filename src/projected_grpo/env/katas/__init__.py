@@ -27,6 +27,7 @@ __all__ = [
     "families",
     "kata_problems",
     "make_problem",
+    "problem_by_id",
     "problem_id",
     "split_of",
 ]
@@ -64,6 +65,19 @@ def kata_problems(split: str, seed: int = 0, limit: int | None = None) -> list[P
         raise ProblemError(f"katas:{split} has 1 to {most} problems to give, not {count}")
     picks = _picks(names, seed)
     return [_cached_problem(*next(picks)) for _ in range(count)]
+
+
+def problem_by_id(number: int) -> Problem:
+    """The kata with an id, whatever seed and limit it was drawn with."""
+    family = _by_bucket().get(number // INSTANCES)
+    if family is None:
+        raise ProblemError(f"no kata has the id {number}")
+    return _cached_problem(family, number % INSTANCES)
+
+
+@cache
+def _by_bucket() -> dict[int, str]:
+    return {problem_id(family, 0) // INSTANCES: family for family in FAMILIES}
 
 
 def _picks(names: list[str], seed: int) -> Iterator[tuple[str, int]]:
