@@ -133,18 +133,22 @@ class Grader:
                 raise ProblemError(f"problem {submission.problem.id} has no hidden tests")
         grades: list[Grade | None] = [None] * len(todo)
         numbers = iter(range(len(todo)))
+        stop = threading.Event()
 
         def work(sandbox: Sandbox) -> None:
             while True:
                 with self._lock:
                     number = next(numbers, None)
-                if number is None:
+                if number is None or stop.is_set():
                     return
                 grades[number] = _Examination(sandbox, todo[number]).grade()
 
         with ThreadPoolExecutor(self.workers, thread_name_prefix="grader") as pool:
-            for done in [pool.submit(work, sandbox) for sandbox in self._sandboxes]:
-                done.result()
+            try:
+                for done in [pool.submit(work, sandbox) for sandbox in self._sandboxes]:
+                    done.result()
+            finally:  # After Ctrl-C only the programs under way are waited for.
+                stop.set()
         return [grade for grade in grades if grade is not None]
 
 
