@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 
+from projected_grpo import __version__
 from projected_grpo.antipasto import Adapter
 from projected_grpo.config import Config
 
-PACKAGES = ("projected_grpo", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
 """The only environment variables that are recorded: a key must not end up in a run directory."""
 
@@ -180,6 +181,7 @@ def _provenance(device: torch.device) -> dict[str, Any]:
         "git_diff": _git("diff", "HEAD"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "projected_grpo": __version__,
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": str(device),
         "gpu": gpu,
