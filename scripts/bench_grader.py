@@ -8,8 +8,13 @@ plain -I   the same without site and environment
 oracle     Grader, mode none: one isolated program a completion
 attempt    Grader, mode run_tests, a vacuous test function: oracle, channel and two stubs
 honest     Grader, mode run_tests, a real test function: oracle, channel, one stub, canonical
+
+CPU time counts everything: this process, the fork servers and the programs. On a busy machine it is
+the steadier figure; cores * 1000 / it is what idle cores can do.
 """
 
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -55,55 +60,78 @@ class Args:
     """Also write the table here."""
 
 
-def plain(flags: tuple[str, ...], workers: int, count: int) -> None:
-    """`count` plain interpreter processes, `workers` at a time."""
+def plain(flags: tuple[str, ...], workers: int, count: int) -> float:
+    """Seconds that `count` plain interpreter processes took, `workers` at a time."""
     asserts = "".join(f"assert Solution().double(**{c.kwargs}) == {c.expected}\n" for c in CASES)
     command = [sys.executable, *flags, "-c", PRELUDE + SOLUTION + asserts]
+    start = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(subprocess.run, command, check=True) for _ in range(count)]:
             done.result()
+    return time.perf_counter() - start
 
 
-def graded(grader: Grader, code: str, mode: str, count: int) -> None:
-    """`count` completions through the public way in."""
+def graded(workers: int, code: str, mode: str, count: int) -> float:
+    """Seconds that `count` completions took through the public way in, start-up not included."""
     one = Submission(problem=PROBLEM, completion=f"```python\n{code}\n```", mode=mode)
-    grades = grader.grade([one] * count)
-    assert all(grade.gt_correct for grade in grades)
+    with Grader(workers=workers) as grader:
+        start = time.perf_counter()
+        grades = grader.grade([one] * count)
+        seconds = time.perf_counter() - start
+    if not all(grade.gt_correct for grade in grades):
+        raise RuntimeError("the right solution of the benchmark's problem was not graded correct")
+    return seconds
+
+
+def timed(run: Callable[[], float]) -> tuple[float, float]:
+    """What `run` says it took, and CPU seconds of this process and of all that it started."""
+    before = cpu_seconds()
+    return run(), cpu_seconds() - before
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its ended children and theirs."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main() -> None:
     """Run the benchmark."""
     args = tyro.cli(Args)
-    with Grader(workers=args.workers) as grader:
-        ways: dict[str, tuple[int, Callable[[int], None]]] = {
-            "plain": (args.programs // 4, lambda n: plain((), args.workers, n)),
-            "plain -I -S": (args.programs // 4, lambda n: plain(("-I", "-S"), args.workers, n)),
-            "oracle": (args.programs, lambda n: graded(grader, SOLUTION, "none", n)),
-            "attempt": (
-                args.programs,
-                lambda n: graded(grader, SOLUTION + VACUOUS, "run_tests", n),
-            ),
-            "honest": (
-                args.programs,
-                lambda n: graded(grader, SOLUTION + HONEST, "run_tests", n),
-            ),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(args.rounds):
-            for name, (count, run) in ways.items():
-                start = time.perf_counter()
-                run(count)
-                rates[name].append(count / (time.perf_counter() - start))
+    few, many, workers = args.programs // 4, args.programs, args.workers
+    ways: dict[str, tuple[int, Callable[[], float]]] = {
+        "plain": (few, lambda: plain((), workers, few)),
+        "plain -I -S": (few, lambda: plain(("-I", "-S"), workers, few)),
+        "oracle": (many, lambda: graded(workers, SOLUTION, "none", many)),
+        "attempt": (many, lambda: graded(workers, SOLUTION + VACUOUS, "run_tests", many)),
+        "honest": (many, lambda: graded(workers, SOLUTION + HONEST, "run_tests", many)),
+    }
+    _, start_up = timed(lambda: graded(workers, SOLUTION, "none", 0))
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(args.rounds):
+        for name, (count, run) in ways.items():
+            seconds, cpu = timed(run)
+            rates[name].append(count / seconds)
+            costs[name].append((cpu - start_up * (count == many)) / count * 1e3)
     rows = [
-        (name, round(statistics.median(seen)), round(min(seen)), round(max(seen)))
+        (
+            name,
+            round(statistics.median(seen)),
+            round(min(seen)),
+            round(max(seen)),
+            round(statistics.median(costs[name]), 2),
+        )
         for name, seen in rates.items()
     ]
-    header = ("way", "completions/s (median)", "min", "max")
+    header = ("way", "completions/s (median)", "min", "max", "CPU ms each")
     table = tabulate(rows, header, tablefmt="github")
     print(table)
     if args.out is not None:
         command = "uv run python scripts/bench_grader.py " + " ".join(sys.argv[1:])
-        args.out.write_text(f"# Speed of the grader\n\n`{command}`\n\n{table}\n", encoding="utf-8")
+        load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+        text = f"# Speed of the grader\n\n`{command}`, load average {load}\n\n{table}\n"
+        args.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
