@@ -1,6 +1,10 @@
 """Small real models for the tests: no download, no mocks."""
 
 import os
+
+# A test that reaches for the hub is a bug. Set before transformers is imported, which reads it then.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,6 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a bug
 torch.set_num_threads(1)  # two threads on busy cores make small tensors many times slower
 
 

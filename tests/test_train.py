@@ -208,7 +208,7 @@ def test_sigterm_finishes_the_step_and_says_how_to_go_on(projected: Path, tmp_pa
     process.terminate()
     _, stderr = process.communicate(timeout=60)
     done = len(read_steps(run / "steps.jsonl"))
-    assert process.returncode == 0 and done < 200
+    assert process.returncode == 130 and done < 200
     assert f"train smoke --resume={run}" in stderr
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     assert (run / "checkpoints" / f"step_{done:06d}" / "state.json").is_file()

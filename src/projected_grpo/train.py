@@ -312,6 +312,8 @@ def train(cfg: Config) -> Path:
         seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
         logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
         print(f"\n{steps.table()}\n\n{run.path}")
+    if status == "stopped":
+        raise KeyboardInterrupt  # saved, but not done: whoever waits for this process must see it
     return run.path
 
 
