@@ -2,7 +2,7 @@
 
 import os
 
-# A test that reaches for the hub is a bug. Set before transformers is imported, which reads it then.
+# A test that reaches for the hub is a bug. Set before transformers is imported and reads it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path

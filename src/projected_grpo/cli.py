@@ -2,8 +2,8 @@
 once.
 
 Exit codes: 0 done, 1 something given cannot be used, 2 the command line contradicts itself, 130
-stopped by Ctrl-C. What the user can mend is one sentence on stderr; anything else is a bug and
-keeps its traceback.
+stopped by Ctrl-C or SIGTERM (saved; the command that goes on is printed). What the user can mend is
+one sentence on stderr; anything else is a bug and keeps its traceback.
 """
 
 import sys
