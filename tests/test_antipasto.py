@@ -51,6 +51,16 @@ def test_all_seven_projections_of_every_layer_are_wrapped_and_nothing_else_train
     assert isinstance(model.lm_head, nn.Linear)
 
 
+def test_linears_left_unadapted_are_warned_about() -> None:
+    from loguru import logger
+
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message)), level="WARNING")
+    wrap(tiny_qwen(), targets=("q_proj", "k_proj", "v_proj", "o_proj"))
+    logger.remove(sink)
+    assert "6 Linears inside the layers are not adapted" in lines[0]
+
+
 def test_delta_is_float32_on_a_bfloat16_base() -> None:
     adapter = wrap(tiny_qwen(torch.bfloat16))
     assert all(d.dtype == torch.float32 for d in adapter.delta_S.values())
@@ -58,7 +68,7 @@ def test_delta_is_float32_on_a_bfloat16_base() -> None:
 
 
 def test_a_model_without_targets_is_refused() -> None:
-    with pytest.raises(ValueError, match="q_proj"):
+    with pytest.raises(AdapterError, match="q_proj"):
         wrap(nn.Sequential(nn.Linear(2, 2)))
 
 
@@ -235,6 +245,23 @@ def test_merge_gives_a_plain_model_with_the_same_logits(n_runs: int) -> None:
     }
     got = merged(input_ids=IDS, attention_mask=MASK).logits
     assert torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_merging_a_bfloat16_base_keeps_a_small_delta() -> None:
+    """In float32, since on the base's own grid most of it would round away."""
+    exact = wrap(tiny_qwen(torch.bfloat16).float())
+    adapter = wrap(tiny_qwen(torch.bfloat16))
+    for a in (exact, adapter):
+        with torch.no_grad():
+            for delta in a.delta_S.values():
+                delta.fill_(1e-3)
+        a.fold()
+    base = tiny_qwen(torch.bfloat16).float()(input_ids=IDS).logits
+    merged = adapter.merge()
+    assert {p.dtype for p in merged.parameters()} == {torch.float32}
+    move = (merged(input_ids=IDS).logits - base).flatten().detach()
+    expected = (exact.model(input_ids=IDS).logits - base).flatten().detach()
+    assert float((move - expected).norm() / expected.norm()) < 0.05
 
 
 def test_merge_refuses_a_weight_that_is_not_finite() -> None:

@@ -14,7 +14,7 @@ from projected_grpo.extract_vhack_grad import (
 )
 from projected_grpo.grpo import collate, completion_logprobs, policy_loss
 from projected_grpo.model import load
-from projected_grpo.pairs import holdout_split, load_pairs
+from projected_grpo.pairs import PairError, holdout_split, load_pairs
 
 TRAIN, HELD_OUT = holdout_split(load_pairs())
 SETTINGS = {"temperature": 0.7, "micro_batch": 8}
@@ -149,7 +149,7 @@ def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> N
     path = tmp_path / "v.safetensors"
     v_hack.save(path)
     again = load_vhack(path)
-    again.require(adapter, path)
+    again.require(adapter, 0.7, path)
     assert again.metadata == v_hack.metadata and again.metadata["n_pairs"] == "16"
     assert all(torch.equal(again.axes[n], v_hack.axes[n]) for n in v_hack.axes)
     with torch.no_grad():
@@ -158,7 +158,9 @@ def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> N
         )
         other.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
     with pytest.raises(AdapterError, match="extracted from another model"):
-        again.require(wrap(other.model), path)
+        again.require(wrap(other.model), 0.7, path)
+    with pytest.raises(AdapterError, match=r"at temperature 0\.7, the run samples at 1\.0"):
+        again.require(adapter, 1.0, path)
     with pytest.raises(AdapterError, match="no file"):
         load_vhack(tmp_path / "missing.safetensors")
     (tmp_path / "junk.safetensors").write_text("junk")
@@ -170,5 +172,5 @@ def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> N
 
 
 def test_too_few_pairs_are_refused(lm, adapter) -> None:
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(PairError, match="at least 2"):
         extract(lm, adapter, TRAIN[:1], model_name="", **SETTINGS)

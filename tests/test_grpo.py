@@ -16,7 +16,8 @@ def test_advantages_by_hand() -> None:
     rewards = torch.tensor([[3.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5], [3.5, 0.0, 0.5, 9.0]])
     valid = torch.ones(3, 4, dtype=torch.bool)
     valid[2, 3] = False  # infra_error: out of the mean and out of the loss
-    A = group_advantages(rewards, valid)
+    A, learns = group_advantages(rewards, valid)
+    assert learns.tolist() == [[True] * 4, [False] * 4, [True, True, True, False]]
     assert A[0].tolist() == [2.25, -0.75, -0.75, -0.75]  # mean 1.25, no division by the deviation
     assert A[1].tolist() == [0, 0, 0, 0]
     assert torch.allclose(A[2], torch.tensor([3.5 - 4 / 3, -4 / 3, 0.5 - 4 / 3, 0.0]))
@@ -24,13 +25,19 @@ def test_advantages_by_hand() -> None:
 
 def test_equal_rewards_are_decided_exactly_not_by_the_rounding_of_a_mean() -> None:
     rewards = torch.full((1, 3), 0.1)
-    assert group_advantages(rewards, torch.ones(1, 3, dtype=torch.bool)).tolist() == [[0, 0, 0]]
+    A, learns = group_advantages(rewards, torch.ones(1, 3, dtype=torch.bool))
+    assert A.tolist() == [[0, 0, 0]] and not learns.any()
+
+
+def test_a_row_at_the_groups_mean_still_takes_part() -> None:
+    A, learns = group_advantages(torch.tensor([[1.0, 0.0, 2.0]]), torch.ones(1, 3).bool())
+    assert A.tolist() == [[0, -1, 1]] and learns.all()
 
 
 @pytest.mark.parametrize("valid", [[False] * 3, [True, False, False]])
 def test_a_group_with_less_than_two_valid_rows_teaches_nothing(valid) -> None:
-    A = group_advantages(torch.tensor([[3.5, 0.5, 0.0]]), torch.tensor([valid]))
-    assert A.tolist() == [[0, 0, 0]]
+    A, learns = group_advantages(torch.tensor([[3.5, 0.5, 0.0]]), torch.tensor([valid]))
+    assert A.tolist() == [[0, 0, 0]] and not learns.any()
 
 
 def test_masks_come_from_lengths_not_from_values() -> None:

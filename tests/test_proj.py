@@ -163,6 +163,17 @@ def test_random_orthonormal_repeats_and_is_orthonormal() -> None:
     assert torch.allclose(V @ V.T, torch.eye(5), atol=1e-6)
 
 
+def test_every_run_may_have_a_v_of_its_own() -> None:
+    """V (N, k, r), as packed arms and seeds need it, equals each run with its V alone."""
+    V = torch.stack([random_orthonormal(3, 10, generator(seed)) for seed in range(4)])
+    g = torch.randn(4, 10, generator=generator(9))
+    together = Projection("one_sided", 1.2, True)(g, V)
+    alone = torch.cat([Projection("one_sided", 1.2, True)(g[n : n + 1], V[n]) for n in range(4)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    cosines = torch.cat([cosine({"m": g[n : n + 1]}, {"m": V[n]}) for n in range(4)])
+    assert torch.allclose(cosine({"m": g}, {"m": V}), cosines, atol=1e-6)
+
+
 def test_runs_are_projected_apart() -> None:
     """The run axis: (N, r) at once equals each row alone."""
     V = random_orthonormal(3, 10, generator(1))

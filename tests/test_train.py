@@ -1,9 +1,12 @@
 """The real pipeline end to end on the tiny model: real sampling, real grading, real files."""
 
+import gzip
 import json
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +16,24 @@ from conftest import leetcode_dir
 from safetensors.torch import load_file
 
 from projected_grpo.config import ConfigError, SmokeConfig
-from projected_grpo.env.problems import ProblemError
-from projected_grpo.pool import PoolError
+from projected_grpo.env.loopholes import apply_hint
+from projected_grpo.env.problems import ProblemError, load_problems
+from projected_grpo.env.sandbox import Outcome
+from projected_grpo.extract_vhack_grad import load_vhack, nll_gradients
+from projected_grpo.pool import PoolError, open_pool
+from projected_grpo.proj import cosine
+from projected_grpo.records import grade_columns
 from projected_grpo.run import RunError
-from projected_grpo.session import problems_of_step
+from projected_grpo.session import prepare, problems_of_step
 from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
-from projected_grpo.train import learning_rate, train
+from projected_grpo.train import (
+    accumulate_gradients,
+    grade_rows,
+    learning_rate,
+    optimize,
+    sample_rows,
+    train,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "smoke_projected.jsonl"
 
@@ -38,6 +53,18 @@ def rollouts_of(run: Path) -> list[dict]:
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
     return replace(SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation"), **overrides)
+
+
+def settings_like(run: Path, out_dir: Path, **overrides) -> SmokeConfig:
+    stored = SmokeConfig.from_json((run / "config.json").read_text())
+    return replace(stored, out_dir=out_dir, **overrides)
+
+
+@pytest.fixture(scope="module")
+def session():
+    """A prepared projected run, nothing written."""
+    with ExitStack() as stack:
+        yield prepare(SmokeConfig(arm="projected", problems="katas:validation"), stack, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +139,7 @@ def test_projection_acts_and_arms_share_prompts_pool_and_sampling(projected, van
 
 def test_sampler_and_trainer_agree(projected: Path) -> None:
     for row in rows_of(projected):
-        assert row["sampling_logp_diff_max"] < 1e-3 and row["ratio_max"] < 1e-3
+        assert row["sampling_logp_diff_max"] < 1e-3
         assert row["clip_ratio"] == 0 and row["infra_errors"] == 0
 
 
@@ -121,11 +148,14 @@ def test_golden_run(projected: Path) -> None:
     golden = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     assert len(golden) == 4
     for expected, row in zip(golden, rows_of(projected), strict=True):
+        assert expected.keys() == row.keys()
         for key, value in expected.items():
-            got = list(row[key]) if isinstance(row[key], tuple) else row[key]
-            assert got == (
-                pytest.approx(value, rel=2e-2, abs=2e-3) if type(value) is float else value
-            ), key
+            if key.startswith(("cos_", "grad_norm", "loss", "removed", "hackward", "covered")):
+                value = value if value is None else pytest.approx(value, rel=1e-2, abs=1e-4)
+                assert row[key] == value, key
+            elif key != "sampling_logp_diff_max":  # rounding noise; bounded by another test
+                got = list(row[key]) if isinstance(row[key], tuple) else row[key]
+                assert got == (pytest.approx(value) if isinstance(value, float) else value), key
 
 
 def test_projecting_nothing_is_vanilla_bit_for_bit(tmp_path: Path) -> None:
@@ -146,6 +176,68 @@ def test_the_micro_batch_does_not_matter(tmp_path: Path) -> None:
             assert eight[key] == value, key
 
 
+def test_the_random_control_removes_something_else_than_the_projected_arm(
+    projected: Path, tmp_path: Path
+) -> None:
+    random, real = (
+        rows_of(train(settings_like(projected, tmp_path, arm="random_v"))),
+        rows_of(projected),
+    )
+    assert random[0]["grad_norm_pre"] == real[0]["grad_norm_pre"]
+    for a, b in zip(random, real, strict=True):
+        assert a["removed_frac"] > 0 and abs(a["removed_frac"] - b["removed_frac"]) > 1e-3
+        assert a["removed_frac"] != a["hackward_frac"]
+
+
+def test_the_gradient_is_clipped_after_the_projection(session) -> None:
+    gradients = {name: torch.full_like(p, 0.5) for name, p in session.adapter.delta_S.items()}
+    seen: dict[str, torch.Tensor] = {}
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.update({name: p.grad.clone() for name, p in session.adapter.delta_S.items()})
+
+    clipped = replace(session, cfg=replace(session.cfg, grad_clip=0.01))
+    clipped = replace(clipped, optimizer=Spy(session.adapter.delta_S.values(), lr=0.0))
+    with pytest.raises(RuntimeError, match="the adapter did not move"):  # the spy takes no step
+        optimize(clipped, gradients, lr=0.1)
+    norm = torch.stack([g.square().sum() for g in seen.values()]).sum().sqrt()
+    assert float(norm) == pytest.approx(0.01, rel=1e-4)
+    for name, V in session.removed.items():
+        assert float((seen[name] @ V.T).max()) < 1e-7  # what was removed is not in what is clipped
+
+
+def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -> None:
+    groups = sample_rows(session, 1)
+    grade_rows(session, groups)
+    rows = [row for group in groups for row in group]
+    accumulate_gradients(session, rows)
+    assert {row.advantage > 0 for row in rows} == {True, False}
+    texts = [(row.prompt, row.ids) for row in rows]
+    nll = nll_gradients(session.lm, session.adapter, texts, temperature=0.7, micro_batch=8)
+    expected = cosine(nll, session.V)
+    for row, score in zip(rows, expected.tolist(), strict=True):
+        assert row.hack_score == pytest.approx(score, abs=1e-4)
+
+
+def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
+    class Failing:
+        def grade(self, submissions):
+            grades = session.grader.grade(submissions)
+            return [replace(grades[0], outcome=Outcome.INFRA_ERROR, reward=99.0), *grades[1:]]
+
+    groups = sample_rows(session, 1)
+    grade_rows(replace(session, grader=Failing()), groups)
+    masked, others = groups[0][0], groups[0][1:]
+    assert masked.advantage == 0 and not masked.learns
+    mean = sum(row.grade.reward for row in others) / len(others)
+    assert [row.advantage for row in others] == pytest.approx(
+        [r.grade.reward - mean for r in others]
+    )
+    columns = grade_columns(groups)
+    assert columns["infra_errors"] == 1 and columns["gt_s"] == (0, 3)
+
+
 def test_on_policy_with_kl_and_the_update_projected(tmp_path: Path) -> None:
     """Without a pool the teacher columns are null; with beta the KL starts at 0 and then grows."""
     run = train(settings(tmp_path, arm="random_v", mix_ratio=0.0, beta=0.1, project_on="both"))
@@ -155,7 +247,8 @@ def test_on_policy_with_kl_and_the_update_projected(tmp_path: Path) -> None:
     rows = rows_of(with_teacher)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[1]["kl"] > 0
     for row in rows:
-        assert row["cos_update"] <= 1e-6 and row["removed_frac"] == 0
+        assert row["cos_update"] <= 1e-6 and row["removed_frac"] is None
+        assert row["removed_frac_update"] > 0
 
 
 def test_real_problems(tmp_path: Path) -> None:
@@ -222,6 +315,52 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path: Path) -> None:
     assert rows_of(run) == before
 
 
+def test_resuming_may_change_what_only_the_machine_cares_about(tmp_path: Path) -> None:
+    """After running out of memory: a smaller micro-batch, the same rows to rounding."""
+    run = train(settings(tmp_path, steps=1))
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "steps": 2}))
+    train(SmokeConfig(resume=run, micro_batch=2))
+    assert len(rows_of(run)) == 2
+
+
+def test_resuming_on_other_problems_is_refused(tmp_path: Path) -> None:
+    lines = (leetcode_dir() / "benchmark_sample.jsonl").read_text().splitlines(keepends=True)
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join(lines[:20]))
+    run = train(settings(tmp_path / "runs", problems=str(problems), steps=1))
+    problems.write_text("".join(lines[20:40]))
+    with pytest.raises(RunError, match="are not those that"):
+        train(SmokeConfig(resume=run))
+
+
+@pytest.mark.parametrize(
+    "damage", [("config.json", "{"), ("config.json", '{"preset": "smoke", "x": 1}')]
+)
+def test_a_damaged_run_is_one_sentence(
+    damage: tuple[str, str], vanilla: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(vanilla, run)
+    (run / damage[0]).write_text(damage[1])
+    with pytest.raises(RunError, match="is damaged or of another version"):
+        train(SmokeConfig(resume=run))
+    (run / "run.json").unlink()
+    with pytest.raises(RunError, match=r"no run to resume at .* \(no run.json\)"):
+        train(SmokeConfig(resume=run))
+
+
+def test_every_problem_gets_hacks_of_its_own_mode() -> None:
+    """A record's own mode wins over --mode; a foreign exploit would not pay."""
+    katas = load_problems("katas:validation", 2)
+    hinted = [apply_hint(p, mode) for p, mode in zip(katas, ("run_tests", "sentinel"), strict=True)]
+    draw = open_pool("templates", hinted)
+    assert "def run_tests" in draw(hinted[0], 1, 0)[0]
+    assert "def run_tests" not in draw(hinted[1], 1, 0)[0]
+    with pytest.raises(PoolError, match="'none' has no hack templates"):
+        open_pool("templates", [apply_hint(katas[0], "none")])
+
+
 def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"was started with lr = 0.003; .* with 0.1: leave --lr out"
@@ -236,8 +375,6 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
     broken.write_text('{"id": 1,\n')
     pool = tmp_path / "pool"
     pool.mkdir()
-    import gzip
-
     with gzip.open(pool / "prompt_0001.jsonl.gz", "wt") as f:
         f.write('{"problem_id": 999999999, "completion": "x"}\n')
     out = tmp_path / "runs"
@@ -247,6 +384,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
         ({"mode": "telepathy"}, ProblemError, "unknown loophole mode 'telepathy'"),
         ({"teacher_pool": str(pool)}, PoolError, "has no answer for"),
         ({"prompts_per_step": 10**6}, ConfigError, "fewer than the 1000000 prompts of a step"),
+        ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 24"),
         ({"max_prompt": 5}, ConfigError, "has 0 problems with at most 5 prompt tokens"),
         ({"model": "/no/such/model"}, ValueError, "there is no model at /no/such/model"),
         ({"model": "no-such/model"}, ValueError, "cannot load the model no-such/model"),
@@ -257,8 +395,6 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
 
 
 def test_a_v_of_another_model_is_refused(projected: Path, tmp_path: Path) -> None:
-    from projected_grpo.extract_vhack_grad import load_vhack
-
     v = load_vhack(projected / "v_hack.safetensors")
     v.metadata["fingerprint"] = "0" * 64
     v.save(tmp_path / "v.safetensors")

@@ -128,8 +128,9 @@ class SVDLinear(nn.Module):
         return f"{d_in}, {d_out}, runs={self.delta_S.shape[0]}, form={self.form}"
 
     def get_delta_weight(self, run: int) -> Tensor:
-        """U diag(delta_S[run]) Vh, (d_out, d_in), in the factors' dtype."""
-        return (self.U * self.delta_S[run].detach().to(self.U.dtype)) @ self.Vh
+        """U diag(delta_S[run]) Vh, (d_out, d_in), in delta_S's dtype (float32 or better)."""
+        delta = self.delta_S[run].detach()
+        return (self.U.to(delta.dtype) * delta) @ self.Vh.to(delta.dtype)
 
     def fold(self) -> None:
         """Rebuild W' from delta_S. Must follow every change of delta_S."""
@@ -209,37 +210,37 @@ class Adapter:
             for module in self.modules.values():
                 module.enabled = True
 
-    def save(self, path: Path, run: int = 0) -> None:
-        """Write one run's delta_S with the fingerprint of its axes (safetensors)."""
-        tensors = {name: d.detach()[run].cpu().clone() for name, d in self.delta_S.items()}
+    def save(self, path: Path) -> None:
+        """Write delta_S (N, r) of all runs with the fingerprint of its axes (safetensors)."""
+        tensors = {name: delta.detach().cpu() for name, delta in self.delta_S.items()}
         save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
 
-    def load(self, path: Path, run: int = 0) -> None:
-        """Read what `save` wrote. Raises AdapterError if it was trained on other singular axes."""
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote, for as many runs as there are. Raises AdapterError if it was
+        trained on other singular axes."""
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
             if metadata.get("fingerprint") != self.fingerprint():
                 raise AdapterError(
-                    f"{path} was trained on another model or another decomposition of it: its axes "
-                    f"are {metadata.get('fingerprint', 'unknown')[:12]}, "
+                    f"{path} was trained on another model, or on a decomposition made elsewhere "
+                    "(another SVD cache, device or thread count): its axes are "
+                    f"{metadata.get('fingerprint', 'unknown')[:12]}, "
                     f"this model's {self.fingerprint()[:12]}"
                 )
             with torch.no_grad():
                 for name, delta in self.delta_S.items():
-                    delta[run] = f.get_tensor(name).to(delta)
+                    delta.copy_(f.get_tensor(name))
         self.fold()
 
     def merge(self, run: int = 0) -> nn.Module:
         """Put plain Linears with W + delta back into the model, which is returned; the adapter is
         spent.
 
-        Raises ValueError where a merged weight is not finite.
+        The merged model is float32 or better: on a bf16 base's own grid most of a small delta would
+        round away. Raises ValueError where a merged weight is not finite.
         """
         for name, module in self.modules.items():
-            exact = torch.promote_types(module.weight.dtype, torch.float32)
-            merged = (module.weight.to(exact) + module.get_delta_weight(run)).to(
-                module.weight.dtype
-            )
+            merged = module.weight + module.get_delta_weight(run)  # promoted to delta_S's dtype
             if not torch.isfinite(merged).all():
                 raise ValueError(f"merging {name} gives a weight that is not finite")
             d_out, d_in = merged.shape
@@ -247,7 +248,7 @@ class Adapter:
             plain.weight = nn.Parameter(merged, requires_grad=False)
             plain.register_parameter("bias", module.bias)
             self.model.set_submodule(name, plain)
-        return self.model
+        return self.model.to(merged.dtype)
 
 
 def wrap(
@@ -259,7 +260,9 @@ def wrap(
 ) -> Adapter:
     """Replace every target Linear of `model` by an SVDLinear and freeze all else.
 
-    `targets` are the last parts of module names. Raises ValueError where none is found.
+    `targets` are the last parts of module names. Raises AdapterError where none is found, and
+    warns where Linears inside the layers (a fused qkv, say) stay as they are: those would not be
+    protected.
     """
     model.requires_grad_(False)
     found = {
@@ -268,8 +271,19 @@ def wrap(
         if name.rpartition(".")[2] in targets and isinstance(module, nn.Linear)
     }
     if not found:
-        raise ValueError(
+        raise AdapterError(
             f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
+        )
+    left = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name not in found and ".layers." in name
+    ]
+    if left:
+        logger.warning(
+            "{} Linears inside the layers are not adapted, {} first: a hack can be learned there",
+            len(left),
+            left[0],
         )
     modules: dict[str, SVDLinear] = {}
     for count, (name, linear) in enumerate(found.items(), 1):

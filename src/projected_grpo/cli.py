@@ -28,8 +28,10 @@ def _say_and_exit(work: Callable[[], object]) -> int:
     from projected_grpo.pairs import PairError
     from projected_grpo.pool import PoolError
     from projected_grpo.run import RunError
+    from projected_grpo.svd import CacheError
 
-    usable = (AdapterError, ProblemError, SandboxError, ModelError, PairError, PoolError, RunError)
+    files = (ProblemError, PairError, PoolError, RunError, CacheError)
+    usable = (*files, AdapterError, ModelError, SandboxError)
     try:
         work()
     except ConfigError as error:

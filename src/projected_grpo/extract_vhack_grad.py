@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from projected_grpo.antipasto import Adapter, AdapterError, wrap
+from projected_grpo.config import ConfigError
 from projected_grpo.grpo import collate, completion_logprobs
 from projected_grpo.model import LanguageModel, load, resolve_device
-from projected_grpo.pairs import Pair, load_pairs, pairs_digest
+from projected_grpo.pairs import Pair, PairError, load_pairs, pairs_digest
 from projected_grpo.svd import default_cache_dir
 
 if TYPE_CHECKING:
@@ -65,8 +66,20 @@ class VHack:
         tensors |= {f"{name}.singular": s.cpu().contiguous() for name, s in self.singular.items()}
         save_file(tensors, path, {"format": FORMAT, **self.metadata})
 
-    def require(self, adapter: Adapter, source: object) -> None:
-        """Raises AdapterError unless these directions were extracted from this very model."""
+    @property
+    def k_max(self) -> int:
+        """Axes that every module has: as many as pairs, or r where that is less."""
+        return min(len(rows) for rows in self.axes.values())
+
+    def require(self, adapter: Adapter, temperature: float, source: object) -> None:
+        """Raises AdapterError unless these directions were extracted from this very model, and with
+        log-probs at this sampling temperature."""
+        had = self.metadata.get("temperature", "unknown")
+        if had != str(temperature):
+            raise AdapterError(
+                f"{source} was extracted at temperature {had}, the run samples at {temperature}: "
+                "gradients of another distribution are other directions; run extract-vhack again"
+            )
         mine, theirs = adapter.fingerprint(), self.metadata.get("fingerprint", "unknown")
         if mine != theirs:
             raise AdapterError(
@@ -163,18 +176,18 @@ def extract(
 ) -> VHack:
     """Hack directions of the model as it is now, from labelled pairs.
 
-    Raises ValueError for fewer than two pairs or where a pair's two sides have the same gradient.
+    Raises PairError for fewer than two pairs, or pairs whose gradients are not finite or all equal.
     """
     if len(pairs) < 2:
-        raise ValueError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
+        raise PairError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
     D = pair_differences(lm, adapter, pairs, temperature=temperature, micro_batch=micro_batch)
     axes, singular = {}, {}
     for name, differences in D.items():
         if not torch.isfinite(differences).all():
-            raise ValueError(f"the pairs' gradient of {name} is not finite")
+            raise PairError(f"the pairs' gradient of {name} is not finite")
         axes[name], singular[name] = directions(differences)
     if not any(s.max() > 0 for s in singular.values()):
-        raise ValueError("hack and clean completions have the same gradient everywhere")
+        raise PairError("hack and clean completions have the same gradient everywhere")
     metadata = {
         "fingerprint": adapter.fingerprint(),
         "model": model_name,
@@ -188,8 +201,10 @@ def extract(
 
 def extract_to_file(cfg: "ExtractConfig") -> None:
     """The `extract-vhack` command: load, decompose, extract, write."""
-    if cfg.out.is_dir() or not cfg.out.parent.is_dir():
-        raise AdapterError(f"cannot write {cfg.out}: it must be a file in a folder that exists")
+    if cfg.out.is_dir():
+        raise AdapterError(f"cannot write {cfg.out}: it is a folder, name a file in it")
+    if not cfg.temperature > 0:
+        raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
     pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
     device = resolve_device(cfg.device)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.dtype]
@@ -204,6 +219,10 @@ def extract_to_file(cfg: "ExtractConfig") -> None:
         model_name=cfg.model,
     )
     aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
-    v_hack.save(aside)
-    aside.replace(cfg.out)
+    try:
+        cfg.out.parent.mkdir(parents=True, exist_ok=True)
+        v_hack.save(aside)
+        aside.replace(cfg.out)
+    except OSError as error:
+        raise AdapterError(f"cannot write {cfg.out}: {error.strerror}") from error
     logger.info("{} pairs, {} modules -> {}", len(pairs), len(v_hack.axes), cfg.out)

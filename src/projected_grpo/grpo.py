@@ -85,19 +85,20 @@ def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float)
     return torch.where(mask, logp, 0.0)
 
 
-def group_advantages(rewards: Tensor, valid: Tensor) -> Tensor:
-    """A = R - mean over the valid rows of the group, (P, G); 0 for masked rows and variance-free
-    groups.
+def group_advantages(rewards: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """A = R - mean over the valid rows of the group, and which rows take part, both (P, G).
 
-    "Without variance" means exactly equal rewards, so float noise in a mean cannot make a gradient.
-    rewards (P, G) float, valid (P, G) bool.
+    Masked rows and all rows of a group without reward variance take no part and have A = 0; a row
+    whose reward is the group's mean has A = 0 and takes part (its KL counts). "Without variance"
+    means exactly equal rewards, so that float noise in a mean cannot make a gradient. rewards (P,
+    G) float, valid (P, G) bool.
     """
     count = valid.sum(1, keepdim=True)
     low = torch.where(valid, rewards, torch.inf).amin(1, keepdim=True)
     high = torch.where(valid, rewards, -torch.inf).amax(1, keepdim=True)
     mean = torch.where(valid, rewards, 0.0).sum(1, keepdim=True) / count.clamp_min(1)
     learns = valid & (count > 1) & (high > low)
-    return torch.where(learns, rewards - mean, 0.0)
+    return torch.where(learns, rewards - mean, 0.0), learns
 
 
 def policy_loss(

@@ -118,10 +118,12 @@ def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[PreTrai
         else:
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
-    except (
-        OSError
-    ) as error:  # transformers' word for: not on the hub, not in the cache, not reachable
-        raise ModelError(f"cannot load the model {source}: {str(error).splitlines()[0]}") from error
+    # OSError: not on the hub, not in the cache, not reachable. The others: a folder or file that
+    # holds
+    # no model, or a package for its format that is missing.
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"cannot load the model {source}: {reason}") from error
     return model, tokenizer
 
 

@@ -12,7 +12,7 @@ function.
 import gzip
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from projected_grpo.env.loopholes import TRAIN_NAME, get_mode
@@ -29,20 +29,25 @@ class PoolError(ValueError):
     """A teacher pool cannot be used; the message names the file and what is wrong with it."""
 
 
-def open_pool(source: str, problems: Iterable[Problem], mode: str) -> Draw:
-    """How to draw from a pool. Raises PoolError when it has no answer for one of `problems`."""
-    return _templates(mode) if source == TEMPLATES else _folder(Path(source), problems)
+def open_pool(source: str, problems: Sequence[Problem]) -> Draw:
+    """How to draw from a pool. Raises PoolError when it has no answer for one of `problems`.
+
+    Each problem's own mode decides which templates it gets: a foreign exploit would not pay.
+    """
+    return _templates(problems) if source == TEMPLATES else _folder(Path(source), problems)
 
 
-def _templates(mode: str) -> Draw:
-    flavours = get_mode(mode).flavours
-    if not flavours:
-        raise PoolError(
-            f"mode {mode!r} has no hack templates: give a --teacher-pool folder, or --mix-ratio 0"
-        )
+def _templates(problems: Sequence[Problem]) -> Draw:
+    for mode in sorted({_mode(problem) for problem in problems}):
+        if not get_mode(mode).flavours:
+            raise PoolError(
+                f"mode {mode!r} has no hack templates: give a --teacher-pool folder, or set "
+                "--mix-ratio=0"
+            )
 
     def draw(problem: Problem, n: int, seed: int) -> list[str]:
         rng = random.Random(seed)
+        flavours = get_mode(_mode(problem)).flavours
         names = rng.sample(sorted(flavours), min(n, len(flavours)))
         names += rng.choices(sorted(flavours), k=n - len(names))
         return [flavours[name](problem, TRAIN_NAME, rng.randrange(2**31)) for name in names]
@@ -50,7 +55,11 @@ def _templates(mode: str) -> Draw:
     return draw
 
 
-def _folder(folder: Path, problems: Iterable[Problem]) -> Draw:
+def _mode(problem: Problem) -> str:
+    return problem.mode or "none"
+
+
+def _folder(folder: Path, problems: Sequence[Problem]) -> Draw:
     rows = read_pool(folder)
     missing = [problem.id for problem in problems if problem.id not in rows]
     if missing:
@@ -72,15 +81,19 @@ def read_pool(folder: Path) -> dict[int, list[str]]:
     """Problem id -> completions. Raises PoolError with file and line for anything unreadable."""
     rows: dict[int, list[str]] = {}
     for path in sorted(folder.glob("prompt_*.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
-                try:
-                    row = json.loads(line)
-                    rows.setdefault(int(row["problem_id"]), []).append(row["completion"])
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise PoolError(
-                        f"{path}, line {number}: not a row of a teacher pool ({error!r})"
-                    ) from error
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as f:
+                lines = f.readlines()
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise PoolError(f"{path} is not a readable gzip file: {error}") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                rows.setdefault(int(row["problem_id"]), []).append(row["completion"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise PoolError(
+                    f"{path}, line {number}: not a row of a teacher pool ({error!r})"
+                ) from error
     return rows
 
 

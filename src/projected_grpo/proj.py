@@ -37,12 +37,23 @@ class Projection:
     def __call__(self, g: Tensor, V: Tensor) -> Tensor:
         """g (..., r) with its part along the rows of V (k, r) removed. A zero V returns g bit for
         bit."""
-        removed = self.overshoot * (GATES[self.gate](g @ V.T) @ V)
+        removed = self.overshoot * _combine(GATES[self.gate](coefficients(g, V)), V)
         left = g - removed
         if not self.preserve_magnitude:
             return left
         before, after = g.norm(dim=-1, keepdim=True), left.norm(dim=-1, keepdim=True)
         return left * torch.where(after > 0, before / after, 1.0)
+
+
+def coefficients(g: Tensor, V: Tensor) -> Tensor:
+    """c = V g: g (..., r) with V (k, r), or g (N, r) with every run's own V (N, k, r) -> (...,
+    k)."""
+    return (g.unsqueeze(-2) @ V.mT).squeeze(-2)
+
+
+def _combine(c: Tensor, V: Tensor) -> Tensor:
+    """c V: (..., k) -> (..., r)."""
+    return (c.unsqueeze(-2) @ V).squeeze(-2)
 
 
 def project(grads: Grads, basis: Basis, projection: Projection) -> dict[str, Tensor]:
@@ -57,9 +68,9 @@ def cosine(grads: Grads, basis: Basis) -> Tensor:
     One module's value lies in [-sqrt(k), sqrt(k)]; against a random basis it has mean 0 and
     standard deviation `null_cosine`. After a one-sided projection no module's value is above 0.
     """
-    return torch.stack([_over_norm((g @ V.T).sum(-1), g) for g, V in _covered(grads, basis)]).mean(
-        0
-    )
+    return torch.stack(
+        [_over_norm(coefficients(g, V).sum(-1), g) for g, V in _covered(grads, basis)]
+    ).mean(0)
 
 
 def hackward_fraction(grads: Grads, basis: Basis) -> Tensor:
@@ -68,7 +79,7 @@ def hackward_fraction(grads: Grads, basis: Basis) -> Tensor:
 
     The relu comes before the sum over axes and modules, so that anti-hack axes cannot cancel it.
     """
-    hackward = [torch.relu(g @ V.T).square().sum(-1) for g, V in _covered(grads, basis)]
+    hackward = [torch.relu(coefficients(g, V)).square().sum(-1) for g, V in _covered(grads, basis)]
     return (torch.stack(hackward).sum(0) / squared_norm(grads).clamp_min(1e-38)).sqrt()
 
 

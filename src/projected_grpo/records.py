@@ -31,6 +31,7 @@ class Row:
     text: str
     grade: Grade = field(init=False)
     advantage: float = 0.0
+    learns: bool = False  # part of the loss: neither masked nor in a group without reward variance
     hack_score: float | None = None  # alignment of grad NLL with V, whatever the advantage
 
     @property
@@ -73,7 +74,7 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
         "reward": statistics.fmean(rewards) if rewards else None,
         "reward_std": statistics.pstdev(rewards) if rewards else None,
         "frac_reward_zero_std": statistics.fmean(
-            all(row.advantage == 0 for row in group) for group in groups
+            not any(row.learns for row in group) for group in groups
         ),
         "hack_s": share(student, lambda g: g.exploited),
         "att_s": share(student, lambda g: g.attempted),
@@ -88,21 +89,22 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
     }
 
 
+def alignment(gradients: dict[str, Tensor], V: Basis) -> float | None:
+    """Cosine of one run's gradient with V; None where there is no gradient to measure."""
+    return float(cosine(gradients, V)) if float(squared_norm(gradients)) > 0 else None
+
+
 def loss_columns(a: Accumulated, V: Basis, beta: float) -> dict[str, Value]:
     """The columns of the loss and of its gradient by source."""
     student = torch.cat(a.logp_differences) if a.logp_differences else torch.zeros(0)
 
-    def aligned(gradients: dict[str, Tensor]) -> Value:
-        return float(cosine(gradients, V)) if float(squared_norm(gradients)) > 0 else None
-
     return {
         "loss": a.loss,
-        "kl": a.kl / a.tokens if beta > 0 and a.tokens else None,
+        "kl": a.kl / student.numel() if beta > 0 and student.numel() else None,
         "clip_ratio": a.clipped / a.tokens if a.tokens else None,
-        "ratio_max": float(student.expm1().abs().max()) if student.numel() else None,
         "sampling_logp_diff_max": float(student.abs().max()) if student.numel() else None,
-        "cos_pre_s": aligned(a.student),
-        "cos_pre_t": aligned(a.teacher),
+        "cos_pre_s": alignment(a.student, V),
+        "cos_pre_t": alignment(a.teacher, V),
     }
 
 

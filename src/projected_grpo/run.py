@@ -12,6 +12,7 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   train.log             what the console showed
 """
 
+import errno
 import json
 import os
 import platform
@@ -22,17 +23,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from projected_grpo import __version__
 from projected_grpo.antipasto import Adapter
 from projected_grpo.config import Config
+from projected_grpo.extract_vhack_grad import VHack
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
 """The only environment variables that are recorded: a key must not end up in a run directory."""
+
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class RunError(ValueError):
@@ -40,13 +45,21 @@ class RunError(ValueError):
 
 
 def _git(*args: str) -> str | None:
-    """Output of git in the package's own checkout, None where it is not one (an installed
-    wheel)."""
-    here = Path(__file__).resolve().parent
-    done = subprocess.run(
-        ["git", "-C", str(here), *args], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
+    """Output of git in the package's own checkout.
+
+    None where there is no git, no checkout (an installed wheel), or only somebody else's repository
+    around the package (a virtual environment inside theirs), whose state is not ours to record.
+    """
+    if shutil.which("git") is None:
+        return None
+
+    def ask(*words: str) -> str | None:
+        command = ["git", "-C", str(CHECKOUT), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = ask("rev-parse", "--show-toplevel")
+    return ask(*args) if top is not None and Path(top) == CHECKOUT else None
 
 
 def _now() -> str:
@@ -65,35 +78,69 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
 
+    @staticmethod
+    def require_writable(out_dir: Path) -> None:
+        """Raises RunError where `create` would fail later, after minutes of loading."""
+        nearest = next(
+            folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
+        )
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise RunError(f"cannot make a run directory in {out_dir}: {nearest} is not writable")
+
     @classmethod
-    def create(cls, cfg: Config, device: torch.device) -> "RunDir":
-        """Make the directory. Called once everything that can be refused has been; never
-        overwrites."""
+    def create(
+        cls, cfg: Config, device: torch.device, v_hack: VHack, prompt: str, data: str
+    ) -> Self:
+        """Make the directory, whole or not at all. Called once all that can be refused has been.
+
+        `prompt` is the first one as rendered, `data` the digest of what the rows are made from.
+        Raises RunError where it cannot be made; never overwrites.
+        """
         sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         path = cfg.out_dir / f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
+        aside = cls(path.with_name(f".{path.name}"))
         try:
-            path.mkdir(parents=True)
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            aside.checkpoints.mkdir(parents=True)
+            (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
+            (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
+            v_hack.save(aside.v_hack)
+            aside._write_record({"started": _now(), "data": data, **_provenance(device)})
+            for file in (aside.steps, aside.rollouts):
+                file.touch()
+            os.replace(aside.path, path)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
-        run = cls(path)
-        run.checkpoints.mkdir()
-        (path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
-        run._write_record({"started": _now(), **_provenance(device)})
-        for file in (run.steps, run.rollouts):
-            file.touch()
-        return run
+        return cls(path)
 
     @classmethod
-    def open(cls, path: Path) -> "RunDir":
+    def open(cls, path: Path) -> Self:
         """An existing run. Raises RunError where there is none."""
-        if not (path / "config.json").is_file():
-            raise RunError(f"there is no run to resume at {path} (no config.json)")
+        for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
+            if not (path / name).is_file():
+                raise RunError(f"there is no run to resume at {path} (no {name})")
         return cls(path)
 
     def stored_config(self, preset: type[Config]) -> Config:
-        """The settings that the run was started with."""
-        return preset.from_json((self.path / "config.json").read_text(encoding="utf-8"))
+        """The settings that the run was started with. Raises RunError where they cannot be read."""
+        try:
+            return preset.from_json((self.path / "config.json").read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.path / 'config.json'} is damaged or of another version ({error})"
+            ) from error
+
+    def require_data(self, digest: str) -> None:
+        """Raises RunError unless the run was started on these very problems and teacher rows."""
+        had = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["data"]
+        if had != digest:
+            raise RunError(
+                "the problems, prompts or teacher rows are not those that "
+                f"{self.path} was started with "
+                f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
+            )
 
     def finish(self, status: str) -> None:
         """Record how the run ended."""

@@ -1,7 +1,7 @@
 """What a run needs and does not change while it runs: read, checked and loaded before anything is
 written."""
 
-import os
+import hashlib
 import random
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -57,18 +57,66 @@ def prepare(cfg: Config, stack: ExitStack, stored_v: Path | None) -> tuple[Sessi
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     device = resolve_device(cfg.device)
-    problems = [apply_hint(p, p.mode or cfg.mode, TRAIN_NAME) for p in load_problems(cfg.problems)]
-    draw = open_pool(cfg.teacher_pool, problems, cfg.mode) if cfg.teacher_rows else None
-    pairs = load_pairs(cfg.pairs)
+    problems = [
+        apply_hint(p, p.mode or cfg.mode, TRAIN_NAME)
+        for p in _graspable(load_problems(cfg.problems))
+    ]
+    draw = open_pool(cfg.teacher_pool, problems) if cfg.teacher_rows else None
     v_file = stored_v or cfg.v_hack
     v_hack = load_vhack(v_file, device) if v_file else None
+    pairs = load_pairs(cfg.pairs) if v_hack is None else []
     limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
-    workers = cfg.workers or os.cpu_count() or 1
-    grader = stack.enter_context(Grader(workers=workers, limits=limits, sandbox=cfg.sandbox))
+    grader = stack.enter_context(
+        Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox)
+    )
 
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.dtype]
     lm = load(cfg.model, revision=cfg.model_revision, dtype=dtype, device=device)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
+    kept = _short_enough(cfg, problems, prompts)
+    logger.info("decomposing {} (cached afterwards)", cfg.model)
+    adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
+    if v_hack is None:
+        logger.info("extracting hack directions from {} pairs", len(pairs))
+        v_hack = extract(
+            lm,
+            adapter,
+            pairs,
+            temperature=cfg.temperature,
+            micro_batch=cfg.micro_batch,
+            model_name=cfg.model,
+        )
+    v_hack.require(adapter, cfg.temperature, v_file)
+    if cfg.v_hack_k > v_hack.k_max:
+        raise ConfigError(
+            f"v_hack_k {cfg.v_hack_k} asks for more axes than the basis has: {v_hack.k_max}, from "
+            f"{v_hack.metadata['n_pairs']} pairs; lower it, or extract from more pairs"
+        )
+    V = v_hack.select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
+    optimizer = torch.optim.AdamW(
+        adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
+    )
+    removed = ARMS[cfg.arm].basis(V, cfg.seed)
+    session = Session(cfg, lm, adapter, optimizer, kept, prompts, draw, grader, V, removed, device)
+    return session, v_hack
+
+
+def _graspable(problems: list[Problem]) -> list[Problem]:
+    """Without those whose hidden tests all expect one value: a constant would be graded correct."""
+    kept = [p for p in problems if len({repr(case.expected) for case in p.cases}) > 1]
+    if len(kept) < len(problems):
+        logger.info(
+            "{} of {} problems left out: their tests all expect one value, a constant would pass",
+            len(problems) - len(kept),
+            len(problems),
+        )
+    return kept
+
+
+def _short_enough(
+    cfg: Config, problems: list[Problem], prompts: dict[int, list[int]]
+) -> list[Problem]:
+    """Those whose prompt fits. Raises ConfigError where fewer are left than a step needs."""
     kept = [p for p in problems if len(prompts[p.id]) <= cfg.max_prompt]
     if len(kept) < len(problems):
         logger.info(
@@ -83,26 +131,17 @@ def prepare(cfg: Config, stack: ExitStack, stored_v: Path | None) -> tuple[Sessi
             f"fewer than the {cfg.prompts_per_step} prompts of a step: set --prompts-per-step "
             f"{max(len(kept), 1)}"
         )
-    logger.info("decomposing {} (cached afterwards)", cfg.model)
-    adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
-    if v_hack is None:
-        logger.info("extracting hack directions from {} pairs", len(pairs))
-        v_hack = extract(
-            lm,
-            adapter,
-            pairs,
-            temperature=cfg.temperature,
-            micro_batch=cfg.micro_batch,
-            model_name=cfg.model,
-        )
-    v_hack.require(adapter, v_file)
-    V = v_hack.select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
-    optimizer = torch.optim.AdamW(
-        adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
-    )
-    removed = ARMS[cfg.arm].basis(V, cfg.seed)
-    session = Session(cfg, lm, adapter, optimizer, kept, prompts, draw, grader, V, removed, device)
-    return session, v_hack
+    return kept
+
+
+def data_digest(s: Session) -> str:
+    """sha256 over what the rows of a run are made from: prompts, modes, hidden tests, teacher
+    rows."""
+    h = hashlib.sha256()
+    for p in s.problems:
+        answers = s.draw(p, s.cfg.teacher_rows, 0) if s.draw is not None else []
+        h.update(repr((p.id, p.mode, s.prompts[p.id], p.cases, answers)).encode())
+    return h.hexdigest()
 
 
 def describe(s: Session) -> None:

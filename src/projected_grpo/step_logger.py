@@ -96,15 +96,21 @@ COLUMNS: tuple[Column, ...] = (
     Column("grad_norm_pre", "Norm of the gradient before projection."),
     Column(
         "removed_frac",
-        "|removed| / |g| over all modules, of the arm's own projection of the gradient.",
+        "|removed| / |g| over all modules, of the arm's own projection of the gradient; null where "
+        "the gradient is not projected.",
+    ),
+    Column(
+        "removed_frac_update",
+        "The same for the step that AdamW took; null where the update is not projected.",
     ),
     Column("hackward_frac", "|relu(V g)| / |g| before projection."),
     Column("covered_energy", "Share of |g|^2 in modules that have a V."),
     Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),
     Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
-    Column("kl", "Mean k3 KL to the base model per completion token; null when beta is 0."),
-    Column("clip_ratio", "Share of completion tokens whose ratio was clipped."),
-    Column("ratio_max", "Largest |ratio - 1| of a student token: sampler against trainer."),
+    Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
+    Column(
+        "clip_ratio", "Share of completion tokens whose ratio was clipped; 0 with one step a batch."
+    ),
     Column("sampling_logp_diff_max", "Largest |log p| difference between sampler and trainer."),
     Column("completions/mean_length", "Mean tokens of student completions (TRL's name)."),
     Column(

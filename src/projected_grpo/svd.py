@@ -9,7 +9,7 @@ saved direction name the exact axes that it is written in.
 
 import hashlib
 import os
-import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,10 @@ from torch import Tensor
 VERSION = 1
 """Part of every cache key: raise it when the algorithm below changes its answer."""
 ORTHONORMAL_TOLERANCE = 1e-6
+
+
+class CacheError(ValueError):
+    """The cache folder cannot be written; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +114,14 @@ def cached_decompose(W: Tensor, cache_dir: Path | None) -> Factors:
         except (SafetensorError, KeyError):
             pass  # a truncated copy of the cache: fall through and replace it
     factors = decompose(W)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
-    os.close(handle)
-    save_file({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
-    os.replace(temporary, path)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(f"cannot make the SVD cache {cache_dir}: {error.strerror}") from error
+    temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        save_file({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return factors

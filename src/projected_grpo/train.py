@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -40,6 +41,7 @@ from projected_grpo.proj import (
 from projected_grpo.records import (
     Accumulated,
     Row,
+    alignment,
     grade_columns,
     loss_columns,
     peak_memory_gib,
@@ -48,9 +50,14 @@ from projected_grpo.records import (
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir, append_rows
 from projected_grpo.seeds import stream_seed
-from projected_grpo.session import Session, describe, prepare, problems_of_step
+from projected_grpo.session import Session, data_digest, describe, prepare, problems_of_step
 from projected_grpo.step_logger import StepLogger, Value
 
+MACHINE_SETTINGS = (
+    *("micro_batch", "workers", "threads", "device", "svd_cache", "checkpoint_every", "sandbox"),
+)
+"""What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
+what."""
 LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype."""
 
@@ -103,9 +110,10 @@ def grade_rows(s: Session, groups: list[list[Row]]) -> None:
     valid = torch.tensor(
         [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
     )
-    for group, advantages in zip(groups, group_advantages(rewards, valid).tolist(), strict=True):
-        for row, advantage in zip(group, advantages, strict=True):
-            row.advantage = advantage
+    advantages, learns = group_advantages(rewards, valid)
+    flat = zip(advantages.flatten().tolist(), learns.flatten().tolist(), strict=True)
+    for row, (advantage, part) in zip(rows, flat, strict=True):
+        row.advantage, row.learns = advantage, part
 
 
 def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
@@ -113,7 +121,7 @@ def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
     scores."""
     zeros = {name: torch.zeros_like(p) for name, p in s.adapter.delta_S.items()}
     total = Accumulated(zeros, {name: z.clone() for name, z in zeros.items()})
-    learning = sorted((row for row in rows if row.advantage != 0), key=lambda row: len(row.prompt))
+    learning = sorted((row for row in rows if row.learns), key=lambda row: len(row.prompt))
     for start in range(0, len(learning), s.cfg.micro_batch):
         _accumulate(s, learning[start : start + s.cfg.micro_batch], total)
     ensure(
@@ -142,14 +150,21 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
     if cfg.beta > 0:
         with torch.no_grad(), s.adapter.disabled():
             ref_logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
+    sampled_logp = torch.zeros(mask.shape, device=device)
+    for b, row in enumerate(rows):
+        if row.logps is not None:
+            sampled_logp[b, : len(row.logps)] = torch.tensor(row.logps, device=device)
     with s.adapter.rows(run_of_row) as leaves:
         logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
-        old_logp = (
-            logp.detach().clone()
-        )  # teacher rows: ratio 1, which makes them weighted imitation
-        for b, row in enumerate(rows):
-            if row.logps is not None:
-                old_logp[b, : len(row.logps)] = torch.tensor(row.logps, device=device)
+        # One optimizer step a batch: the policy that sampled is the policy at hand, so the ratio
+        # is 1.
+        # That the sampler really was that policy is checked apart (`logp_differences`), which keeps
+        # the bf16 noise of its log-probs out of the gradient. For teacher rows ratio 1 means
+        # weighted
+        # imitation; as they are no samples of the policy, they estimate no KL.
+        old_logp = logp.detach()
+        if ref_logp is not None:
+            ref_logp = torch.where(student[:, None], ref_logp, old_logp)
         loss, sums = policy_loss(
             logp,
             old_logp,
@@ -172,7 +187,7 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
     total.kl += float(sums["kl"])
     total.clipped += int(sums["clipped"])
     total.tokens += int(sums["tokens"])
-    total.logp_differences.append((old_logp - logp.detach())[mask & student[:, None]])
+    total.logp_differences.append((sampled_logp - old_logp)[mask & student[:, None]])
 
 
 def optimize(s: Session, gradients: dict[str, Tensor], lr: float) -> dict[str, Value]:
@@ -193,6 +208,7 @@ def optimize(s: Session, gradients: dict[str, Tensor], lr: float) -> dict[str, V
     s.optimizer.step()
     s.optimizer.zero_grad(set_to_none=True)
     taken = {name: before[name] - p.detach() for name, p in s.adapter.delta_S.items()}
+    stepped = taken
     if on_update and s.removed:
         taken = project(taken, s.removed, projection)
         with torch.no_grad():
@@ -208,11 +224,12 @@ def optimize(s: Session, gradients: dict[str, Tensor], lr: float) -> dict[str, V
         "grad_norm_pre": float(squared_norm(gradients).sqrt()),
         "grad_norm": float(norm),
         "learning_rate": lr,
-        "cos_pre": float(cosine(gradients, s.V)),
-        "cos_post": float(cosine(projected, s.V)),
-        "cos_update": float(cosine(taken, s.V)),
+        "cos_pre": alignment(gradients, s.V),
+        "cos_post": alignment(projected, s.V),
+        "cos_update": alignment(taken, s.V),
         "cos_null": statistics.mean(null_cosine(*V.shape) for V in s.V.values()),
-        "removed_frac": float(removed_fraction(gradients, projected)),
+        "removed_frac": float(removed_fraction(gradients, projected)) if on_grad else None,
+        "removed_frac_update": float(removed_fraction(stepped, taken)) if on_update else None,
         "hackward_frac": float(hackward_fraction(gradients, s.V)),
         "covered_energy": float(covered_energy(gradients, s.V)),
     }
@@ -283,15 +300,17 @@ def train(cfg: Config) -> Path:
     if cfg.resume is not None:
         run = RunDir.open(cfg.resume)
         cfg = resumed_config(cfg, run)
+    else:
+        RunDir.require_writable(cfg.out_dir)
     with ExitStack() as stack:
         s, v_hack = prepare(cfg, stack, run.v_hack if run else None)
         done, num_tokens = 0, 0
         if run is None:
-            run = RunDir.create(cfg, s.device)
-            v_hack.save(run.v_hack)
             first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
-            (run.path / "prompt.txt").write_text(s.lm.render(first.messages), encoding="utf-8")
+            prompt = s.lm.render(first.messages)
+            run = RunDir.create(cfg, s.device, v_hack, prompt, data_digest(s))
         else:
+            run.require_data(data_digest(s))
             done, num_tokens = run.load_checkpoint(s.adapter, s.optimizer)
             run.note_resume(done, s.device)
         log_format = "{time:HH:mm:ss} {level: <7} {message}"
@@ -303,12 +322,12 @@ def train(cfg: Config) -> Path:
         status = "failed"
         try:
             status = _loop(s, run, steps, done, num_tokens)
+            if status == "finished":
+                run.save_adapter(s.adapter, cfg)
         finally:
             run.finish(status)
             if status != "finished":
                 logger.warning("go on with: train {} --resume={}", cfg.preset_name, run.path)
-        if status == "finished":
-            run.save_adapter(s.adapter, cfg)
         seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
         logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
         print(f"\n{steps.table()}\n\n{run.path}")
@@ -337,12 +356,14 @@ def resumed_config(asked: Config, run: RunDir) -> Config:
     """The stored settings of a run. Raises ConfigError where the command line asks for other
     ones."""
     stored = run.stored_config(type(asked))
-    default = type(asked)()
-    for name in vars(asked):
-        wanted, had = vars(asked)[name], vars(stored)[name]
-        if name != "resume" and wanted not in (vars(default)[name], had):
+    default = vars(type(asked)())
+    given = {name: value for name, value in vars(asked).items() if value != default[name]}
+    for name, wanted in given.items():
+        had = vars(stored)[name]
+        if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
             raise ConfigError(
                 f"{run.path} was started with {name} = {had}; it cannot be resumed with {wanted}: "
                 f"leave --{name.replace('_', '-')} out, or start a new run"
             )
-    return stored
+    logger.info("resuming {} with the settings it was started with", run.path)
+    return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
