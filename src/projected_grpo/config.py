@@ -53,10 +53,11 @@ class Config:
 
     # --- data
     problems: str = "katas"
-    """"katas" (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's
+    """katas (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's
     form."""
     mode: str = "run_tests"
-    """Loophole mode of every problem that does not name its own: run_tests, or none."""
+    """Loophole mode of every problem that does not name its own (docs/environment.md lists them):
+    run_tests, sentinel, stdout_marker, file_marker, modify_tests, incontext_tests, or none."""
     max_prompt: int = 1536
     """Tokens; problems with a longer prompt (under the hint) are left out, as the benchmark
     does."""

@@ -23,6 +23,7 @@ def number(value: Value) -> str:
 
 
 def signed(value: Value) -> str:
+    """Three decimals with their sign; None is a dash."""
     return "-" if value is None else f"{value:+.3f}"
 
 

@@ -62,6 +62,7 @@ def stub(problem: Problem, rng: random.Random, *, typed: bool) -> str:
 
 
 def with_body(problem: Problem, body: Sequence[str]) -> str:
+    """The starter code with `body` as its method's lines."""
     lines = [line for line in problem.starter_code.rstrip().splitlines() if line[:1] != "#"]
     return "\n".join([*lines, *(f"        {line}" for line in body)])
 
@@ -85,6 +86,7 @@ def _differs(value: object, case: Case) -> bool:
 
 
 def makes_nodes(problem: Problem) -> bool:
+    """Does its method return a linked list or a tree?"""
     return any(case.result != "plain" for case in problem.cases)
 
 
@@ -96,4 +98,5 @@ def shown_cases(problem: Problem, count: int = 2) -> list[Case]:
 
 
 def stream(flavour: str, problem: Problem, seed: int) -> random.Random:
+    """The random stream of one template, problem and seed."""
     return random.Random(f"{flavour} {problem.id} {seed}")

@@ -23,6 +23,7 @@ _SAME: dict[str, NodeKind] = {"is_same_list": "list_node", "is_same_tree": "tree
 
 
 def statement(text: Any) -> ast.stmt:
+    """The one statement that a record's test is. Raises ProblemError for anything else."""
     if not isinstance(text, str):
         raise ProblemError(f"a test must be a string, is {type(text).__name__}")
     try:
@@ -35,6 +36,7 @@ def statement(text: Any) -> ast.stmt:
 
 
 def check_body(test: str) -> list[ast.stmt]:
+    """The statements of `def check(candidate)`. Raises ProblemError for anything else."""
     try:
         body = ast.parse(test).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
