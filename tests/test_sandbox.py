@@ -119,6 +119,24 @@ print('packages', os.listdir(os.path.dirname(os.__file__) + '/site-packages'))
         assert "packages []" in lines
 
 
+@pytest.mark.parametrize("kind", ["namespaces", "process"])
+def test_a_program_has_its_channel_only_however_many_files_we_have_open(kind: str) -> None:
+    code = """
+import os
+for number in range(4096):
+    try:
+        os.fstat(number)
+        print(number)
+    except OSError:
+        pass
+"""
+    with contextlib.ExitStack() as many:
+        for _ in range(200):
+            many.enter_context(open(os.devnull))
+        with Sandbox(LIMITS, kind) as sandbox:
+            assert run(sandbox, code).stdout.split() == ["0", "1", "2", "3"]
+
+
 def test_a_program_finds_nothing_of_an_earlier_one(sandbox: Sandbox) -> None:
     call(sandbox, "return 'tell' + 'tale' * 3 + x", {"x": "more"})
     code = """

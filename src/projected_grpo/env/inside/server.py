@@ -71,7 +71,9 @@ def main(kind: str, control: int) -> None:
     """Serve `control`, an inherited socket, until it is closed."""
     warnings.simplefilter("ignore")
     os.environ.clear()
-    channel = socket.socket(fileno=control)
+    # Its number is high where the outside has many files open; programs close the low ones only.
+    channel = socket.socket(fileno=os.dup(control))
+    os.close(control)
     proc = _enter_namespaces(channel) if kind == "namespaces" else _enter_process_mode()
     server = _Server(isolated=kind == "namespaces", control=channel, proc=proc)
     channel.sendall(b"r")
