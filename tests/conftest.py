@@ -1,6 +1,7 @@
 """Small real models for the tests: no download, no mocks."""
 
 import os
+import shutil
 
 # A test that reaches for the hub is a bug. Set before transformers is imported and reads it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +12,13 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+BUBBLEWRAP = pytest.param(
+    "bubblewrap",
+    marks=pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed"),
+)
+ISOLATING = (BUBBLEWRAP, "unshare")
+"""The launchers that isolate programs; each must do so alike."""
 
 torch.set_num_threads(1)  # two threads on busy cores make small tensors many times slower
 

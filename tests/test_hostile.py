@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ISOLATING
 from hostile_completions import HOSTILE
 
 from projected_grpo.env.grader import Grade, Grader, Submission
@@ -63,12 +64,12 @@ def submissions(problems: list[Problem]) -> dict[str, Submission]:
     return todo
 
 
-@pytest.fixture(scope="module")
-def aftermath() -> dict[str, object]:
+@pytest.fixture(scope="module", params=ISOLATING)
+def aftermath(request: pytest.FixtureRequest) -> dict[str, object]:
     """All hostile completions graded by one Grader, and what was left while it was still open."""
     todo = submissions(load_problems(SAMPLE, limit=12))
     library = {path: path.stat().st_mtime_ns for path in [Path(os.__file__)]}
-    with Grader(workers=2, limits=LIMITS) as grader:
+    with Grader(workers=2, limits=LIMITS, sandbox=request.param) as grader:
         servers = descendants()
         start = time.monotonic()
         grades = dict(zip(todo, grader.grade(todo.values()), strict=True))

@@ -4,15 +4,23 @@ import contextlib
 import math
 import os
 import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import BUBBLEWRAP, ISOLATING
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loguru import logger
 
-from projected_grpo.env.inside import wire
+from projected_grpo.env import forkserver
+from projected_grpo.env.inside import watch, wire
 from projected_grpo.env.problems import PRELUDE, Node
 from projected_grpo.env.sandbox import (
     Job,
@@ -27,10 +35,26 @@ from projected_grpo.env.sandbox import (
 LIMITS = Limits(cpu_s=1.0, wall_s=1.0, memory_mb=256, output_kb=16, file_mb=2)
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(LIMITS) as sandbox:
+@pytest.fixture(scope="module", params=ISOLATING)
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(LIMITS, request.param) as sandbox:
         yield sandbox
+
+
+def descendants(root: int) -> set[int]:
+    """Process ids of all that `root` started, directly or not."""
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return set(watch.descendants(proc, root))
+    finally:
+        os.close(proc)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def run(sandbox: Sandbox, code: str, **job: Any) -> JobResult:
@@ -117,6 +141,64 @@ print('packages', os.listdir(os.path.dirname(os.__file__) + '/site-packages'))
         ]
         assert "env {} cwd /tmp pid 1 0" in lines
         assert "packages []" in lines
+
+
+@pytest.mark.parametrize("kind", [*ISOLATING, "process"])
+def test_a_program_has_its_channel_only_however_many_files_we_have_open(kind: str) -> None:
+    code = """
+import os
+for number in range(4096):
+    try:
+        os.fstat(number)
+        print(number)
+    except OSError:
+        pass
+"""
+    with contextlib.ExitStack() as many:
+        for _ in range(200):
+            many.enter_context(open(os.devnull))
+        with Sandbox(LIMITS, kind) as sandbox:
+            assert run(sandbox, code).stdout.split() == ["0", "1", "2", "3"]
+
+
+def test_the_network_has_no_interface_that_is_up(sandbox: Sandbox) -> None:
+    """Bubblewrap brings the loopback interface up: a port could tell of an earlier program."""
+    code = """
+import socket
+server = socket.create_server(('127.0.0.1', 0))
+socket.create_connection(server.getsockname())
+"""
+    assert "Network is unreachable" in run(sandbox, code).error
+
+
+def test_a_program_has_lost_every_privilege(sandbox: Sandbox) -> None:
+    """By the kernel's account, while it runs: it has no /proc to look for itself."""
+    job = Job(
+        setup_code="",
+        code="import time\nclass Solution:\n    def f(self, x): return time.sleep(x)\n",
+        entry_point="f",
+        calls=({"x": 0}, {"x": 0}),
+    )
+    statuses: list[dict[str, str]] = []
+
+    def look(number: int, value: Any) -> bool:
+        assert sandbox._server is not None
+        pid = max(descendants(sandbox._server.pid))
+        spaces = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
+        for name in spaces if os.geteuid() == 0 else ():  # others may not look
+            theirs = os.readlink(f"/proc/{pid}/ns/{name}")
+            assert theirs != os.readlink(f"/proc/self/ns/{name}"), name
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        statuses.append({k: v.strip() for k, _, v in (line.partition(":") for line in lines)})
+        return True
+
+    assert sandbox.run(job, look).outcome is Outcome.PASSED
+    for status in statuses:
+        assert status["NSpid"].split()[-1] == "1"
+        for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(status[capabilities], 16) == 0
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert status["Uid"].split() == [str(os.getuid() or 65534)] * 4
 
 
 def test_a_program_finds_nothing_of_an_earlier_one(sandbox: Sandbox) -> None:
@@ -210,6 +292,87 @@ def test_a_dead_server_is_replaced(sandbox: Sandbox) -> None:
     assert sandbox._server is not None
     os.kill(sandbox._server.pid, signal.SIGKILL)
     assert run(sandbox, "x = 1").outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize("kind", ISOLATING)
+def test_all_ends_when_the_outside_is_killed(kind: str) -> None:
+    code = f"""
+from projected_grpo.env.sandbox import Job, Limits, Sandbox
+with Sandbox(Limits(), {kind!r}) as sandbox:
+    print('up', flush=True)
+    sandbox.run(Job(setup_code='', code='while True: pass'))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as outside:
+        assert outside.stdout is not None
+        assert outside.stdout.readline() == b"up\n"
+        deadline = time.monotonic() + 10
+        while len(family := descendants(outside.pid)) < 3:  # the program is the third
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        outside.kill()
+    while any(alive(pid) for pid in family):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ISOLATING)
+def test_a_server_outlives_the_thread_that_started_it(kind: str) -> None:
+    """A worker's thread replaces a dead server, and ends with its batch."""
+    with Sandbox(LIMITS, kind) as sandbox:
+        sandbox.close()
+        thread = threading.Thread(target=sandbox.start)
+        thread.start()
+        thread.join()
+        before = sandbox._server
+        assert run(sandbox, "x = 1").outcome is Outcome.PASSED
+        assert sandbox._server is before
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What the choice of a launcher says, made anew in this test."""
+    forkserver._usual_launcher.cache_clear()
+    seen: list[str] = []
+    handler = logger.add(lambda message: seen.append(message.record["message"]), level="DEBUG")
+    yield seen
+    logger.remove(handler)
+    forkserver._usual_launcher.cache_clear()
+
+
+@pytest.mark.parametrize("available", [BUBBLEWRAP])
+def test_bubblewrap_is_used_where_it_works(available: str, messages: list[str]) -> None:
+    for _ in range(2):
+        with Sandbox(LIMITS) as sandbox:
+            assert sandbox._server is not None
+            name = Path(f"/proc/{sandbox._server.pid}/comm").read_text()
+    assert name == "bwrap\n"
+    assert messages == ["sandbox: namespaces made by bubblewrap"]
+
+
+BROKEN = {
+    "missing": (None, "not installed"),
+    "refused": ("echo 'bwrap: No permissions to create a new namespace' >&2; exit 1", "No perm"),
+    "half": ("echo '{' >&4; echo broken >&2; exit 1", "broken"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_plain_namespaces_take_its_place(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    script, why = BROKEN[case]
+    if script is not None:
+        (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bwrap").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for _ in range(2):
+        with Sandbox(LIMITS) as sandbox:
+            assert run(sandbox, "x = 1").outcome is Outcome.PASSED
+    (message,) = messages
+    assert "without bubblewrap" in message
+    assert why in message
+    with pytest.raises(SandboxError, match=why):
+        Sandbox(LIMITS, "bubblewrap").start()
 
 
 def test_unknown_kind_is_refused() -> None:

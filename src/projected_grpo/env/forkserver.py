@@ -1,5 +1,8 @@
 """The outside's handle on a fork server: start it, ask it for programs, end it."""
 
+import contextlib
+import functools
+import json
 import os
 import socket
 import subprocess
@@ -9,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The one library that LeetCode gives its Python solutions, and that canonical ones use. It is
-# loaded in the fork server before the file system goes.
-import sortedcontainers
+from loguru import logger
 
 from projected_grpo.env.inside import wire
+from projected_grpo.env.launchers import INSIDE, LAUNCHERS, LIBRARY, SandboxError
 
-KINDS = ("namespaces", "process")
+KINDS = ("namespaces", *LAUNCHERS)
+"""Each way to start a server, and "namespaces": bubblewrap where it works, unshare elsewhere."""
+
 START_S = 60.0
 """Seconds that a server may take to start."""
 
@@ -27,12 +31,8 @@ sys.path[:0] = sys.argv[3:]
 import sortedcontainers
 from inside.server import main
 del sys.path[: len(sys.argv) - 3]
-main(sys.argv[1], int(sys.argv[2]))
+main(sys.argv[1], [int(end) for end in sys.argv[2].split(",")])
 """
-
-
-class SandboxError(RuntimeError):
-    """Programs cannot be isolated here in the way that was asked for; says what to do."""
 
 
 class ServerDied(RuntimeError):
@@ -61,46 +61,31 @@ class ForkServer:
         """Start a server and wait until it is ready; raises SandboxError."""
         if kind not in KINDS:
             raise SandboxError(f"unknown sandbox {kind!r}; known: {', '.join(KINDS)}")
-        if kind == "namespaces" and sys.platform != "linux":
+        if kind != "process" and sys.platform != "linux":
             raise SandboxError(_advice("namespaces are a feature of Linux"))
+        if kind == "namespaces":
+            kind = _usual_launcher()
         self._preludes: set[str] = set()
-        self.control, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            [
-                # The interpreter itself, not the virtual environment's link to it. No site, no
-                # bytecode written, UTF-8 whatever the locale, and nothing but the library on the
-                # path.
-                *(os.path.realpath(sys.executable), "-S", "-s", "-B", "-P", "-X", "utf8"),
-                *("-c", _START, kind, str(theirs.fileno()), str(Path(__file__).parent)),
-                str(Path(sortedcontainers.__file__).parent.parent),
-            ],
-            # Sets must iterate alike in every run, or labels would differ from run to run.
-            env={"PYTHONHASHSEED": "0"},
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-        )
-        theirs.close()
-        try:
+        with contextlib.ExitStack() as undo:
+            self.control, theirs = socket.socketpair()
+            undo.enter_context(self.control)
+            with theirs:
+                self._process = _start(kind, theirs)
+            undo.callback(self.close)
             self._wait_until_ready()
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def _wait_until_ready(self) -> None:
         self.control.settimeout(START_S)
         step = self._step()
-        if step == b"m":
-            _map_users(self._process.pid)
-            self.control.sendall(b"g")
+        if step in (b"m", b"{"):
+            _map_users(self._process.pid if step == b"m" else self._child_of_bubblewrap())
+            with contextlib.suppress(BrokenPipeError):  # It has died; the next line sees that too.
+                self.control.sendall(b"g")
             step = self._step()
         if step != b"r":
             assert self._process.stderr is not None
-            self.control.close()  # so that a server that still waits for us ends
-            self._process.kill()
+            self._end()
             lines = self._process.stderr.read().decode("utf-8", "replace").strip().splitlines()
             raise SandboxError(_advice(lines[-1] if lines else "the fork server did not start"))
         self.control.settimeout(None)
@@ -110,6 +95,16 @@ class ForkServer:
             return self.control.recv(1)
         except (TimeoutError, ConnectionError):
             return b""
+
+    def _child_of_bubblewrap(self) -> int:
+        """Process id of the server to be, from what `--info-fd` says after the first byte."""
+        text = b"{"
+        while not text.endswith(b"}\n"):
+            byte = self._step()
+            if not byte:
+                raise SandboxError(_advice("bubblewrap ended before it had started anything"))
+            text += byte
+        return int(json.loads(text)["child-pid"])
 
     def begin(self, request: dict[str, Any], setup_code: str, descriptors: Sequence[int]) -> None:
         """Start a program that gets `descriptors`; raises ServerDied."""
@@ -146,6 +141,11 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server, gently (it removes its files), by force after five seconds."""
+        self._end()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _end(self) -> None:
         self.control.close()
         try:
             self._process.wait(timeout=5)
@@ -153,8 +153,6 @@ class ForkServer:
             # The process that we started; the kernel ends the rest of its namespace with it.
             self._process.kill()
             self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
 
     def kill(self) -> None:
         """End the server at once."""
@@ -165,6 +163,44 @@ class ForkServer:
     def pid(self) -> int:
         """Process id of the server's outermost process."""
         return self._process.pid
+
+
+def _start(kind: str, control: socket.socket) -> subprocess.Popen[bytes]:
+    with contextlib.ExitStack() as stack:
+        launch = LAUNCHERS[kind](control)
+        ends = (control, *map(stack.enter_context, launch.spare))
+        numbers = [end.fileno() for end in ends]
+        return subprocess.Popen(
+            [
+                *launch.prefix,
+                # The interpreter itself, not the virtual environment's link to it. No site, no
+                # bytecode written, UTF-8 whatever the locale, and nothing but the library on the
+                # path.
+                *(os.path.realpath(sys.executable), "-S", "-s", "-B", "-P", "-X", "utf8"),
+                *("-c", _START, kind, ",".join(map(str, numbers))),
+                *(str(INSIDE.parent), str(LIBRARY.parent)),
+            ],
+            # Sets must iterate alike in every run, or labels would differ from run to run.
+            env={"PYTHONHASHSEED": "0"},
+            pass_fds=numbers,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd="/",
+        )
+
+
+@functools.cache
+def _usual_launcher() -> str:
+    """What "namespaces" is on this machine: a server is started to see whether bubblewrap works."""
+    try:
+        ForkServer("bubblewrap").close()
+    except SandboxError as error:
+        logger.debug("sandbox: plain namespaces, without bubblewrap ({})", error)
+        return "unshare"
+    logger.debug("sandbox: namespaces made by bubblewrap")
+    return "bubblewrap"
 
 
 def _map_users(pid: int) -> None:

@@ -2,7 +2,8 @@
 
 `Sandbox` owns one fork server (`inside/server.py`) and runs one program at a time in it.
 
-Covered under "namespaces" (Linux): each program has fresh PID numbers, is alone in its user, mount,
+Covered under "namespaces" (Linux; made with bubblewrap where it is installed and works, directly
+elsewhere, with the same result): each program has fresh PID numbers, is alone in its user, mount,
 network, IPC, UTS and cgroup namespaces with the fork server, and sees a read-only view that holds
 the standard library, /dev/null and a fresh size-capped tmpfs as its working directory. It has no
 environment, no capabilities, no descriptor but its channel and the usual three, no way to start
@@ -48,7 +49,10 @@ class Sandbox:
     """
 
     def __init__(self, limits: Limits, kind: str = "namespaces") -> None:
-        """`kind` is namespaces | process. Nothing is started yet."""
+        """`kind` is namespaces | process; or bubblewrap | unshare, to insist on one of both ways.
+
+        Nothing is started yet.
+        """
         self.limits = limits
         self.kind = kind
         self._server: ForkServer | None = None

@@ -5,10 +5,10 @@ what a program says and never sees a program's text or results (those go straigh
 outside and the child), so that a child, which inherits this process's memory, finds nothing of
 earlier programs in it.
 
-Under "namespaces" it is process 1 of its own user, PID, mount, network, IPC, UTS and cgroup
-namespaces, and each program is process 1 of a further PID namespace with its own scratch tmpfs:
-when that process ends, the kernel kills everything it started. Under "process" there are limits, a
-session of its own and a temporary directory, no more.
+Under "bubblewrap" and "unshare" it is process 1 of its own user, PID, mount, network, IPC, UTS and
+cgroup namespaces (made by bubblewrap, or by itself), and each program is process 1 of a further PID
+namespace with its own scratch tmpfs: when that process ends, the kernel kills everything it
+started. Under "process" there are limits, a session of its own and a temporary directory, no more.
 """
 
 # ruff: noqa: F401
@@ -58,7 +58,7 @@ from . import namespaces, program, watch, wire
 SCRATCH = "/tmp"
 INODES = 256
 INSIDE_USER = 1000
-"""Under "namespaces", the user id of programs as they see it themselves."""
+"""In namespaces, the user id of programs as they see it themselves."""
 
 STARVED = 10
 """A program is given up as starved of CPU (our fault) after so many times its wall-clock limit."""
@@ -67,19 +67,32 @@ _PRELUDES = 64
 _FIRST_TICK_S, _TICK_S = 0.02, 0.05
 
 
-def main(kind: str, control: int) -> None:
-    """Serve `control`, an inherited socket, until it is closed."""
+def main(kind: str, ends: list[int]) -> None:
+    """Serve an inherited socket, of which `ends` are the descriptors, until it is closed."""
     warnings.simplefilter("ignore")
     os.environ.clear()
-    channel = socket.socket(fileno=control)
-    proc = _enter_namespaces(channel) if kind == "namespaces" else _enter_process_mode()
-    server = _Server(isolated=kind == "namespaces", control=channel, proc=proc)
+    control, *spare = ends
+    for descriptor in spare:
+        with contextlib.suppress(OSError):  # bubblewrap has closed one of its two.
+            os.close(descriptor)
+    # Its number is high where the outside has many files open; programs close the low ones only.
+    channel = socket.socket(fileno=os.dup(control))
+    os.close(control)
+    isolated = kind != "process"
+    if kind == "bubblewrap":
+        # It has made them all. But the network has a loopback interface that is up, on which one
+        # program could leave ports in use for the next to find; in a fresh one nothing is.
+        namespaces.unshare(namespaces.CLONE_NEWNET)
+    elif isolated:
+        _make_namespaces(channel)
+    proc = _settle() if isolated else _enter_process_mode()
+    server = _Server(isolated=isolated, control=channel, proc=proc)
     channel.sendall(b"r")
     server.serve()
 
 
-def _enter_namespaces(control: socket.socket) -> int:
-    """Become process 1 of fresh namespaces; returns a descriptor of their /proc."""
+def _make_namespaces(control: socket.socket) -> None:
+    """Return as process 1 of fresh namespaces."""
     namespaces.unshare(namespaces.CLONE_ALL)
     control.sendall(b"m")
     if control.recv(1) != b"g":  # "Go": the outside has written the maps of user ids.
@@ -91,8 +104,12 @@ def _enter_namespaces(control: socket.socket) -> int:
         control.close()
         _, status = os.waitpid(child, 0)
         os._exit(0 if status == 0 else 1)
-    namespaces.die_with_parent()
     os.setsid()
+
+
+def _settle() -> int:
+    """As process 1: give up what no program may find; returns a descriptor of /proc."""
+    namespaces.die_with_parent()
     proc = namespaces.build_view()
     namespaces.drop_bounding_set()
     # The kernel's out-of-memory killer should take one of ours before anything else.
