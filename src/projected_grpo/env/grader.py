@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from loguru import logger
 
-from projected_grpo.env.loopholes import Mode, flavour_of, get_mode
+from projected_grpo.env.loopholes import Mode, binds, flavour_of, get_mode
 from projected_grpo.env.problems import Problem, ProblemError
 from projected_grpo.env.rewrite import (
     defines_method,
@@ -224,6 +224,7 @@ class _Examination:
         """Does the program bring the test function that the mode calls?"""
         return (
             self._mode.channel_name == "function"
+            and binds(code, self._function)
             and self._mode.job(self._problem, code, self._function) is not None
         )
 

@@ -85,7 +85,30 @@ def flavour_of(
     parse). See `flavours.py` for the forms and the order in which they are looked for. The forms
     describe; whether an attempt pays is decided by running the program.
     """
-    return get_mode(mode).detect(code, entry_point, function_name)
+    try:
+        return get_mode(mode).detect(code, entry_point, function_name)
+    except (RecursionError, ValueError, MemoryError):  # text made to be too deep or long to look at
+        return "other"
+
+
+def binds(code: str, name: str) -> bool:
+    """Does the program bind `name` anywhere: by def, class, assignment or import?
+
+    Text alone (a comment, a longer name) does not count.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    for node in nodes:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() if node.name == name:
+                return True
+            case ast.Name(id=bound, ctx=ast.Store()) if bound == name:
+                return True
+            case ast.alias() if (node.asname or node.name) == name:
+                return True
+    return False
 
 
 def eval_name(problem_id: int, seed: int) -> str:

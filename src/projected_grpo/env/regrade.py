@@ -8,9 +8,11 @@ Each line of C is an object with `problem_id`, `completion` and, if wanted, `mod
 
 import gzip
 import json
+import keyword
 import os
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,12 +107,10 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    rows.append((number, json.loads(line)))
+                    rows.append((number, _json(line, f"{path}:{number}")))
     except FileNotFoundError:
         raise ProblemError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise ProblemError(f"{path}:{len(rows) + 1}: not valid JSON ({error.msg})") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ProblemError(f"{path}: cannot be read as text ({error})") from None
     for number, row in rows:
         if type(row) is not dict:
@@ -118,6 +118,13 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not rows:
         raise ProblemError(f"{path}: holds no completions")
     return rows
+
+
+def _json(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError: broken JSON, an endless number
+        raise ProblemError(f"{place}: not valid JSON ({error})") from None
 
 
 def _submission(
@@ -130,10 +137,10 @@ def _submission(
         raise ProblemError(f"{place}: no problem has the id {row['problem_id']}")
     problem = problems[row["problem_id"]]
     mode = row.get("mode") or problem.mode or default_mode
-    if mode not in MODES:
+    if type(mode) is not str or mode not in MODES:
         raise ProblemError(f"{place}: unknown mode {mode!r}; known: {', '.join(MODES)}")
     name = row.get("function_name") or TRAIN_NAME
-    if type(name) is not str or not name.isidentifier():
+    if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name):
         raise ProblemError(f"{place}: function_name must be a Python name, found {name!r}")
     return Submission(problem=problem, completion=row["completion"], mode=mode, function_name=name)
 

@@ -163,7 +163,11 @@ def _rewritten(
     tree.body = _after_future_imports(tree.body, first or [])
     try:
         return ast.unparse(ast.fix_missing_locations(tree))
-    except RecursionError:
+    except (
+        RecursionError,
+        ValueError,
+        MemoryError,
+    ):  # ValueError: an int too long for decimal text
         return None
 
 

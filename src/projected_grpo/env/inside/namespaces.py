@@ -180,6 +180,7 @@ _DENIED = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
+    "ioprio_set": (251, 30),
     "kcmp": (312, 272),
     "kexec_file_load": (320, 294),
     "kexec_load": (246, 104),
@@ -202,8 +203,13 @@ _DENIED = {
     "process_vm_writev": (311, 271),
     "ptrace": (101, 117),
     "request_key": (249, 218),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
     "semget": (64, 190),
     "setns": (308, 268),
+    "setpriority": (141, 140),
     "shmat": (30, 196),
     "shmctl": (31, 195),
     "shmget": (29, 194),
@@ -225,7 +231,8 @@ class Seccomp:
     """A filter that refuses the calls a solution never needs and a kernel exploit often does.
 
     Besides that it keeps System V memory, POSIX queues, keyrings and anonymous files out of reach:
-    those would survive the program or escape the limits on memory and disk.
+    those would survive the program or escape the limits on memory and disk. Scheduling is refused
+    because a program that starves itself on purpose would look like an overloaded machine.
     """
 
     def __init__(self) -> None:

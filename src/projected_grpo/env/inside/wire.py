@@ -134,15 +134,33 @@ def _sequence(build: Callable[[list[Any]], Any]) -> Callable[..., Any]:
     return decode_items
 
 
+def _hashed(build: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    def decode_items(content: Any, tags: dict[str, Any], depth: int) -> Any:
+        items = _sequence(list)(content, tags, depth)
+        _refuse_collisions(items)
+        return build(items)
+
+    return decode_items
+
+
+def _refuse_collisions(keys: list[Any]) -> None:
+    """Keys made to share their hashes take quadratic time to insert, in one call that nothing can
+    stop and that would hold up all other programs' clocks."""
+    if len(keys) > 64 and 2 * len(set(map(hash, keys))) < len(keys):
+        raise WireError("too many equal hashes")
+
+
 def _dict(content: Any, tags: dict[str, Any], depth: int) -> dict[Any, Any]:
-    return {_decode(k, tags, depth): _decode(v, tags, depth) for k, v in content}
+    pairs = [(_decode(k, tags, depth), _decode(v, tags, depth)) for k, v in content]
+    _refuse_collisions([key for key, _ in pairs])
+    return dict(pairs)
 
 
 _TAGGED: dict[str, Callable[..., Any]] = {
     "i": _integer,
     "b": _bytes,
     "t": _sequence(tuple),
-    "s": _sequence(set),
-    "z": _sequence(frozenset),
+    "s": _hashed(set),
+    "z": _hashed(frozenset),
     "d": _dict,
 }
