@@ -238,6 +238,26 @@ def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
     assert columns["infra_errors"] == 1 and columns["gt_s"] == (0, 3)
 
 
+def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> None:
+    """Only teacher rows learn: there is no sampled log-prob to compare, and that is no mismatch."""
+    groups = sample_rows(session, 1)
+    grade_rows(session, groups)
+    rows = [row for group in groups for row in group]
+    for row, advantage in zip(rows, (0.0, 0.0, 1.0, -1.0) * 2, strict=True):
+        row.advantage, row.learns = advantage, row.source == "teacher"
+    assert accumulate_gradients(session, rows).student_differences.numel() == 0
+
+
+def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
+    groups = sample_rows(session, 1)
+    grade_rows(session, groups)
+    rows = groups[0]
+    rows[0].advantage = 0.0
+    accumulate_gradients(session, rows)
+    assert rows[0].learns and rows[0].hack_score is None
+    assert all(row.hack_score is not None for row in rows[1:])
+
+
 def test_on_policy_with_kl_and_the_update_projected(tmp_path: Path) -> None:
     """Without a pool the teacher columns are null; with beta the KL starts at 0 and then grows."""
     run = train(settings(tmp_path, arm="random_v", mix_ratio=0.0, beta=0.1, project_on="both"))

@@ -168,13 +168,6 @@ class Adapter:
         axes = {name: module.digest for name, module in self.modules.items()}
         return hashlib.sha256(json.dumps(axes, sort_keys=True).encode()).hexdigest()
 
-    def state_digest(self) -> str:
-        """sha256 over all delta_S: changes exactly when the adapter moved."""
-        h = hashlib.sha256()
-        for delta in self.delta_S.values():
-            h.update(delta.detach().cpu().numpy().tobytes())
-        return h.hexdigest()
-
     def fold(self) -> None:
         """Rebuild every folded weight; call after each optimizer step and after loading."""
         with torch.no_grad():

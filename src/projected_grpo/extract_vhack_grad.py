@@ -25,7 +25,7 @@ from torch import Tensor
 from projected_grpo.antipasto import Adapter, AdapterError, wrap
 from projected_grpo.config import ConfigError
 from projected_grpo.grpo import collate, completion_logprobs
-from projected_grpo.model import LanguageModel, load, resolve_device
+from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pairs import Pair, PairError, load_pairs, pairs_digest
 from projected_grpo.svd import default_cache_dir
 
@@ -207,8 +207,7 @@ def extract_to_file(cfg: "ExtractConfig") -> None:
         raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
     pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
     device = resolve_device(cfg.device)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.dtype]
-    lm = load(cfg.model, revision=cfg.model_revision, dtype=dtype, device=device)
+    lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
     adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
     v_hack = extract(
         lm,

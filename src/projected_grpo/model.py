@@ -21,6 +21,8 @@ from transformers import (
 from projected_grpo.pairs import load_pairs
 
 TINY_RANDOM = "tiny-random"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The names that `--dtype` takes."""
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"

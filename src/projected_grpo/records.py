@@ -55,6 +55,11 @@ class Accumulated:
     )  # student tokens, sampler - trainer
 
     @property
+    def student_differences(self) -> Tensor:
+        """`logp_differences` of all micro-batches, flat; empty where no student row took part."""
+        return torch.cat([torch.zeros(0), *(d.cpu() for d in self.logp_differences)])
+
+    @property
     def total(self) -> dict[str, Tensor]:
         return {name: self.student[name] + self.teacher[name] for name in self.student}
 
@@ -96,7 +101,7 @@ def alignment(gradients: dict[str, Tensor], V: Basis) -> float | None:
 
 def loss_columns(a: Accumulated, V: Basis, beta: float) -> dict[str, Value]:
     """The columns of the loss and of its gradient by source."""
-    student = torch.cat(a.logp_differences) if a.logp_differences else torch.zeros(0)
+    student = a.student_differences
 
     return {
         "loss": a.loss,

@@ -188,7 +188,9 @@ class RunDir:
         step, num_tokens = 0, 0
         if found:
             adapter.load(found[-1] / "adapter.safetensors")
-            optimizer.load_state_dict(torch.load(found[-1] / "optimizer.pt", weights_only=True))
+            optimizer.load_state_dict(
+                torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
+            )
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]
         for path in (self.steps, self.rollouts):

@@ -19,7 +19,7 @@ from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
 from projected_grpo.env.problems import Problem, load_problems
 from projected_grpo.env.sandbox import Limits
 from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack
-from projected_grpo.model import LanguageModel, load, resolve_device
+from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pairs import load_pairs
 from projected_grpo.pool import Draw, open_pool
 from projected_grpo.seeds import stream_seed
@@ -70,8 +70,7 @@ def prepare(cfg: Config, stack: ExitStack, stored_v: Path | None) -> tuple[Sessi
         Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox)
     )
 
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.dtype]
-    lm = load(cfg.model, revision=cfg.model_revision, dtype=dtype, device=device)
+    lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept = _short_enough(cfg, problems, prompts)
     logger.info("decomposing {} (cached afterwards)", cfg.model)

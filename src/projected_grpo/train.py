@@ -54,7 +54,13 @@ from projected_grpo.session import Session, data_digest, describe, prepare, prob
 from projected_grpo.step_logger import StepLogger, Value
 
 MACHINE_SETTINGS = (
-    *("micro_batch", "workers", "threads", "device", "svd_cache", "checkpoint_every", "sandbox"),
+    "micro_batch",
+    "workers",
+    "threads",
+    "device",
+    "svd_cache",
+    "checkpoint_every",
+    "sandbox",
 )
 """What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
 what."""
@@ -129,8 +135,9 @@ def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
         f"the loss saw {total.tokens} tokens of the rows' {sum(len(row.ids) for row in learning)} "
         f"(denominator {s.cfg.denominator})",
     )
-    if total.logp_differences:
-        off = float(torch.cat(total.logp_differences).abs().mean())
+    differences = total.student_differences
+    if differences.numel():
+        off = float(differences.abs().mean())
         limit = LOGP_TOLERANCE[s.lm.model.dtype]
         ensure(
             off <= limit,
@@ -156,12 +163,10 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
             sampled_logp[b, : len(row.logps)] = torch.tensor(row.logps, device=device)
     with s.adapter.rows(run_of_row) as leaves:
         logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
-        # One optimizer step a batch: the policy that sampled is the policy at hand, so the ratio
-        # is 1.
-        # That the sampler really was that policy is checked apart (`logp_differences`), which keeps
-        # the bf16 noise of its log-probs out of the gradient. For teacher rows ratio 1 means
-        # weighted
-        # imitation; as they are no samples of the policy, they estimate no KL.
+        # One optimizer step a batch: the policy that sampled is the policy at hand, the ratio is 1.
+        # That it really was is checked apart (`logp_differences`), which keeps the bf16 noise of
+        # sampled log-probs out of the gradient. For teacher rows ratio 1 means weighted imitation;
+        # as they are no samples of the policy, they estimate no KL.
         old_logp = logp.detach()
         if ref_logp is not None:
             ref_logp = torch.where(student[:, None], ref_logp, old_logp)
@@ -180,9 +185,8 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
         total.student[name].index_add_(0, run_of_row[student], g[student])
         total.teacher[name].index_add_(0, run_of_row[~student], g[~student])
     for row, score in zip(rows, cosine(gradients, s.V).tolist(), strict=True):
-        row.hack_score = (
-            score if row.advantage > 0 else -score
-        )  # of the text, whatever its advantage
+        if row.advantage != 0:  # at its group's mean a row pulls nowhere
+            row.hack_score = score if row.advantage > 0 else -score  # of the text itself
     total.loss += float(loss.detach())
     total.kl += float(sums["kl"])
     total.clipped += int(sums["clipped"])
