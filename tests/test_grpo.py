@@ -71,7 +71,8 @@ def test_loss_by_hand() -> None:
     loss, m = policy_loss(logp, old, torch.tensor([2.0, -1.0]), mask, denominator=10, clip_eps=0.2)
     # A = 2: min(3, 2.4), min(1, 1.6), 2 = 5.4;  A = -1: min(-1.5, -1.2), min(-0.5, -0.8) = -2.3
     assert float(loss) == pytest.approx(-(5.4 - 2.3) / 10)
-    assert int(m["clipped"]) == 2 and int(m["tokens"]) == 5
+    assert m["clipped"].tolist() == [1, 1] and m["tokens"].tolist() == [3, 2]
+    assert m["loss"].tolist() == pytest.approx([-0.54, 0.23])
 
 
 def test_k3_kl_by_hand() -> None:

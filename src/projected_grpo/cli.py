@@ -52,9 +52,9 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     )
 
     def work() -> None:
-        from projected_grpo.train import train
+        from projected_grpo.train import train_runs
 
-        train(cfg)
+        train_runs(cfg.runs())
 
     sys.exit(_say_and_exit(work))
 

@@ -28,6 +28,10 @@ class Config:
     seed: int = 41
     """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
     last."""
+    arms: tuple[ArmName, ...] = ()
+    """Several arms at once: a pack of runs, arms x seeds, that advance together in one process."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds at once (see arms)."""
     out_dir: Path = Path("runs")
     """Folder in which the run makes its own directory."""
     resume: Path | None = None
@@ -162,6 +166,15 @@ class Config:
         """Dr.GRPO's constant: G * max_new * prompts_per_step."""
         return self.group * self.max_new * self.prompts_per_step
 
+    def runs(self) -> list[Self]:
+        """One config for every run asked for: arms x seeds, or this one alone."""
+        alone = {"arms": (), "seeds": ()}
+        return [
+            dataclasses.replace(self, arm=arm, seed=seed, **alone)
+            for arm in self.arms or (self.arm,)
+            for seed in self.seeds or (self.seed,)
+        ]
+
     def contradictions(self) -> list[str]:
         """What is wrong with these settings, one sentence each; empty when nothing is."""
         found = []
@@ -192,6 +205,12 @@ class Config:
         for name in ("warmup_frac", "v_hack_drop_bottom_frac"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if self.resume is not None and (self.arms or self.seeds):
+            found.append("the runs of a pack are resumed one by one: leave --arms and --seeds out")
+        for name in ("arms", "seeds"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                found.append(f"{name} {given} names one twice")
         if not 0 < self.top_p <= 1:
             found.append(f"top_p must lie in (0, 1], not {self.top_p}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
@@ -238,7 +257,8 @@ class Config:
         paths = ("out_dir", "resume", "svd_cache", "v_hack")
         for name in paths:
             stored[name] = None if stored[name] is None else Path(stored[name])
-        stored["adam_betas"] = tuple(stored["adam_betas"])
+        for name in ("adam_betas", "arms", "seeds"):
+            stored[name] = tuple(stored[name])
         return cls(**stored)
 
 

@@ -115,11 +115,11 @@ def policy_loss(
     """Clipped surrogate plus beta times the k3 estimate of KL(policy || reference), summed /
     denominator.
 
-    logp, old_logp, ref_logp (B, C); advantages (B,); mask (B, C) bool. Returns the loss and
-    detached sums over tokens, for the caller to add up over micro-batches: `clipped`, `kl`,
-    `tokens`. k3 (Schulman 2020): exp(ref - logp) - (ref - logp) - 1, times the ratio, without
-    which its gradient is not that of the reverse KL even where the ratio is 1 (DeepSeek-V3.2,
-    arXiv 2512.02556; TRL's default).
+    logp, old_logp, ref_logp (B, C); advantages (B,); mask (B, C) bool. Returns the loss and every
+    row's detached sums over its tokens (B,), for the caller to add up by run: `loss` (divided as
+    the loss is), `clipped`, `kl`, `tokens`. k3 (Schulman 2020): exp(ref - logp) - (ref - logp) - 1,
+    times the ratio, without which its gradient is not that of the reverse KL even where the ratio
+    is 1 (DeepSeek-V3.2, arXiv 2512.02556; TRL's default).
 
     Raises ValueError when beta > 0 comes without ref_logp.
     """
@@ -134,11 +134,12 @@ def policy_loss(
         log_ratio = ref_logp - logp
         kl = ratio * (torch.exp(log_ratio) - log_ratio - 1)
         per_token = per_token + beta * kl
-    loss = torch.where(mask, per_token, 0.0).sum() / denominator
+    row_loss = torch.where(mask, per_token, 0.0).sum(1) / denominator
     outside = ((ratio < 1 - clip_eps) & (A < 0)) | ((ratio > 1 + clip_eps) & (A > 0))
     metrics = {
-        "clipped": (outside & mask).sum(),
-        "kl": torch.where(mask, kl, 0.0).sum().detach(),
-        "tokens": mask.sum(),
+        "loss": row_loss.detach(),
+        "clipped": (outside & mask).sum(1),
+        "kl": torch.where(mask, kl, 0.0).sum(1).detach(),
+        "tokens": mask.sum(1),
     }
-    return loss, metrics
+    return row_loss.sum(), metrics
