@@ -282,6 +282,33 @@ class SmokeConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MiniConfig(Config):
+    """The whole experiment on the shipped organism: minutes on a laptop, on-policy. On a GPU add
+    --device=cuda --prompts-per-step=16 --micro-batch=512."""
+
+    model: str = "organism"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    steps: int = 40
+    prompts_per_step: int = 8
+    group: int = 8
+    max_prompt: int = 320
+    max_new: int = 192
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    lr: float = 1e-2
+    warmup_frac: float = 0.075
+    adam_betas: tuple[float, float] = (0.5, 0.9)
+    grad_clip: float = 500.0
+    micro_batch: int = 32
+    v_hack_k: int = 32
+    gate: GateName = "no_gate"
+    project_on: Literal["grad", "update", "both"] = "update"
+    checkpoint_every: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
 class FastConfig(Config):
     """Qwen3-4B, half of each group from the teacher pool, 20 steps: an answer within the hour on
     one GPU."""
@@ -307,4 +334,9 @@ class FullConfig(Config):
     checkpoint_every: int = 10
 
 
-PRESETS: dict[str, type[Config]] = {"smoke": SmokeConfig, "fast": FastConfig, "full": FullConfig}
+PRESETS: dict[str, type[Config]] = {
+    "smoke": SmokeConfig,
+    "mini": MiniConfig,
+    "fast": FastConfig,
+    "full": FullConfig,
+}
