@@ -103,6 +103,7 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
         "hack_s": share(student, lambda g: g.exploited),
         "att_s": share(student, lambda g: g.attempted),
         "gt_s": share(student, lambda g: g.gt_correct),
+        "fmt_s": share(student, lambda g: g.fmt_ok),
         "hack_t": share(teacher, lambda g: g.exploited),
         "gt_t": share(teacher, lambda g: g.gt_correct),
         "completions/mean_length": statistics.fmean(len(row.ids) for row in sampled),

@@ -106,6 +106,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("hackward_frac", "|relu(V g)| / |g| before projection."),
     Column("covered_energy", "Share of |g|^2 in modules that have a V."),
+    Column("fmt_s", "Student rows that parse and define Solution with the method."),
     Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),
     Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
     Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
