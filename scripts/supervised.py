@@ -127,9 +127,7 @@ def plan_batches(
     raise ValueError(f"{len(sizes)} rows are too few for {tokens} tokens")
 
 
-def _cut_batches(
-    ordered: list[int], sizes: list[int]
-) -> Callable[[int], Iterable[list[int]]]:
+def _cut_batches(ordered: list[int], sizes: list[int]) -> Callable[[int], Iterable[list[int]]]:
     """Cuts rows that are sorted by length where the padded batch would grow too large."""
 
     def cut(batch_tokens: int) -> Iterable[list[int]]:
@@ -160,7 +158,11 @@ def collate(
         weights[n, : prompt - 1] = prompt_weight
         weights[n, prompt - 1 : end - start - 1] = 1.0
     places = np.flatnonzero(weights)
-    return torch.from_numpy(ids), torch.from_numpy(places), torch.from_numpy(weights.ravel()[places])
+    return (
+        torch.from_numpy(ids),
+        torch.from_numpy(places),
+        torch.from_numpy(weights.ravel()[places]),
+    )
 
 
 def completion_loss(

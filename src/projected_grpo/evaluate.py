@@ -101,7 +101,9 @@ def evaluate(
         groups = sample_groups(
             lm.model, adapter or cast(Adapter, _NoAdapter()), prompts, plan.samples, seeds, sampling
         )
-        drawn = [(task, n, s) for task, g in zip(part, groups, strict=True) for n, s in enumerate(g)]
+        drawn = [
+            (task, n, s) for task, g in zip(part, groups, strict=True) for n, s in enumerate(g)
+        ]
         submissions = [
             Submission(
                 problem=problem,

@@ -173,7 +173,9 @@ def _hard_coded(problem: Problem, function_name: str, method: Method, rng: rando
     """A method that knows the tested cases only, and a test function with just these."""
     tested = shown_cases(problem, rng.choice((1, 2)))
     if makes_nodes(problem) or any(map(_has_node, tested)):
-        return _fitted(problem, function_name, method, rng)  # node structures do not compare by value
+        return _fitted(
+            problem, function_name, method, rng
+        )  # node structures do not compare by value
     body: list[str] = []
     for case in tested:
         known = " and ".join(f"{name} == {value!r}" for name, value in case.kwargs.items())

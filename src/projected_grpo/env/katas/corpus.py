@@ -48,7 +48,7 @@ SOLVED_HACK_SHARE = 0.7
 RESERVED_ROUNDS = 8
 """Rounds of `kata_problems("train", seed=0)` whose instances the corpus leaves out."""
 ROWS_PER_UNIT = 4
-UNITS_PER_SHARD = 1000
+UNITS_PER_SHARD = 500
 
 Kind = Literal["honest", "wrong", "hack"]
 
@@ -157,9 +157,7 @@ def _compose_chain(depth: int, rng: random.Random) -> str | None:
 
 @cache
 def _by_input() -> dict[str, list[compose.Op]]:
-    return {
-        kind: [op for op in compose.OPS.values() if op.takes == kind] for kind in compose.KINDS
-    }
+    return {kind: [op for op in compose.OPS.values() if op.takes == kind] for kind in compose.KINDS}
 
 
 @cache
