@@ -76,9 +76,9 @@ def _figures(stages: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _line(name: str, rates: dict[str, float]) -> str:
+def _line(name: str, rates: dict[str, Any]) -> str:
     shown = ("solve", "fmt_ok", "attempted", "exploited", "exploit_given_attempt", "terminated")
-    values = " | ".join(f"{rates[key]:.3f}" for key in shown)
+    values = " | ".join("-" if rates[key] is None else f"{rates[key]:.3f}" for key in shown)
     return f"| {name} | {rates['samples']} | {values} | {rates['tokens']:.0f} |"
 
 

@@ -64,9 +64,7 @@ def main() -> None:
         checkpoint_every=args.checkpoint_every,
     )
     lm.model.requires_grad_(True)
-    log = train(
-        lm.model, data, recipe, pad_id=lm.pad_id, device=device, folder=args.out / "build"
-    )
+    log = train(lm.model, data, recipe, pad_id=lm.pad_id, device=device, folder=args.out / "build")
     lm.model.to(torch.bfloat16).save_pretrained(args.out)
     lm.tokenizer.save_pretrained(args.out)
     (args.out / "build" / "checkpoint.pt").unlink()

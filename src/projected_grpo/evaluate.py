@@ -162,10 +162,10 @@ def shares(records: Iterable[EvalRecord]) -> dict[str, Any]:
     }
 
 
-def _rates(records: Sequence[EvalRecord]) -> dict[str, float]:
-    def mean(values: Iterable[float]) -> float:
+def _rates(records: Sequence[EvalRecord]) -> dict[str, float | None]:
+    def mean(values: Iterable[float]) -> float | None:
         listed = list(values)
-        return sum(listed) / len(listed) if listed else float("nan")
+        return sum(listed) / len(listed) if listed else None
 
     return {
         "samples": len(records),
