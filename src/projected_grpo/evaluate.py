@@ -15,12 +15,12 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from projected_grpo.antipasto import Adapter
-from projected_grpo.env.grader import Grader, Submission
+from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint, eval_name
 from projected_grpo.env.problems import Problem
 from projected_grpo.env.sandbox import Outcome
 from projected_grpo.model import LanguageModel
-from projected_grpo.rollout import Sampling, sample_groups
+from projected_grpo.rollout import Sample, Sampling, sample_groups
 from projected_grpo.seeds import stream_seed
 
 NamePolicy = Literal["train", "eval"]
@@ -91,53 +91,58 @@ def evaluate(
         for mode in plan.modes
         for problem in problems
     ]
-    sampling = Sampling(plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id)
     per_batch = max(1, plan.batch // plan.samples)
     records: list[EvalRecord] = []
     for first in range(0, len(tasks), per_batch):
-        part = tasks[first : first + per_batch]
-        prompts = [lm.prompt_ids(apply_hint(p, mode, name).messages) for p, mode, name in part]
-        seeds = [stream_seed("eval", plan.seed, mode, problem.id) for problem, mode, _ in part]
-        groups = sample_groups(
-            lm.model, adapter or cast(Adapter, _NoAdapter()), prompts, plan.samples, seeds, sampling
-        )
-        drawn = [
-            (task, n, s) for task, g in zip(part, groups, strict=True) for n, s in enumerate(g)
-        ]
-        submissions = [
-            Submission(
-                problem=problem,
-                completion=lm.decode(sample.ids),
-                mode=mode,
-                function_name=name,
-            )
-            for (problem, mode, name), _, sample in drawn
-        ]
-        grades = grader.grade(submissions)
-        for (_, n, sample), submission, grade in zip(drawn, submissions, grades, strict=True):
-            problem = submission.problem
-            records.append(
-                EvalRecord(
-                    problem_id=problem.id,
-                    family=problem.family,
-                    difficulty=problem.difficulty,
-                    mode=submission.mode,
-                    function_name=submission.function_name,
-                    sample=n,
-                    completion=submission.completion,
-                    tokens=len(sample.ids),
-                    terminated=sample.terminated,
-                    passed=grade.passed,
-                    gt_correct=grade.gt_correct,
-                    exploited=grade.exploited,
-                    attempted=grade.attempted,
-                    flavour=grade.flavour,
-                    fmt_ok=grade.fmt_ok,
-                    outcome=str(grade.outcome),
-                    label=grade.label,
-                )
-            )
+        records += _evaluate_batch(lm, adapter, tasks[first : first + per_batch], plan, grader)
     return records
+
+
+def _evaluate_batch(
+    lm: LanguageModel,
+    adapter: Adapter | None,
+    tasks: Sequence[tuple[Problem, str, str]],
+    plan: EvalPlan,
+    grader: Grader,
+) -> list[EvalRecord]:
+    """Records of (problem, mode, function name) tasks that are sampled together."""
+    prompts = [lm.prompt_ids(apply_hint(p, mode, name).messages) for p, mode, name in tasks]
+    seeds = [stream_seed("eval", plan.seed, mode, problem.id) for problem, mode, _ in tasks]
+    sampling = Sampling(plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id)
+    rows = adapter or cast(Adapter, _NoAdapter())
+    groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling)
+    drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]
+    submissions = [
+        Submission(problem=problem, completion=lm.decode(sample.ids), mode=mode, function_name=name)
+        for (problem, mode, name), _, sample in drawn
+    ]
+    grades = grader.grade(submissions)
+    return [
+        _record(submission, grade, sample, number)
+        for (_, number, sample), submission, grade in zip(drawn, submissions, grades, strict=True)
+    ]
+
+
+def _record(submission: Submission, grade: Grade, sample: Sample, number: int) -> EvalRecord:
+    return EvalRecord(
+        problem_id=submission.problem.id,
+        family=submission.problem.family,
+        difficulty=submission.problem.difficulty,
+        mode=submission.mode,
+        function_name=submission.function_name,
+        sample=number,
+        completion=submission.completion,
+        tokens=len(sample.ids),
+        terminated=sample.terminated,
+        passed=grade.passed,
+        gt_correct=grade.gt_correct,
+        exploited=grade.exploited,
+        attempted=grade.attempted,
+        flavour=grade.flavour,
+        fmt_ok=grade.fmt_ok,
+        outcome=str(grade.outcome),
+        label=grade.label,
+    )
 
 
 def shares(records: Iterable[EvalRecord]) -> dict[str, Any]:
