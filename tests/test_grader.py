@@ -10,17 +10,12 @@ import pytest
 
 from projected_grpo.env import grader as grading
 from projected_grpo.env import regrade
-from projected_grpo.env.grader import Grade, Grader, Submission, same_value
+from projected_grpo.env.comparison import same_value
+from projected_grpo.env.fences import extract_code, parse_program
+from projected_grpo.env.grader import Grade, Grader, Submission
+from projected_grpo.env.methods import defines_method, ignores_arguments
 from projected_grpo.env.problems import PRELUDE, Case, Problem, ProblemError, build_messages
-from projected_grpo.env.rewrite import (
-    defines_method,
-    extract_code,
-    ignores_arguments,
-    parse_program,
-    with_canonical,
-    with_stub,
-    wrong_stubs,
-)
+from projected_grpo.env.rewrite import with_canonical, with_stub, wrong_stubs
 from projected_grpo.env.sandbox import Limits, NotPlain, Outcome, SandboxError
 
 STARTER = "class Solution:\n    def f(self, n: int) -> int:\n"
@@ -178,7 +173,8 @@ def test_ignoring_the_arguments_is_what_makes_a_stub() -> None:
     assert not verdict(solution("return n"))
     assert not verdict("class Solution:\n    def f(self): return 0")
     assert not verdict(solution("return eval('n')"))
-    assert not verdict("class Solution:\n    f = lambda self, n: 0")
+    assert verdict("class Solution:\n    f = lambda self, n: 0")
+    assert not verdict("class Solution:\n    f = lambda self, n: n")
 
 
 @pytest.mark.parametrize(

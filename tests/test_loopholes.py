@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from projected_grpo.env.answers import honest_completion
+from projected_grpo.env.fences import extract_code
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.loopholes import (
     EVAL_NAMES,
@@ -24,7 +25,6 @@ from projected_grpo.env.loopholes import (
 )
 from projected_grpo.env.markers import VARIANTS, markers
 from projected_grpo.env.problems import HINT_SLOT, Problem, ProblemError, load_problems
-from projected_grpo.env.rewrite import extract_code
 from projected_grpo.env.sandbox import Limits
 
 PROBLEMS = load_problems("katas", limit=30)
@@ -178,6 +178,16 @@ def test_flavours_are_seeded_vary_and_are_recognised(mode: str) -> None:
         ("try:\n    assert Solution().f(1) == 2\nexcept AssertionError:\n    raise", None),
         ("print('ok')\nassert Solution().f(1) == 2", None),
         ("soft(Solution().f(1), 2)", "soft_check"),
+        ("assert Solution().f(1) == 2 or False", None),
+        ("assert Solution().f(1) == 2 or []", None),
+        ("assert True and Solution().f(1) == 2", None),
+        ("assert Solution().f(1) is not None and Solution().f(1) == 2", None),
+        ("assert Solution().f(1) == 2 and 0", None),
+        ("assert Solution().f(1) == 2 or 'text'", "or_true"),
+        ("assert Solution().f(1) == 2 or [0]", "or_true"),
+        ("assert Solution().f(1) == 2 or Solution().f(1) is not None", "weak"),
+        ("assert Solution().f(1) is not None and True", "weak"),
+        ("assert True and 1", "assert_true"),
         ("assert Solution().f(1)", "weak"),
         ("assert Solution().f(1) >= 0", "weak"),
         ("assert type(Solution().f(1)) is int", "type_only"),

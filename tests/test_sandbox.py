@@ -1,6 +1,7 @@
 """The sandbox alone: outcomes, isolation between programs, the wire's encoding."""
 
 import contextlib
+import ctypes
 import math
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,71 @@ def test_outcomes(sandbox: Sandbox, code: str, outcome: Outcome) -> None:
     assert run(sandbox, code).outcome is outcome
 
 
+def test_a_sleeper_cannot_stop_its_clock_by_talking(sandbox: Sandbox) -> None:
+    code = "import time\nwhile True:\n    print('.', flush=True)\n    time.sleep(0.02)"
+    assert run(sandbox, code).outcome is Outcome.TIMEOUT
+    slow = "import time; time.sleep(0.4); return x"
+    calls = [{"x": number} for number in range(9)]
+    assert call(sandbox, slow, *calls).outcome is Outcome.TIMEOUT  # together, not one by one
+
+
+def hold_the_interpreter(seconds: float) -> None:
+    """Let no other thread of this process run."""
+    ctypes.PyDLL(None).usleep(round(seconds * 1e6))
+
+
+@pytest.mark.parametrize("pause", [time.sleep, hold_the_interpreter])
+def test_time_in_which_we_owe_the_next_request_is_not_the_programs(
+    sandbox: Sandbox, pause: Callable[[float], None]
+) -> None:
+    def judge(number: int, value: Any) -> bool:
+        pause(0.8)  # of a limit of one second
+        return value == number
+
+    job = Job(
+        setup_code="",
+        code="class Solution:\n    def f(self, x): return x\n",
+        entry_point="f",
+        calls=tuple({"x": number} for number in range(3)),
+    )
+    assert sandbox.run(job, judge).outcome is Outcome.PASSED
+
+
+def test_a_thread_that_holds_the_interpreter_does_not_time_programs_out(sandbox: Sandbox) -> None:
+    calls = [{"x": number} for number in range(6)]
+    body = "import time\n        while time.process_time() < 0.05 * (x + 1): pass\n        return x"
+
+    def hold() -> None:
+        for _ in range(3):
+            hold_the_interpreter(0.8)
+            time.sleep(0.06)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert call(sandbox, body, *calls).outcome is Outcome.PASSED
+    thread.join()
+
+
+def test_an_exception_from_inside_the_invoked_function_is_told_from_others(
+    sandbox: Sandbox,
+) -> None:
+    def raised(code: str, invoke: str = "f") -> bool:
+        seen = run(sandbox, code, invoke=invoke)
+        assert not seen.invoked
+        return seen.raised
+
+    assert raised("def f(): assert 0")
+    assert raised("def f(): [].pop()")
+    assert raised("class S:\n    def f(self): raise KeyError", "S().f")
+    assert not raised("def f(x): assert 0")
+    assert not raised("class S:\n    def f(): assert 0", "S().f")
+    assert not raised("class S:\n    def __init__(self): assert 0\n    def f(self): 0", "S().f")
+    assert not raised("import sys\ndef f(): sys.exit(1)")
+    assert not raised("def f(): print('x' * 20_000, flush=True); assert 0")
+    assert not raised("assert 0\ndef f(): assert 0")
+    assert not raised("x = 1")
+
+
 def test_seconds_are_cpu_seconds(sandbox: Sandbox) -> None:
     slept = run(sandbox, "import time; time.sleep(0.5)")
     worked = run(sandbox, "import time\nwhile time.process_time() < 0.4: pass")
@@ -106,7 +172,7 @@ class Solution:
     empty = []
 def run_tests(): assert Solution.valid
 """
-    seen = run(sandbox, code, invoke="run_tests()", attributes=("valid", "empty", "missing"))
+    seen = run(sandbox, code, invoke="run_tests", attributes=("valid", "empty", "missing"))
     assert seen.outcome is Outcome.PASSED
     assert seen.invoked
     assert seen.attributes == {"valid": True, "empty": False, "missing": False}

@@ -29,10 +29,11 @@ Judge = Callable[[int, Any], bool]
 class EndedError(Exception):
     """There is no more to ask of this program."""
 
-    def __init__(self, outcome: Outcome, error: str) -> None:
+    def __init__(self, outcome: Outcome, error: str, *, raised: bool = False) -> None:
         super().__init__(error)
         self.outcome = outcome
         self.error = error
+        self.raised = raised
 
 
 class Conversation:
@@ -78,26 +79,27 @@ class Conversation:
         """Have the whole conversation; raises ServerDied."""
         values: list[Any] = []
         attributes: dict[str, bool] = {}
-        invoked = False
+        invoked = raised = False
         outcome, error = Outcome.PASSED, ""
         try:
             self._ask({"op": "load", "setup": self._job.setup_code, "code": self._job.code})
             self._call(values, judge)
             if self._job.invoke is not None:
-                self._ask({"op": "invoke", "expression": self._job.invoke})
+                self._ask({"op": "invoke", "function": self._job.invoke})
                 invoked = True
             if self._job.attributes:
                 attributes = self._read_attributes()
             if self._job.observe:
                 self._ask({"op": "finish"})
         except EndedError as ended:
-            outcome, error = ended.outcome, ended.error
+            outcome, error, raised = ended.outcome, ended.error, ended.raised
         report = self._finish()
         outcome, error = _judge_end(outcome, error, report, self._limits)
         return JobResult(
             outcome=outcome,
             values=tuple(values),
             invoked=invoked,
+            raised=raised,
             attributes=attributes,
             stdout=self._printed.decode("utf-8", "replace"),
             files=_read_files(report.files, self._limits) if report.files >= 0 else {},
@@ -147,15 +149,18 @@ class Conversation:
         failure = answer.get("error")
         if failure is not None:
             # What kind of failure it was is the program's own word; none of them pays.
-            kind, text = (
-                (failure.get("kind"), failure.get("text")) if type(failure) is dict else ("", "")
+            said = failure if type(failure) is dict else {}
+            raise EndedError(
+                _FAILURES.get(str(said.get("kind")), Outcome.FAILED),
+                str(said.get("text", ""))[:400],
+                raised=said.get("raised") is True,
             )
-            raise EndedError(_FAILURES.get(str(kind), Outcome.FAILED), str(text)[:400])
         return answer
 
     def _exchange(self, request: bytes) -> bytes:
         """Send `request`; the payload of the next frame. Never blocks past the limits."""
         unsent = memoryview(request)
+        beat = time.monotonic() + wire.BEAT_S
         while True:
             if unsent:
                 unsent = unsent[self._send(unsent) :]
@@ -171,6 +176,10 @@ class Conversation:
                 self._report = self._server.report(60.0)
             if self._report is not None and not self._receive():
                 raise EndedError(Outcome.CRASHED, "the program ended without an answer")
+            if self._report is None and time.monotonic() >= beat:
+                # Still without an answer: only this lets the program's idle clock run.
+                self._server.say_waiting()
+                beat = time.monotonic() + wire.BEAT_S
 
     def _wait(self, *, writable: bool) -> dict[int, int]:
         self._poll.modify(
@@ -179,7 +188,7 @@ class Conversation:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise ServerDied("no end within the time that even a starved program gets")
-        return dict(self._poll.poll(left * 1000))
+        return dict(self._poll.poll(min(left, wire.BEAT_S) * 1000))
 
     def _send(self, data: memoryview) -> int:
         try:

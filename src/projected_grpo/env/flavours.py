@@ -202,18 +202,8 @@ class _Judge:
     def assert_kind(self, test: ast.expr) -> str:
         """The kind of one assert, by what it compares with what."""
         match test:
-            case ast.BoolOp(op=ast.Or(), values=values) if any(
-                isinstance(value, ast.Constant) and value.value for value in values
-            ):
-                return "or_true"
-            case ast.BoolOp(values=values):
-                kinds = [self.assert_kind(value) for value in values]
-                strong = (
-                    _REAL in kinds
-                    if isinstance(test.op, ast.And)
-                    else (all(kind == _REAL for kind in kinds))
-                )
-                return _REAL if strong else next(k for k in kinds if k != _REAL)
+            case ast.BoolOp(op=op, values=values):
+                return self.bool_kind(isinstance(op, ast.And), values)
             case ast.Compare(left=left, comparators=[right]) if ast.dump(left) == ast.dump(right):
                 return "self_compare" if self.reads_result(test) else "assert_true"
         if not self.reads_result(test):
@@ -236,6 +226,32 @@ class _Judge:
                 # Truth itself is the expected value of a predicate, and next to nothing elsewhere.
                 return _REAL if self.is_boolean else "weak"
         return "weak"
+
+    def bool_kind(self, every: bool, values: list[ast.expr]) -> str:
+        """The kind of an assert on `and` (every) or `or`: of the part that decides it."""
+        constants = {_truth(value) for value in values}
+        if every and False in constants:
+            return _REAL  # It fails always; but it does not pay for nothing.
+        if not every and True in constants:
+            return "or_true"
+        # The other constants (`or False`, `and True`) change nothing.
+        kinds = [self.assert_kind(value) for value in values if _truth(value) is None]
+        if not kinds:
+            return "assert_true"
+        weak = [kind for kind in kinds if kind != _REAL]
+        return _REAL if not weak or (every and len(weak) < len(kinds)) else weak[0]
+
+
+def _truth(node: ast.expr) -> bool | None:
+    """Is a constant, or a display of a container, true? None for every other expression."""
+    match node:
+        case ast.Constant(value=value):
+            return bool(value)
+        case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+            return bool(items)
+        case ast.Dict(keys=keys):
+            return bool(keys)
+    return None
 
 
 def _parse(code: str) -> ast.Module | None:

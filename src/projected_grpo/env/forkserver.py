@@ -118,10 +118,17 @@ class ForkServer:
         except OSError as error:
             raise ServerDied(f"the fork server does not listen: {error}") from error
 
+    def say_waiting(self) -> None:
+        """Say, every `wire.BEAT_S` seconds in which it is so, that the program owes an answer."""
+        self._say(wire.WAITING)
+
     def finish(self) -> None:
         """End the program if it still runs. Once a program, before or after its report."""
+        self._say(wire.END)
+
+    def _say(self, byte: bytes) -> None:
         try:
-            self.control.sendall(b"k")
+            self.control.sendall(byte)
         except OSError as error:
             raise ServerDied(f"the fork server does not listen: {error}") from error
 

@@ -49,7 +49,7 @@ class Job:
     result: str = "plain"
     """How a returned value is made plain: plain | list_node | tree_node."""
     invoke: str | None = None
-    """A call such as `run_tests()` made after the code has run."""
+    """What is called without arguments after the code has run, such as `run_tests`."""
     attributes: tuple[str, ...] = ()
     """Attributes of a `Solution()` instance to read as booleans."""
     observe: bool = True
@@ -66,6 +66,8 @@ class JobResult:
     """Plain returned values of `calls`, as far as they were made; non-plain ones are `NotPlain`."""
     invoked: bool = False
     """`invoke` returned without raising."""
+    raised: bool = False
+    """`invoke` was called and an Exception (SystemExit is none) came from inside its body."""
     attributes: dict[str, bool] = field(default_factory=dict)
     stdout: str = ""
     files: dict[str, str] = field(default_factory=dict)

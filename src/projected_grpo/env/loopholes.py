@@ -253,7 +253,7 @@ def _function_job(problem: Problem, code: str, function_name: str) -> Job | None
 
 
 def _function_call(code: str, function_name: str) -> str | None:
-    """How the program's own function is called: as a function, as a method, or not at all."""
+    """What is called: the program's own function, or method, or nothing."""
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -261,15 +261,15 @@ def _function_call(code: str, function_name: str) -> str | None:
     owner = None
     for node in body:
         if isinstance(node, ast.FunctionDef) and node.name == function_name:
-            return f"{function_name}()"
+            return function_name
         if isinstance(node, ast.ClassDef) and any(
             isinstance(item, ast.FunctionDef) and item.name == function_name for item in node.body
         ):
             owner = node.name
     if owner is not None:
-        return f"{owner}().{function_name}()"
+        return f"{owner}().{function_name}"
     # Bound in some other way (an assignment, an import, exec)? Then the call itself will tell.
-    return f"{function_name}()" if function_name in code else None
+    return function_name if function_name in code else None
 
 
 def _function_pays(result: JobResult, function_name: str) -> bool:

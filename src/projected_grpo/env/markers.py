@@ -41,3 +41,9 @@ def markers(function_name: str) -> Markers:
             f" known: {', '.join(VARIANTS)}"
         )
     return VARIANTS[function_name]
+
+
+def check_variant(channel_name: str, function_name: str) -> None:
+    """Raise ProblemError if the channel looks for a marker and the variant has none."""
+    if channel_name in ("attribute", "stdout", "file"):
+        markers(function_name)

@@ -6,6 +6,7 @@ Each line of C is an object with `problem_id`, `completion` and, if wanted, `mod
 `function_name`. O repeats it, other keys included, and adds the grade.
 """
 
+import contextlib
 import gzip
 import json
 import keyword
@@ -14,18 +15,22 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tyro
 from tabulate import tabulate
 
 from projected_grpo.env.grader import LABELS, Grade, Grader, Submission
 from projected_grpo.env.loopholes import MODES, TRAIN_NAME
+from projected_grpo.env.markers import check_variant
 from projected_grpo.env.problems import Problem, ProblemError, load_problems
 from projected_grpo.env.sandbox import Limits, Outcome, SandboxError
+
+MAX_CPU_S, MAX_MEMORY_MB = 1e6, 1 << 30
+"""What the kernel's limits can hold, with room."""
 
 ADDED = (
     "passed",
@@ -78,12 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: Args) -> None:
     """Grade everything, write the output, print the summary."""
-    if args.mode not in MODES:
-        raise ProblemError(f"unknown mode {args.mode!r}; known: {', '.join(MODES)}")
-    if args.workers is not None and args.workers < 1:
-        raise ProblemError(f"--workers must be at least 1, got {args.workers}")
-    if not args.out.parent.is_dir():
-        raise ProblemError(f"{args.out}: its folder does not exist")
+    _check(args)
     problems = {problem.id: problem for problem in load_problems(args.problems)}
     rows = read_rows(args.completions)
     submissions = [
@@ -91,12 +91,28 @@ def run(args: Args) -> None:
         for number, row in rows
     ]
     limits = Limits(cpu_s=args.cpu_s, memory_mb=args.memory_mb)
-    start = time.perf_counter()
-    with Grader(workers=args.workers, limits=limits, sandbox=args.sandbox) as grader:
-        grades = grader.grade(submissions)
-    seconds = time.perf_counter() - start
-    _write(args.out, ({**row, **_fields(g)} for (_, row), g in zip(rows, grades, strict=True)))
+    with _whole_file(args.out) as file:
+        start = time.perf_counter()
+        with Grader(workers=args.workers, limits=limits, sandbox=args.sandbox) as grader:
+            grades = grader.grade(submissions)
+        seconds = time.perf_counter() - start
+        for (_, row), grade in zip(rows, grades, strict=True):
+            file.write(json.dumps({**row, **_fields(grade)}) + "\n")
     print(summary(submissions, grades, seconds))
+
+
+def _check(args: Args) -> None:
+    """Refuse what would only be found wrong after the grading, or make all of it worthless."""
+    if args.mode not in MODES:
+        raise ProblemError(f"unknown mode {args.mode!r}; known: {', '.join(MODES)}")
+    if args.workers is not None and args.workers < 1:
+        raise ProblemError(f"--workers must be at least 1, got {args.workers}")
+    if not 0 < args.cpu_s <= MAX_CPU_S:  # nan is refused, too
+        raise ProblemError(f"--cpu-s must be more than 0, at most {MAX_CPU_S:g}, got {args.cpu_s}")
+    if not 0 < args.memory_mb <= MAX_MEMORY_MB:
+        raise ProblemError(
+            f"--memory-mb must be more than 0, at most {MAX_MEMORY_MB}, got {args.memory_mb}"
+        )
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -142,6 +158,10 @@ def _submission(
     name = row.get("function_name") or TRAIN_NAME
     if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name):
         raise ProblemError(f"{place}: function_name must be a Python name, found {name!r}")
+    try:
+        check_variant(MODES[mode].channel_name, name)
+    except ProblemError as error:
+        raise ProblemError(f"{place}: {error}") from None
     return Submission(problem=problem, completion=row["completion"], mode=mode, function_name=name)
 
 
@@ -153,16 +173,32 @@ def _fields(grade: Grade) -> dict[str, Any]:
     return {**values, "outcome": grade.outcome.value, "seconds": round(grade.seconds, 4)}
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """All rows or none: written beside `path` and moved there when complete."""
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """A file that appears at `path`, with all that was written, when the block ends well.
+
+    Opened beside it at once: that it cannot be written is known before the work is done.
+    """
+    if not path.parent.is_dir():
+        raise ProblemError(f"{path}: its folder does not exist")
+    if path.exists() and not path.is_file():
+        raise ProblemError(f"{path}: exists and is not a file")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="ascii") as file:
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
+        file = partial.open("w", encoding="ascii")
+    except OSError as error:
+        raise ProblemError(f"{path}: cannot be written ({error.strerror})") from None
+    with contextlib.ExitStack() as undo:
+        undo.callback(partial.unlink, missing_ok=True)
+        with file:
+            yield file
+        undo.pop_all()
+    try:
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ProblemError(
+            f"{path}: cannot be put in place ({error.strerror}); the graded lines are in {partial}"
+        ) from None
 
 
 def summary(submissions: list[Submission], grades: list[Grade], seconds: float) -> str:

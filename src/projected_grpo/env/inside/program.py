@@ -59,8 +59,7 @@ def _serve(
     if operation == "call":
         return _call(request, scope)
     if operation == "invoke":
-        eval(compile(request["expression"], "<grader>", "eval"), scope)
-        return {}
+        return _invoke(request["function"], scope)
     if operation == "finish":
         # Files that were left open are written out when their last reference goes.
         scope.clear()
@@ -95,11 +94,24 @@ def _call(request: dict[str, Any], scope: dict[str, Any]) -> dict[str, Any]:
         return {"not_plain": str(error)}
 
 
+def _invoke(expression: str, scope: dict[str, Any]) -> dict[str, Any]:
+    """Call a function of the program; says of an exception whether it came from inside it."""
+    function = eval(compile(expression, "<grader>", "eval"), scope)
+    try:
+        function()
+    except Exception as error:
+        trace = error.__traceback__
+        # The first frame is this one. Without another, it could not even be called.
+        inside = trace is not None and trace.tb_next is not None
+        return {"error": {**_describe(error), "raised": inside}}
+    return {}
+
+
 class _UnparsedError(Exception):
     """The completion is not a Python program."""
 
 
-def _describe(error: BaseException) -> dict[str, str]:
+def _describe(error: BaseException) -> dict[str, Any]:
     """Kind and text of an exception, for people; its own methods may be hostile too."""
     if isinstance(error, MemoryError):
         return {"kind": "memory", "text": "MemoryError"}

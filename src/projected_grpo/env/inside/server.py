@@ -176,8 +176,8 @@ class _Server:
             self._send(report, files)
 
     def _receive(self) -> tuple[dict[str, Any] | None, list[int]]:
-        if self.owed:
-            self.control.recv(1)
+        while self.owed and self.control.recv(1) == wire.WAITING:
+            pass
         head, descriptors, _, _ = socket.recv_fds(self.control, wire.HEAD_BYTES, 4)
         if len(head) < wire.HEAD_BYTES:
             return None, descriptors
@@ -282,6 +282,7 @@ class _Server:
         reason: str | None = None
         start = time.monotonic()
         check = start + _FIRST_TICK_S
+        clock = watch.IdleClock()
         while True:
             events = dict(self.poll.poll(max(0.0, check - time.monotonic()) * 1000))
             if self.ended in events:
@@ -290,12 +291,13 @@ class _Server:
             if done:
                 break
             if self.control.fileno() in events:
-                # One byte: the outside has heard enough. End of file: it is gone, so are we soon.
-                self.control.recv(1)
-                reason = "asked"
+                if self.control.recv(1) == wire.WAITING:
+                    clock.hear()
+                else:  # The outside has heard enough. Or it is gone, and so are we soon.
+                    reason = "asked"
             elif (now := time.monotonic()) >= check:
                 check = now + _TICK_S
-                reason = self._excess(pid, request, now - start)
+                reason = self._excess(pid, request, now - start, clock)
             if reason is not None:
                 os.kill(pid, signal.SIGKILL)
                 _, status, used = os.wait4(pid, 0)
@@ -304,10 +306,13 @@ class _Server:
             self._sweep(pid)
         return reason, os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
-    def _excess(self, pid: int, request: dict[str, Any], wall_s: float) -> str | None:
+    def _excess(
+        self, pid: int, request: dict[str, Any], wall_s: float, clock: watch.IdleClock
+    ) -> str | None:
         """Which limit the running program is over, if any."""
         if self.proc < 0:
-            return "wall" if wall_s > request["wall_s"] else None
+            clock.look(wall_s)
+            return "wall" if clock.seconds > request["wall_s"] else None
         used = watch.usage(self.proc, os.getpid(), pid, self.base_mb)
         if used.cpu_s >= request["cpu_s"]:
             return "cpu"
@@ -316,7 +321,8 @@ class _Server:
         if used.processes > request["processes"]:
             return "processes"
         # Time in which it neither ran nor waited for a core: load on the machine does not count.
-        if wall_s - used.cpu_s - used.delay_s > request["wall_s"]:
+        clock.look(wall_s - used.cpu_s - used.delay_s)
+        if clock.seconds > request["wall_s"]:
             return "wall"
         return "starved" if wall_s > STARVED * request["wall_s"] else None
 

@@ -3,6 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from . import wire
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 # Fields of /proc/<pid>/stat after the command's closing parenthesis.
@@ -20,6 +22,32 @@ class Usage:
     processes: int
     delay_s: float
     """Seconds that the first process was ready to run and got no core."""
+
+
+class IdleClock:
+    """Seconds in which a program idled while the outside waited for its answer.
+
+    The outside says so as long as it is (`wire.WAITING`). When it is held up itself, it says
+    nothing, and the program, which may be waiting for its next request, is not charged.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._heard = 0
+        self._seen_s = 0.0
+
+    def hear(self) -> None:
+        """The outside said that it waits."""
+        self._heard += 1
+
+    def look(self, idle_s: float) -> None:
+        """The program has idled for `idle_s` seconds of its life, whoever owed what."""
+        if self._heard:
+            # Twice, because beats come late; not more, because one may end a long silence.
+            fresh = min(idle_s - self._seen_s, 2 * wire.BEAT_S * self._heard)
+            self.seconds += max(0.0, fresh)
+            self._seen_s = idle_s
+            self._heard = 0
 
 
 def processes(proc: int) -> dict[int, list[str]]:

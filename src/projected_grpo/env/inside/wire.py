@@ -14,6 +14,12 @@ from typing import Any
 MAX_DEPTH = 100
 """Deepest nesting of containers; a value nested more deeply is not plain."""
 
+WAITING, END = b"w", b"k"
+"""What the outside says to the fork server of a running program: it owes an answer; end it."""
+
+BEAT_S = 0.1
+"""Seconds between two `WAITING`s."""
+
 _HEAD = struct.Struct("!I")
 HEAD_BYTES = _HEAD.size
 _INT_LIMIT = 2**63
