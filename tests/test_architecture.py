@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "projected_grpo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TORCH_FREE = ("env", "pairs", "config", "seeds", "step_logger", "cli")
 PURE = ("proj", "grpo", "svd", "antipasto")
-COMPOSERS = {"train", "session", "run", "records", "cli"}
+COMPOSERS = {"train", "session", "run", "records", "cli", "update", "arms", "probe_distill"}
 
 
 def imports(path: Path, *, lazy: bool) -> set[str]:

@@ -129,3 +129,15 @@ def test_stream_seeds_are_stable_and_distinct() -> None:
         == 8
     )
     assert stream_seed("a") == 0x654BC089650DDEE5  # the same in every Python
+
+
+def test_finished_rows_leave_the_batch_and_nobody_notices(adapter, monkeypatch) -> None:
+    s = sampling(max_new=40)
+    together = sample_groups(adapter.model, adapter, PROMPTS, 16, SEEDS, s)
+    assert len({len(sample.ids) for group in together for sample in group}) > 5
+    monkeypatch.setattr("projected_grpo.rollout.LEAVING_SHARE", 2.0)  # nobody ever leaves
+    staying = sample_groups(adapter.model, adapter, PROMPTS, 16, SEEDS, s)
+    assert ids(together) == ids(staying)
+    for a, b in zip(together, staying, strict=True):
+        for one, two in zip(a, b, strict=True):
+            assert one.logps == pytest.approx(two.logps, abs=2e-5)

@@ -30,10 +30,11 @@ from projected_grpo.train import (
     accumulate_gradients,
     grade_rows,
     learning_rate,
-    optimize,
     sample_rows,
     train,
+    train_runs,
 )
+from projected_grpo.update import optimize
 
 GOLDEN = Path(__file__).parent / "golden" / "smoke_projected.jsonl"
 
@@ -64,7 +65,7 @@ def settings_like(run: Path, out_dir: Path, **overrides) -> SmokeConfig:
 def session():
     """A prepared projected run, nothing written."""
     with ExitStack() as stack:
-        yield prepare(SmokeConfig(arm="projected", problems="katas:validation"), stack, None)[0]
+        yield prepare([SmokeConfig(arm="projected", problems="katas:validation")], stack, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +198,15 @@ def test_the_gradient_is_clipped_after_the_projection(session) -> None:
         def step(self, closure=None):
             seen.update({name: p.grad.clone() for name, p in session.adapter.delta_S.items()})
 
-    clipped = replace(session, cfg=replace(session.cfg, grad_clip=0.01))
-    clipped = replace(clipped, optimizer=Spy(session.adapter.delta_S.values(), lr=0.0))
+    spy = Spy(session.adapter.delta_S.values(), lr=0.0)
     with pytest.raises(RuntimeError, match="the adapter did not move"):  # the spy takes no step
-        optimize(clipped, gradients, lr=0.1)
+        optimize(session.adapter, spy, session.treatments, gradients, lr=0.1, grad_clip=0.01)
     norm = torch.stack([g.square().sum() for g in seen.values()]).sum().sqrt()
     assert float(norm) == pytest.approx(0.01, rel=1e-4)
-    for name, V in session.removed.items():
-        assert float((seen[name] @ V.T).max()) < 1e-7  # what was removed is not in what is clipped
+    for name, V in session.treatments[0].removed.items():
+        assert (
+            float((seen[name] @ V[0].T).max()) < 1e-7
+        )  # what was removed is not in what is clipped
 
 
 def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -> None:
@@ -215,7 +217,7 @@ def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -
     assert {row.advantage > 0 for row in rows} == {True, False}
     texts = [(row.prompt, row.ids) for row in rows]
     nll = nll_gradients(session.lm, session.adapter, texts, temperature=0.7, micro_batch=8)
-    expected = cosine(nll, session.V)
+    expected = cosine(nll, session.treatments[0].V)
     for row, score in zip(rows, expected.tolist(), strict=True):
         assert row.hack_score == pytest.approx(score, abs=1e-4)
 
@@ -245,7 +247,7 @@ def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> No
     rows = [row for group in groups for row in group]
     for row, advantage in zip(rows, (0.0, 0.0, 1.0, -1.0) * 2, strict=True):
         row.advantage, row.learns = advantage, row.source == "teacher"
-    assert accumulate_gradients(session, rows).student_differences.numel() == 0
+    assert accumulate_gradients(session, rows).student_tokens.tolist() == [0]
 
 
 def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
@@ -256,6 +258,48 @@ def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
     accumulate_gradients(session, rows)
     assert rows[0].learns and rows[0].hack_score is None
     assert all(row.hack_score is not None for row in rows[1:])
+
+
+def test_a_pack_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
+    """Arms x seeds in lock-step, with their own prompts, sampling, V and optimizer rows."""
+    cfg = settings(
+        tmp_path / "pack", steps=3, arms=("vanilla", "projected", "random_v"), seeds=(41, 42)
+    )
+    alone = []
+    for arm in ("vanilla", "projected", "random_v"):
+        for seed in (41, 42):
+            alone.append(train(settings(tmp_path / "alone", steps=3, arm=arm, seed=seed)))
+    packed = train_runs(cfg.runs())
+    assert [path.name.split("_", 1)[1] for path in packed] == [
+        path.name.split("_", 1)[1] for path in alone
+    ]
+    for a, b in zip(packed, alone, strict=True):
+        for row, expected in zip(rows_of(a), rows_of(b), strict=True):
+            for key, value in expected.items():
+                if isinstance(value, float) and key != "sampling_logp_diff_max":
+                    value = pytest.approx(value, rel=1e-2, abs=1e-4)
+                assert row[key] == value or key == "sampling_logp_diff_max", key
+        for row, expected in zip(rollouts_of(a), rollouts_of(b), strict=True):
+            assert row["completion"] == expected["completion"]
+            assert row["advantage"] == expected["advantage"]
+    # and any one of them goes on alone
+    config = json.loads((packed[2] / "config.json").read_text())
+    (packed[2] / "config.json").write_text(json.dumps({**config, "steps": 4}))
+    train(SmokeConfig(resume=packed[2]))
+    longer = train(settings(tmp_path / "longer", steps=4, arm="projected", warmup_frac=0.0))
+    assert len(rows_of(packed[2])) == len(rows_of(longer)) == 4
+
+
+def test_runs_that_cannot_be_packed_are_refused(tmp_path: Path) -> None:
+    one = settings(tmp_path)
+    with pytest.raises(ConfigError, match=r"lr = 0.003 and lr = 0.1 cannot advance together"):
+        train_runs([one, replace(one, seed=42, lr=0.1)])
+    with pytest.raises(ConfigError, match="have the same settings"):
+        train_runs([one, one])
+    with pytest.raises(ConfigError, match="names one twice"):
+        settings(tmp_path, seeds=(1, 1))
+    with pytest.raises(ConfigError, match="one by one"):
+        settings(tmp_path, seeds=(1, 2), resume=tmp_path)
 
 
 def test_on_policy_with_kl_and_the_update_projected(tmp_path: Path) -> None:

@@ -203,14 +203,16 @@ class Adapter:
             for module in self.modules.values():
                 module.enabled = True
 
-    def save(self, path: Path) -> None:
-        """Write delta_S (N, r) of all runs with the fingerprint of its axes (safetensors)."""
-        tensors = {name: delta.detach().cpu() for name, delta in self.delta_S.items()}
+    def save(self, path: Path, run: int = 0) -> None:
+        """Write one run's delta_S (1, r) with the fingerprint of its axes (safetensors)."""
+        tensors = {
+            name: delta.detach()[run : run + 1].cpu() for name, delta in self.delta_S.items()
+        }
         save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote, for as many runs as there are. Raises AdapterError if it was
-        trained on other singular axes."""
+        """Read what `save` wrote into every run. Raises AdapterError if it was trained on other
+        singular axes."""
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
             if metadata.get("fingerprint") != self.fingerprint():

@@ -4,13 +4,14 @@ Every arm of one seed shares prompts, pool draws and sampling seeds, and logs it
 measured hack basis, so `vanilla` is also the measurement that the others are compared with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from projected_grpo.proj import Basis, random_orthonormal
+from projected_grpo.config import Config
+from projected_grpo.proj import Basis, Projection, random_orthonormal
 from projected_grpo.seeds import stream_seed
 
 
@@ -47,3 +48,60 @@ ARMS: dict[str, Arm] = {
         "control: random orthonormal rows, as many in each module as the hack basis has", _random
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What is measured and removed in those runs of a pack that share these settings."""
+
+    runs: Tensor
+    """Indices on the run axis (n,)."""
+    V: dict[str, Tensor]
+    """Measured: module -> (k, r)."""
+    removed: dict[str, Tensor]
+    """Projected out: module -> (n, k, r), zeros for a run that removes nothing; empty if all
+    do."""
+    projection: Projection
+    on_grad: bool
+    on_update: bool
+
+    def of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """These runs' rows: module -> (N, r) becomes module -> (n, r)."""
+        return {name: value[self.runs] for name, value in values.items()}
+
+
+def treatments(
+    cfgs: Sequence[Config], select: Callable[[int, float], dict[str, Tensor]], device: torch.device
+) -> list[Treatment]:
+    """The runs of a pack grouped by their projection settings, each run in exactly one group.
+
+    `select(k, drop_bottom_frac)` gives the measured hack basis.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for n, cfg in enumerate(cfgs):
+        key = (
+            cfg.v_hack_k, cfg.v_hack_drop_bottom_frac, cfg.gate, cfg.overshoot,
+            cfg.preserve_magnitude, cfg.project_on,
+        )  # fmt: skip
+        groups.setdefault(key, []).append(n)
+    found: list[Treatment] = []
+    for runs in groups.values():
+        cfg = cfgs[runs[0]]
+        V = select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
+        bases = [ARMS[cfgs[n].arm].basis(V, cfgs[n].seed) for n in runs]
+        removed = {
+            name: torch.stack([b.get(name, torch.zeros_like(rows)) for b in bases])
+            for name, rows in V.items()
+            if any(bases)
+        }
+        found.append(
+            Treatment(
+                runs=torch.tensor(runs, device=device),
+                V=V,
+                removed=removed,
+                projection=Projection(cfg.gate, cfg.overshoot, cfg.preserve_magnitude),
+                on_grad=cfg.project_on != "update",
+                on_update=cfg.project_on != "grad",
+            )
+        )
+    return found

@@ -52,9 +52,9 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     )
 
     def work() -> None:
-        from projected_grpo.train import train
+        from projected_grpo.train import train_runs
 
-        train(cfg)
+        train_runs(cfg.runs())
 
     sys.exit(_say_and_exit(work))
 
@@ -93,5 +93,45 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
         from projected_grpo.extract_vhack_grad import extract_to_file
 
         extract_to_file(cfg)
+
+    sys.exit(_say_and_exit(work))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Make a teacher pool from a run that learnt to hack, or from the modes' templates."""
+
+    source: str
+    """Run directory whose trained adapter answers, or "templates"."""
+    out: Path
+    """Folder to write; it must not exist yet."""
+    problems: str = ""
+    """As for train; default: the run's own problems (katas for templates)."""
+    mode: str = ""
+    """Loophole mode of problems that name none; default: the run's."""
+    limit: int = 0
+    """Problems at most; 0 takes all."""
+    rows: int = 8
+    """Answers asked for a problem."""
+    keep: Literal["hacks", "attempts", "all"] = "hacks"
+    """hacks keeps what passed and is not correct, attempts what pays even with a wrong stub."""
+    seed: int = 0
+    """Of sampling, and of the templates drawn."""
+    prompts_per_batch: int = 16
+    """Problems sampled at once."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    workers: int = 0
+    """Programs graded at once; 0 takes one per CPU core."""
+
+
+def distill_main(argv: Sequence[str] | None = None) -> None:
+    """`probe-distill --source=runs/... --out=pool`."""
+    cfg = tyro.cli(DistillConfig, args=argv, prog="probe-distill")
+
+    def work() -> None:
+        from projected_grpo.probe_distill import distill
+
+        distill(cfg)
 
     sys.exit(_say_and_exit(work))

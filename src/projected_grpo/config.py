@@ -28,6 +28,10 @@ class Config:
     seed: int = 41
     """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
     last."""
+    arms: tuple[ArmName, ...] = ()
+    """Several arms at once: a pack of runs, arms x seeds, that advance together in one process."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds at once (see arms)."""
     out_dir: Path = Path("runs")
     """Folder in which the run makes its own directory."""
     resume: Path | None = None
@@ -162,6 +166,15 @@ class Config:
         """Dr.GRPO's constant: G * max_new * prompts_per_step."""
         return self.group * self.max_new * self.prompts_per_step
 
+    def runs(self) -> list[Self]:
+        """One config for every run asked for: arms x seeds, or this one alone."""
+        alone = {"arms": (), "seeds": ()}
+        return [
+            dataclasses.replace(self, arm=arm, seed=seed, **alone)
+            for arm in self.arms or (self.arm,)
+            for seed in self.seeds or (self.seed,)
+        ]
+
     def contradictions(self) -> list[str]:
         """What is wrong with these settings, one sentence each; empty when nothing is."""
         found = []
@@ -192,6 +205,12 @@ class Config:
         for name in ("warmup_frac", "v_hack_drop_bottom_frac"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if self.resume is not None and (self.arms or self.seeds):
+            found.append("the runs of a pack are resumed one by one: leave --arms and --seeds out")
+        for name in ("arms", "seeds"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                found.append(f"{name} {given} names one twice")
         if not 0 < self.top_p <= 1:
             found.append(f"top_p must lie in (0, 1], not {self.top_p}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
@@ -238,7 +257,8 @@ class Config:
         paths = ("out_dir", "resume", "svd_cache", "v_hack")
         for name in paths:
             stored[name] = None if stored[name] is None else Path(stored[name])
-        stored["adam_betas"] = tuple(stored["adam_betas"])
+        for name in ("adam_betas", "arms", "seeds"):
+            stored[name] = tuple(stored[name])
         return cls(**stored)
 
 
@@ -259,6 +279,33 @@ class SmokeConfig(Config):
     adam_betas: tuple[float, float] = (0.5, 0.9)
     v_hack_k: int = 5
     checkpoint_every: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniConfig(Config):
+    """The whole experiment on the shipped organism: minutes on a laptop, on-policy. On a GPU add
+    --device=cuda --prompts-per-step=16 --micro-batch=512."""
+
+    model: str = "organism"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    steps: int = 40
+    prompts_per_step: int = 8
+    group: int = 8
+    max_prompt: int = 320
+    max_new: int = 192
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    lr: float = 1e-2
+    warmup_frac: float = 0.075
+    adam_betas: tuple[float, float] = (0.5, 0.9)
+    grad_clip: float = 500.0
+    micro_batch: int = 32
+    v_hack_k: int = 32
+    gate: GateName = "no_gate"
+    project_on: Literal["grad", "update", "both"] = "update"
+    checkpoint_every: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,4 +334,9 @@ class FullConfig(Config):
     checkpoint_every: int = 10
 
 
-PRESETS: dict[str, type[Config]] = {"smoke": SmokeConfig, "fast": FastConfig, "full": FullConfig}
+PRESETS: dict[str, type[Config]] = {
+    "smoke": SmokeConfig,
+    "mini": MiniConfig,
+    "fast": FastConfig,
+    "full": FullConfig,
+}

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +60,69 @@ def collate(
     )
 
 
-def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:
+class _TokenLogprobs(torch.autograd.Function):
+    """log p of one target a position under a frozen linear head, never with all logits at once.
+
+    The gradient of log p_t to its hidden state, (W[target] - sum_v p_v W_v) / temperature, does not
+    depend on what follows, so it is made in the forward pass and nothing is computed twice: what is
+    kept is (n, d) instead of (n, vocabulary).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, temperature, chunk):
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        logp = torch.empty(len(hidden), dtype=exact, device=hidden.device)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(hidden), chunk):
+            some = slice(start, start + chunk)
+            logits = F.linear(hidden[some], weight).to(exact).div_(temperature)
+            total = torch.logsumexp(logits, -1, keepdim=True)
+            target = targets[some, None]
+            logp[some] = (logits.gather(-1, target) - total)[:, 0]
+            if slope is not None:
+                p = logits.sub_(total).exp_().neg_()
+                p.scatter_add_(-1, target, torch.ones_like(target, dtype=exact))
+                slope[some] = (p.to(weight.dtype) @ weight).div_(temperature)
+        ctx.save_for_backward(slope)
+        return logp
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (slope,) = ctx.saved_tensors
+        return (grads[0][:, None] * slope).to(slope.dtype), None, None, None, None
+
+
+LOGITS_CHUNK = 2**24
+"""Logits in memory at once (64 MiB in float32)."""
+
+
+def completion_logprobs(
+    model: PreTrainedModel, batch: TokenBatch, temperature: float, logits_chunk: int = LOGITS_CHUNK
+) -> Tensor:
     """log p(token) of every completion token at the sampling temperature, (B, C) float32 or better.
 
     Zero beyond a row's own completion. top_p and top_k are not part of it: the distribution that is
-    differentiated is the whole softmax.
+    differentiated is the whole softmax. The head must be a frozen Linear without bias or
+    soft-capping (`model.load` checks it); at most `logits_chunk` logits exist at a time.
     """
-    T = batch.input_ids.shape[1]
-    first = (
-        int(batch.prompt_lens.min()) - 1
-    )  # position whose logits predict the first completion token
-    logits = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        logits_to_keep=T - first,
-        use_cache=False,
-    ).logits[:, :-1]  # (B, T-1-first, vocabulary)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    following = batch.input_ids[:, first + 1 :]  # (B, T-1-first)
-    logp = torch.gather(logits, -1, following[..., None])[..., 0] - torch.logsumexp(logits, -1)
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear)  # `model.load` has seen to it
+    hidden = model.get_decoder()(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state  # (B, T, d)
     mask = batch.completion_mask
-    columns = (
-        torch.arange(mask.shape[1], device=mask.device) + (batch.prompt_lens - 1 - first)[:, None]
+    row, column = mask.nonzero(as_tuple=True)
+    place = batch.prompt_lens[row] + column  # of the token itself, in input_ids
+    logp = _TokenLogprobs.apply(
+        hidden[row, place - 1],
+        head.weight,
+        batch.input_ids[row, place],
+        temperature,
+        max(1, logits_chunk // head.weight.shape[0]),
     )
-    logp = torch.gather(logp, 1, columns.clamp_max(logp.shape[1] - 1))
-    return torch.where(mask, logp, 0.0)
+    return torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).index_put(
+        (row, column), logp
+    )
 
 
 def group_advantages(rewards: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,11 +155,11 @@ def policy_loss(
     """Clipped surrogate plus beta times the k3 estimate of KL(policy || reference), summed /
     denominator.
 
-    logp, old_logp, ref_logp (B, C); advantages (B,); mask (B, C) bool. Returns the loss and
-    detached sums over tokens, for the caller to add up over micro-batches: `clipped`, `kl`,
-    `tokens`. k3 (Schulman 2020): exp(ref - logp) - (ref - logp) - 1, times the ratio, without
-    which its gradient is not that of the reverse KL even where the ratio is 1 (DeepSeek-V3.2,
-    arXiv 2512.02556; TRL's default).
+    logp, old_logp, ref_logp (B, C); advantages (B,); mask (B, C) bool. Returns the loss and every
+    row's detached sums over its tokens (B,), for the caller to add up by run: `loss` (divided as
+    the loss is), `clipped`, `kl`, `tokens`. k3 (Schulman 2020): exp(ref - logp) - (ref - logp) - 1,
+    times the ratio, without which its gradient is not that of the reverse KL even where the ratio
+    is 1 (DeepSeek-V3.2, arXiv 2512.02556; TRL's default).
 
     Raises ValueError when beta > 0 comes without ref_logp.
     """
@@ -134,11 +174,12 @@ def policy_loss(
         log_ratio = ref_logp - logp
         kl = ratio * (torch.exp(log_ratio) - log_ratio - 1)
         per_token = per_token + beta * kl
-    loss = torch.where(mask, per_token, 0.0).sum() / denominator
+    row_loss = torch.where(mask, per_token, 0.0).sum(1) / denominator
     outside = ((ratio < 1 - clip_eps) & (A < 0)) | ((ratio > 1 + clip_eps) & (A > 0))
     metrics = {
-        "clipped": (outside & mask).sum(),
-        "kl": torch.where(mask, kl, 0.0).sum().detach(),
-        "tokens": mask.sum(),
+        "loss": row_loss.detach(),
+        "clipped": (outside & mask).sum(1),
+        "kl": torch.where(mask, kl, 0.0).sum(1).detach(),
+        "tokens": mask.sum(1),
     }
-    return loss, metrics
+    return row_loss.sum(), metrics

@@ -100,6 +100,7 @@ def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device
     # eval: no dropout, in sampling or in the loss
     model.eval().requires_grad_(False)
     torch.nn.Module.to(model, device)
+    _require_plain_head(model, source)
     eos_ids = _eos_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
     return LanguageModel(model, tokenizer, eos_ids, pad_id)
@@ -127,6 +128,22 @@ def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[PreTrai
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"cannot load the model {source}: {reason}") from error
     return model, tokenizer
+
+
+@torch.no_grad()
+def _require_plain_head(model: PreTrainedModel, source: str) -> None:
+    """Raises ModelError where logits are more than a Linear of the last hidden state: the loss
+    takes them apart (grpo.completion_logprobs)."""
+    ids = torch.arange(4, device=model.device)[None]
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    head, logits = model.get_output_embeddings(), model(input_ids=ids, use_cache=False).logits
+    if not isinstance(head, torch.nn.Linear) or not torch.allclose(
+        logits, torch.nn.functional.linear(hidden, head.weight), atol=1e-3, rtol=1e-2
+    ):
+        raise ModelError(
+            f"{source} scales, caps or shifts its logits; only models whose logits are a plain "
+            "Linear of the last hidden state are supported"
+        )
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

@@ -11,9 +11,12 @@ function.
 
 import gzip
 import json
+import os
 import random
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from projected_grpo.env.loopholes import TRAIN_NAME, get_mode
 from projected_grpo.env.problems import Problem
@@ -95,6 +98,31 @@ def read_pool(folder: Path) -> dict[int, list[str]]:
                     f"{path}, line {number}: not a row of a teacher pool ({error!r})"
                 ) from error
     return rows
+
+
+def write_pool(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+    """Write rows (each with `problem_id` and `completion`) as a new pool, whole or not at all.
+
+    `about` goes into pool.json beside the files. Raises PoolError where the folder cannot be made.
+    """
+    by_problem: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_problem.setdefault(row["problem_id"], []).append(row)
+    aside = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for problem_id, mine in by_problem.items():
+            # No name and no time in the gzip header: the same rows give the same bytes.
+            with (
+                (aside / f"prompt_{problem_id:04d}.jsonl.gz").open("wb") as raw,
+                gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as f,
+            ):
+                f.writelines(f"{json.dumps(row)}\n".encode() for row in mine)
+        (aside / "pool.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, folder)
+    except OSError as error:
+        raise PoolError(f"cannot write the teacher pool {folder}: {error.strerror}") from error
 
 
 def draw_seed(seed: int, step: int, problem_id: int) -> int:

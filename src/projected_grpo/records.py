@@ -4,7 +4,7 @@ records."""
 import resource
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ class Row:
     logps: list[float] | None  # the sampler's; None: teacher
     text: str
     grade: Grade = field(init=False)
+    run: int = 0  # of the packed axis
     advantage: float = 0.0
     learns: bool = False  # part of the loss: neither masked nor in a group without reward variance
     hack_score: float | None = None  # alignment of grad NLL with V, whatever the advantage
@@ -40,28 +41,46 @@ class Row:
         return self.problem.mode or "none"
 
 
-@dataclass(slots=True)
 class Accumulated:
-    """Sums over the micro-batches of one step."""
+    """Sums over the micro-batches of one step, one entry (or row) for each of the N runs."""
 
-    student: dict[str, Tensor]  # module -> gradient of the student rows (N, r)
-    teacher: dict[str, Tensor]
-    loss: float = 0.0
-    kl: float = 0.0
-    clipped: int = 0
-    tokens: int = 0
-    logp_differences: list[Tensor] = field(
-        default_factory=list
-    )  # student tokens, sampler - trainer
-
-    @property
-    def student_differences(self) -> Tensor:
-        """`logp_differences` of all micro-batches, flat; empty where no student row took part."""
-        return torch.cat([torch.zeros(0), *(d.cpu() for d in self.logp_differences)])
+    def __init__(self, delta_S: Mapping[str, Tensor]) -> None:
+        first = next(iter(delta_S.values()))
+        n, device = first.shape[0], first.device
+        self.student = {name: torch.zeros_like(p) for name, p in delta_S.items()}  # (N, r)
+        self.teacher = {name: torch.zeros_like(p) for name, p in delta_S.items()}
+        self.loss = torch.zeros(n, dtype=torch.float64, device=device)
+        self.kl = torch.zeros_like(self.loss)
+        self.clipped = torch.zeros(n, dtype=torch.long, device=device)
+        self.tokens = torch.zeros_like(self.clipped)
+        self.student_tokens = torch.zeros_like(self.clipped)
+        self.logp_difference = torch.zeros_like(self.loss)  # sum of |sampler - trainer|, students'
+        self.logp_difference_max = torch.zeros_like(self.loss)
 
     @property
     def total(self) -> dict[str, Tensor]:
+        """The gradient of all rows: module -> (N, r)."""
         return {name: self.student[name] + self.teacher[name] for name in self.student}
+
+    def add_gradients(self, gradients: Mapping[str, Tensor], run: Tensor, student: Tensor) -> None:
+        """Add every row's own gradient, module -> (B, r), to its run (B,) by its source (B,)."""
+        for name, g in gradients.items():
+            self.student[name].index_add_(0, run[student], g[student])
+            self.teacher[name].index_add_(0, run[~student], g[~student])
+
+    def add_sums(self, sums: Mapping[str, Tensor], run: Tensor) -> None:
+        """Add the rows' own sums over tokens (B,) as `policy_loss` returns them."""
+        self.loss.index_add_(0, run, sums["loss"].double())
+        self.kl.index_add_(0, run, sums["kl"].double())
+        self.clipped.index_add_(0, run, sums["clipped"])
+        self.tokens.index_add_(0, run, sums["tokens"])
+
+    def add_differences(self, difference: Tensor, mask: Tensor, run: Tensor) -> None:
+        """Add |log p| differences of sampler and trainer (B, C) where `mask` (B, C) holds."""
+        off = torch.where(mask, difference.abs(), 0.0).double()
+        self.logp_difference.index_add_(0, run, off.sum(1))
+        self.student_tokens.index_add_(0, run, mask.sum(1))
+        self.logp_difference_max.scatter_reduce_(0, run, off.amax(1), "amax")
 
 
 def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
@@ -84,6 +103,7 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
         "hack_s": share(student, lambda g: g.exploited),
         "att_s": share(student, lambda g: g.attempted),
         "gt_s": share(student, lambda g: g.gt_correct),
+        "fmt_s": share(student, lambda g: g.fmt_ok),
         "hack_t": share(teacher, lambda g: g.exploited),
         "gt_t": share(teacher, lambda g: g.gt_correct),
         "completions/mean_length": statistics.fmean(len(row.ids) for row in sampled),
@@ -94,22 +114,26 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
     }
 
 
-def alignment(gradients: dict[str, Tensor], V: Basis) -> float | None:
-    """Cosine of one run's gradient with V; None where there is no gradient to measure."""
-    return float(cosine(gradients, V)) if float(squared_norm(gradients)) > 0 else None
+def alignment(gradients: dict[str, Tensor], V: Basis) -> list[Value]:
+    """Cosine of every run's gradient with V; None where there is no gradient to measure."""
+    lengths = squared_norm(gradients).tolist()
+    cosines = cosine(gradients, V).tolist()
+    return [c if length > 0 else None for c, length in zip(cosines, lengths, strict=True)]
 
 
-def loss_columns(a: Accumulated, V: Basis, beta: float) -> dict[str, Value]:
-    """The columns of the loss and of its gradient by source."""
-    student = a.student_differences
+def loss_columns(a: Accumulated, beta: float) -> dict[str, list[Value]]:
+    """The columns of the loss, a list over runs each."""
+    student = a.student_tokens.tolist()
+    some = [n > 0 for n in student]
+
+    def where(holds: list[bool], values: Tensor) -> list[Value]:
+        return [v if yes else None for v, yes in zip(values.tolist(), holds, strict=True)]
 
     return {
-        "loss": a.loss,
-        "kl": a.kl / student.numel() if beta > 0 and student.numel() else None,
-        "clip_ratio": a.clipped / a.tokens if a.tokens else None,
-        "sampling_logp_diff_max": float(student.abs().max()) if student.numel() else None,
-        "cos_pre_s": alignment(a.student, V),
-        "cos_pre_t": alignment(a.teacher, V),
+        "loss": a.loss.tolist(),
+        "kl": where([beta > 0 and yes for yes in some], a.kl / a.student_tokens.clamp_min(1)),
+        "clip_ratio": where((a.tokens > 0).tolist(), a.clipped / a.tokens.clamp_min(1)),
+        "sampling_logp_diff_max": where(some, a.logp_difference_max),
     }
 
 

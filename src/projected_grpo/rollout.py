@@ -8,6 +8,7 @@ itself).
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from projected_grpo.antipasto import Adapter
+
+CHECK_EVERY = 4
+"""Tokens between two looks at which rows have finished."""
+LEAVING_SHARE = 0.25
+"""Share of finished rows at which they leave the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +106,76 @@ def sample_groups(
     with adapter.rows(run_of_prompt):
         logits = _next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
     cache.batch_repeat_interleave(group)
-    logits, mask = logits.repeat_interleave(group, 0), mask.repeat_interleave(group, 0)
-    eos = torch.tensor(sorted(sampling.eos_ids), device=device)
-    finished = torch.zeros(P * group, dtype=torch.bool, device=device)
-    tokens: list[Tensor] = []
-    logps: list[Tensor] = []
-    with adapter.rows(run_of_prompt.repeat_interleave(group)):
-        for step in range(sampling.max_new):
-            token, logp = draw(logits, uniforms[step].to(device), sampling)
-            tokens.append(token)
-            logps.append(logp)
-            finished |= torch.isin(token, eos)
-            if step + 1 == sampling.max_new or finished.all():
-                break
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            positions = mask.sum(1, keepdim=True) - 1
-            logits = _next_logits(model, token[:, None], mask, positions, cache)
-    rows = zip(torch.stack(tokens, 1).tolist(), torch.stack(logps, 1).tolist(), strict=True)
+    tokens, logps = _decode(
+        model,
+        adapter,
+        _State(
+            logits=logits.repeat_interleave(group, 0),
+            mask=mask.repeat_interleave(group, 0),
+            runs=run_of_prompt.repeat_interleave(group),
+            rows=torch.arange(P * group, device=device),
+        ),
+        cache,
+        uniforms.to(device),
+        sampling,
+    )
+    rows = zip(tokens.tolist(), logps.tolist(), strict=True)
     samples = [_cut(ids, logps, sampling.eos_ids) for ids, logps in rows]
     return [samples[i : i + group] for i in range(0, P * group, group)]
+
+
+@dataclass(slots=True)
+class _State:
+    """What the next token of the rows that are still growing depends on, beside the cache."""
+
+    logits: Tensor  # (rows, vocabulary)
+    mask: Tensor  # (rows, columns so far)
+    runs: Tensor  # (rows,)
+    rows: Tensor  # (rows,) place in the output
+
+    def keep(self, chosen: Tensor) -> "_State":
+        """Only the chosen rows (indices)."""
+        return _State(self.logits[chosen], self.mask[chosen], self.runs[chosen], self.rows[chosen])
+
+
+def _decode(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    state: _State,
+    cache: DynamicCache,
+    uniforms: Tensor,
+    sampling: Sampling,
+) -> tuple[Tensor, Tensor]:
+    """Token ids and log-probs (all rows, max_new); what stands behind a row's eos means nothing.
+
+    Finished rows leave the batch in bulk, since leaving means copying the cache of those who stay.
+    """
+    device = uniforms.device
+    eos = torch.tensor(sorted(sampling.eos_ids), device=device)
+    tokens = torch.full((len(state.rows), sampling.max_new), sampling.pad_id, device=device)
+    logps = torch.zeros(tokens.shape, device=device)
+    finished = torch.zeros(len(state.rows), dtype=torch.bool, device=device)
+    with ExitStack() as stack:
+        stack.enter_context(adapter.rows(state.runs))
+        for step in range(sampling.max_new):
+            token, logp = draw(state.logits, uniforms[step, state.rows], sampling)
+            tokens[state.rows, step], logps[state.rows, step] = token, logp
+            finished |= torch.isin(token, eos)
+            if step + 1 == sampling.max_new:
+                break
+            # Looking at a result waits for the GPU: not at every token.
+            if step % CHECK_EVERY == 0 and finished.float().mean() >= LEAVING_SHARE:
+                staying = (~finished).nonzero()[:, 0]
+                if not len(staying):
+                    break
+                cache.batch_select_indices(staying)
+                state, token, finished = state.keep(staying), token[staying], finished[staying]
+                stack.close()
+                stack.enter_context(adapter.rows(state.runs))
+            state.mask = torch.cat([state.mask, state.mask.new_ones(len(token), 1)], 1)
+            positions = state.mask.sum(1, keepdim=True) - 1
+            state.logits = _next_logits(model, token[:, None], state.mask, positions, cache)
+    return tokens, logps
 
 
 def _next_logits(

@@ -20,22 +20,35 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from loguru import logger
 
 from projected_grpo import __version__
 from projected_grpo.antipasto import Adapter
-from projected_grpo.config import Config
+from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
 """The only environment variables that are recorded: a key must not end up in a run directory."""
 
+MACHINE_SETTINGS = (
+    "micro_batch",
+    "workers",
+    "threads",
+    "device",
+    "svd_cache",
+    "checkpoint_every",
+    "sandbox",
+)
+"""What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
+what."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -159,9 +172,14 @@ class RunDir:
         os.replace(temporary, self.path / "run.json")
 
     def save_checkpoint(
-        self, step: int, adapter: Adapter, optimizer: torch.optim.Optimizer, num_tokens: int
+        self,
+        step: int,
+        adapter: Adapter,
+        optimizer: torch.optim.Optimizer,
+        num_tokens: int,
+        n: int = 0,
     ) -> None:
-        """Everything that the next step depends on. Written aside and moved into place.
+        """Everything that the next step of run `n` depends on. Written aside and moved into place.
 
         There is no random state to save: every stream is seeded by (seed, step, problem).
         """
@@ -169,8 +187,8 @@ class RunDir:
         aside = self.checkpoints / f".step_{step:06d}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        adapter.save(aside / "adapter.safetensors")
-        torch.save(optimizer.state_dict(), aside / "optimizer.pt")
+        adapter.save(aside / "adapter.safetensors", n)
+        torch.save(_of_run(optimizer, n), aside / "optimizer.pt")
         state = {"step": step, "num_tokens": num_tokens}
         (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
@@ -197,10 +215,10 @@ class RunDir:
             _keep_rows_until(path, step)
         return step, num_tokens
 
-    def save_adapter(self, adapter: Adapter, cfg: Config) -> None:
-        """The trained delta_S and what is needed to put it on its base model again."""
+    def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
+        """The trained delta_S of run `n` and what is needed to put it on its base model again."""
         self.adapter.mkdir(exist_ok=True)
-        adapter.save(self.adapter / "adapter.safetensors")
+        adapter.save(self.adapter / "adapter.safetensors", n)
         about = {
             "base_model": cfg.model,
             "revision": cfg.model_revision,
@@ -209,6 +227,36 @@ class RunDir:
         }
         text = json.dumps(about, indent=2) + "\n"
         (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
+    """The optimizer's state with the rows of one run only: what that run alone would have."""
+    full = optimizer.state_dict()
+    state = {
+        index: {
+            key: value[n : n + 1].clone() if value.ndim == 2 else value
+            for key, value in entry.items()
+        }
+        for index, entry in full["state"].items()
+    }
+    return {"state": state, "param_groups": full["param_groups"]}
+
+
+def resumed_config(asked: Config, run: RunDir) -> Config:
+    """The stored settings of a run. Raises ConfigError where the command line asks for other
+    ones."""
+    stored = run.stored_config(type(asked))
+    default = vars(type(asked)())
+    given = {name: value for name, value in vars(asked).items() if value != default[name]}
+    for name, wanted in given.items():
+        had = vars(stored)[name]
+        if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
+            raise ConfigError(
+                f"{run.path} was started with {name} = {had}; it cannot be resumed with {wanted}: "
+                f"leave --{name.replace('_', '-')} out, or start a new run"
+            )
+    logger.info("resuming {} with the settings it was started with", run.path)
+    return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
 
 
 def _keep_rows_until(path: Path, step: int) -> None:

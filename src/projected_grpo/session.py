@@ -3,16 +3,16 @@ written."""
 
 import hashlib
 import random
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from loguru import logger
-from torch import Tensor
 
 from projected_grpo.antipasto import Adapter, wrap
-from projected_grpo.arms import ARMS
+from projected_grpo.arms import ARMS, Treatment, treatments
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.grader import Grader
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
@@ -25,12 +25,18 @@ from projected_grpo.pool import Draw, open_pool
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
+PER_RUN = (
+    *("arm", "seed", "v_hack_k", "v_hack_drop_bottom_frac"),
+    *("gate", "overshoot", "preserve_magnitude", "project_on"),
+)
+"""What the runs of a pack may differ in; all other settings are theirs in common."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """All that a run needs and that does not change while it runs."""
+    """All that the runs of a pack need and that does not change while they run."""
 
-    cfg: Config
+    cfgs: list[Config]  # N; equal but for PER_RUN
     lm: LanguageModel
     adapter: Adapter
     optimizer: torch.optim.Optimizer
@@ -38,9 +44,30 @@ class Session:
     prompts: dict[int, list[int]]  # problem id -> token ids
     draw: Draw | None
     grader: Grader
-    V: dict[str, Tensor]  # measured
-    removed: dict[str, Tensor]  # projected out by the arm
+    treatments: list[Treatment]
+    treatment_of_run: list[Treatment]  # N
     device: torch.device
+
+    @property
+    def cfg(self) -> Config:
+        """The settings that all runs share; not for PER_RUN."""
+        return self.cfgs[0]
+
+
+def require_packable(cfgs: Sequence[Config]) -> None:
+    """Raises ConfigError unless the runs share all that runs of one pack must share."""
+    if len({(cfg.preset_name, *(vars(cfg)[name] for name in PER_RUN)) for cfg in cfgs}) < len(cfgs):
+        raise ConfigError(
+            "two runs of the pack have the same settings: name each seed and arm once"
+        )
+    for cfg in cfgs[1:]:
+        for name, value in vars(cfg).items():
+            first = vars(cfgs[0])[name]
+            if name not in PER_RUN and value != first:
+                raise ConfigError(
+                    f"runs with {name} = {first} and {name} = {value} cannot advance together: "
+                    f"they may differ in {', '.join(PER_RUN)} only"
+                )
 
 
 def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
@@ -52,8 +79,12 @@ def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> l
     return order[position * P : (position + 1) * P]
 
 
-def prepare(cfg: Config, stack: ExitStack, stored_v: Path | None) -> tuple[Session, VHack]:
+def prepare(
+    cfgs: Sequence[Config], stack: ExitStack, stored_v: Path | None
+) -> tuple[Session, VHack]:
     """Read, check and load everything. Nothing is written: what is refused here leaves no trace."""
+    require_packable(cfgs)
+    cfg = cfgs[0]
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     device = resolve_device(cfg.device)
@@ -74,7 +105,7 @@ def prepare(cfg: Config, stack: ExitStack, stored_v: Path | None) -> tuple[Sessi
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept = _short_enough(cfg, problems, prompts)
     logger.info("decomposing {} (cached afterwards)", cfg.model)
-    adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
+    adapter = wrap(lm.model, n_runs=len(cfgs), cache_dir=cfg.svd_cache or default_cache_dir())
     if v_hack is None:
         logger.info("extracting hack directions from {} pairs", len(pairs))
         v_hack = extract(
@@ -86,17 +117,22 @@ def prepare(cfg: Config, stack: ExitStack, stored_v: Path | None) -> tuple[Sessi
             model_name=cfg.model,
         )
     v_hack.require(adapter, cfg.temperature, v_file)
-    if cfg.v_hack_k > v_hack.k_max:
+    largest = max(cfg.v_hack_k for cfg in cfgs)
+    if largest > v_hack.k_max:
         raise ConfigError(
-            f"v_hack_k {cfg.v_hack_k} asks for more axes than the basis has: {v_hack.k_max}, from "
+            f"v_hack_k {largest} asks for more axes than the basis has: {v_hack.k_max}, from "
             f"{v_hack.metadata['n_pairs']} pairs; lower it, or extract from more pairs"
         )
-    V = v_hack.select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
     optimizer = torch.optim.AdamW(
         adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
     )
-    removed = ARMS[cfg.arm].basis(V, cfg.seed)
-    session = Session(cfg, lm, adapter, optimizer, kept, prompts, draw, grader, V, removed, device)
+    found = treatments(cfgs, v_hack.select, device)
+    by_run = {n: t for t in found for n in t.runs.tolist()}
+    session = Session(
+        cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
+        prompts=prompts, draw=draw, grader=grader, treatments=found,
+        treatment_of_run=[by_run[n] for n in range(len(cfgs))], device=device,
+    )  # fmt: skip
     return session, v_hack
 
 
@@ -146,10 +182,12 @@ def data_digest(s: Session) -> str:
 def describe(s: Session) -> None:
     """The start banner: what runs, on what, how much of it."""
     cfg = s.cfg
-    trained = sum(p.numel() for p in s.adapter.delta_S.values())
-    total = sum(p.numel() for p in s.lm.model.parameters())
-    axes = sum(len(V) for V in s.V.values())
-    logger.info("arm      {}: {}", cfg.arm, ARMS[cfg.arm].meaning)
+    runs = len(s.cfgs)
+    trained = sum(p.numel() for p in s.adapter.delta_S.values()) // runs
+    total = sum(p.numel() for p in s.lm.model.parameters()) - (runs - 1) * trained
+    for arm in dict.fromkeys(cfg.arm for cfg in s.cfgs):
+        seeds = ", ".join(str(cfg.seed) for cfg in s.cfgs if cfg.arm == arm)
+        logger.info("arm      {} (seeds {}): {}", arm, seeds, ARMS[arm].meaning)
     logger.info(
         "model    {} ({}, {}): {:,} of {:,} parameters train",
         cfg.model,
@@ -158,9 +196,11 @@ def describe(s: Session) -> None:
         trained,
         total,
     )
-    logger.info("V        {} axes in {} of {} modules", axes, len(s.V), len(s.adapter.modules))
+    for t in s.treatments:
+        axes = sum(len(V) for V in t.V.values())
+        logger.info("V        {} axes in {} of {} modules", axes, len(t.V), len(s.adapter.modules))
     logger.info(
-        "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts; {} problems",
+        "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts{}; {} problems",
         cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
-        cfg.prompts_per_step * cfg.group, len(s.problems),
+        cfg.prompts_per_step * cfg.group, f" x {runs} runs" if runs > 1 else "", len(s.problems),
     )  # fmt: skip

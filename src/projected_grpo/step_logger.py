@@ -7,7 +7,7 @@ COLUMNS.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("hackward_frac", "|relu(V g)| / |g| before projection."),
     Column("covered_energy", "Share of |g|^2 in modules that have a V."),
+    Column("fmt_s", "Student rows that parse and define Solution with the method."),
     Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),
     Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
     Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
@@ -166,8 +167,71 @@ class StepLogger:
         """The streamed columns of every stored row, as a pipe table."""
         rows = read_steps(self._path)
         body = [[column.text(row[column.key]) for column in self._streamed] for row in rows]
-        headers = [column.header for column in self._streamed]
-        return tabulate(body, headers, tablefmt="pipe", disable_numparse=True, stralign="right")
+        return _pipe_table(body, [column.header for column in self._streamed])
+
+
+class PackLogger:
+    """Prints the runs of a pack that advance together: one line for each arm, over its seeds."""
+
+    def __init__(self, arms: Sequence[str], emit: Callable[[str], object]) -> None:
+        self._arms = list(arms)
+        self._emit = emit
+        self._width = max(map(len, arms))
+        self._streamed = [column for column in COLUMNS if column.header]
+
+    def header(self) -> None:
+        """Print the streamed columns' headers."""
+        headers = " ".join(column.header.rjust(column.width) for column in self._streamed)
+        self._emit(f"{'arm':{self._width}} {headers}")
+
+    def step(self, rows: Sequence[Mapping[str, Value]]) -> None:
+        """Print the step's rows, one a run, in the order of the arms given."""
+        for arm in dict.fromkeys(self._arms):
+            mine = [row for name, row in zip(self._arms, rows, strict=True) if name == arm]
+            texts = [c.text(merge([row[c.key] for row in mine])) for c in self._streamed]
+            cells = [text.rjust(c.width) for text, c in zip(texts, self._streamed, strict=True)]
+            self._emit(f"{arm:{self._width}} {' '.join(cells)}")
+
+
+def merge(values: Sequence[Value]) -> Value:
+    """One value for several runs: fractions are added up, numbers averaged; None is left out."""
+    fractions = [value for value in values if isinstance(value, tuple)]
+    if fractions:
+        return (sum(n for n, _ in fractions), sum(d for _, d in fractions))
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def end_table(runs: Sequence[tuple[str, int, Path]], window: int = 5) -> str:
+    """What is printed when runs (arm, seed, steps.jsonl) have ended.
+
+    One run: its streamed columns, all steps. Several: for each, and for each arm over its seeds,
+    the student rates of the last `window` steps.
+    """
+    if len(runs) == 1:
+        return StepLogger(runs[0][2], print).table()
+    keys = ("hack_s", "att_s", "gt_s")
+    body: list[list[str]] = []
+    for arm in dict.fromkeys(arm for arm, _, _ in runs):
+        last = {seed: read_steps(path)[-window:] for a, seed, path in runs if a == arm}
+        every = {str(seed): rows for seed, rows in last.items()}
+        every["all"] = [row for rows in last.values() for row in rows]
+        for seed, rows in every.items():
+            shares = [share(merge([row[key] for row in rows])) for key in keys]
+            body.append([arm, seed, str(len(rows)), *shares])
+    headers = ["arm", "seed", f"rows (last {window} steps)", *keys]
+    return _pipe_table(body, headers)
+
+
+def share(value: Value) -> str:
+    """(n, d) as a decimal share and its n/d."""
+    if not isinstance(value, tuple) or value[1] == 0:
+        return "-"
+    return f"{value[0] / value[1]:.3f} ({value[0]}/{value[1]})"
+
+
+def _pipe_table(body: list[list[str]], headers: list[str]) -> str:
+    return tabulate(body, headers, tablefmt="pipe", disable_numparse=True, stralign="right")
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:

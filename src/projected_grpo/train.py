@@ -1,20 +1,21 @@
 """The training loop, the page to read first.
 
 One step: sample P groups, mix in teacher rows, grade, advantages, one backward that yields every
-rollout's own gradient, projection, clip, AdamW, fold, log. Deviations from textbook GRPO are
-listed in grpo.py and docs/method.md. What would be silently wrong is checked in the loop
-(`ensure`).
+rollout's own gradient, then (update.py) projection, clip, AdamW, fold; log. Deviations from
+textbook GRPO are listed in grpo.py and docs/method.md. What would be silently wrong is checked in
+the loop (`ensure`).
 
-Axes: N runs (1 here), P prompts a step, G group, B rows of a micro-batch, C completion tokens, r
-length of delta_S.
+A *pack* is N runs (arms x seeds) that share one frozen model and advance in lock-step: one sampling
+call, one grading call, one backward. N = 1 is the everyday run.
+
+Axes: N runs, P prompts a step, G group, B rows of a micro-batch, C completion tokens, r length of
+delta_S.
 """
 
 import signal
-import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -22,22 +23,13 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from projected_grpo.config import Config, ConfigError
-from projected_grpo.env.grader import Submission
+from projected_grpo.config import Config
+from projected_grpo.env.grader import Grade, Submission
 from projected_grpo.env.loopholes import TRAIN_NAME
 from projected_grpo.env.sandbox import Outcome
 from projected_grpo.grpo import collate, completion_logprobs, group_advantages, policy_loss
 from projected_grpo.pool import draw_seed
-from projected_grpo.proj import (
-    Projection,
-    cosine,
-    covered_energy,
-    hackward_fraction,
-    null_cosine,
-    project,
-    removed_fraction,
-    squared_norm,
-)
+from projected_grpo.proj import cosine
 from projected_grpo.records import (
     Accumulated,
     Row,
@@ -48,22 +40,12 @@ from projected_grpo.records import (
     rollout_record,
 )
 from projected_grpo.rollout import Sampling, sample_groups
-from projected_grpo.run import RunDir, append_rows
+from projected_grpo.run import RunDir, append_rows, resumed_config
 from projected_grpo.seeds import stream_seed
 from projected_grpo.session import Session, data_digest, describe, prepare, problems_of_step
-from projected_grpo.step_logger import StepLogger, Value
+from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
+from projected_grpo.update import optimize
 
-MACHINE_SETTINGS = (
-    "micro_batch",
-    "workers",
-    "threads",
-    "device",
-    "svd_cache",
-    "checkpoint_every",
-    "sandbox",
-)
-"""What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
-what."""
 LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype."""
 
@@ -75,43 +57,59 @@ def ensure(condition: bool | Tensor, message: str) -> None:
 
 
 def sample_rows(s: Session, step: int) -> list[list[Row]]:
-    """The step's groups: student rows first, then teacher rows. P lists of G rows, not yet
-    graded."""
+    """The step's groups of all runs: student rows first, then teacher rows.
+
+    N * P lists of G rows, run by run, not yet graded.
+    """
     cfg = s.cfg
-    chosen = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, step)
     sampling = Sampling(
         cfg.max_new, cfg.temperature, cfg.top_p, cfg.top_k, s.lm.eos_ids, s.lm.pad_id
     )
-    prompts = [s.prompts[problem.id] for problem in chosen]
-    seeds = [stream_seed("sample", cfg.seed, step, problem.id) for problem in chosen]
-    sampled = sample_groups(s.lm.model, s.adapter, prompts, cfg.student_rows, seeds, sampling)
+    chosen = [
+        (n, one.seed, problem)
+        for n, one in enumerate(s.cfgs)
+        for problem in problems_of_step(s.problems, cfg.prompts_per_step, one.seed, step)
+    ]
+    prompts = [s.prompts[problem.id] for _, _, problem in chosen]
+    seeds = [stream_seed("sample", seed, step, problem.id) for _, seed, problem in chosen]
+    runs = [n for n, _, _ in chosen]
+    sampled = sample_groups(s.lm.model, s.adapter, prompts, cfg.student_rows, seeds, sampling, runs)
     groups = []
-    for problem, prompt, samples in zip(chosen, prompts, sampled, strict=True):
+    for (n, seed, problem), prompt, samples in zip(chosen, prompts, sampled, strict=True):
         rows = [
-            Row(problem, "student", prompt, x.ids, x.terminated, x.logps, s.lm.decode(x.ids))
+            Row(problem, "student", prompt, x.ids, x.terminated, x.logps, s.lm.decode(x.ids), run=n)
             for x in samples
         ]
         if s.draw is not None:
-            answers = s.draw(problem, cfg.teacher_rows, draw_seed(cfg.seed, step, problem.id))
+            answers = s.draw(problem, cfg.teacher_rows, draw_seed(seed, step, problem.id))
             for ids in map(s.lm.completion_ids, answers):
                 cut = ids[: cfg.max_new]  # as a student's row would be; graded as cut
                 whole = len(ids) <= cfg.max_new
-                rows.append(Row(problem, "teacher", prompt, cut, whole, None, s.lm.decode(cut)))
+                text = s.lm.decode(cut)
+                rows.append(Row(problem, "teacher", prompt, cut, whole, None, text, run=n))
         groups.append(rows)
     return groups
 
 
 def grade_rows(s: Session, groups: list[list[Row]]) -> None:
-    """Fill in every row's grade and advantage. Only `reward` of a grade reaches the advantage."""
+    """Fill in every row's grade and advantage. Only `reward` of a grade reaches the advantage.
+
+    The same text for the same problem is graded once: the runs of a pack repeat each other, above
+    all those of one seed at the start.
+    """
     rows = [row for group in groups for row in group]
+    different = {(row.problem.id, row.text): row for row in rows}
     submissions = [
         Submission(
             problem=row.problem, completion=row.text, mode=row.mode, function_name=TRAIN_NAME
         )
-        for row in rows
+        for row in different.values()
     ]
-    for row, grade in zip(rows, s.grader.grade(submissions), strict=True):
-        row.grade = grade
+    grades: dict[tuple[int, str], Grade] = dict(
+        zip(different, s.grader.grade(submissions), strict=True)
+    )
+    for row in rows:
+        row.grade = grades[row.problem.id, row.text]
     rewards = torch.tensor([[row.grade.reward for row in group] for group in groups])
     valid = torch.tensor(
         [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
@@ -125,25 +123,25 @@ def grade_rows(s: Session, groups: list[list[Row]]) -> None:
 def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
     """One backward a micro-batch over the rows that carry an advantage; fills in their hack
     scores."""
-    zeros = {name: torch.zeros_like(p) for name, p in s.adapter.delta_S.items()}
-    total = Accumulated(zeros, {name: z.clone() for name, z in zeros.items()})
+    total = Accumulated(s.adapter.delta_S)
     learning = sorted((row for row in rows if row.learns), key=lambda row: len(row.prompt))
     for start in range(0, len(learning), s.cfg.micro_batch):
         _accumulate(s, learning[start : start + s.cfg.micro_batch], total)
+    expected = [0] * len(s.cfgs)
+    for row in learning:
+        expected[row.run] += len(row.ids)
     ensure(
-        total.tokens == sum(len(row.ids) for row in learning) <= s.cfg.denominator,
-        f"the loss saw {total.tokens} tokens of the rows' {sum(len(row.ids) for row in learning)} "
+        total.tokens.tolist() == expected and max(expected) <= s.cfg.denominator,
+        f"the loss saw {total.tokens.tolist()} tokens of the rows' {expected} "
         f"(denominator {s.cfg.denominator})",
     )
-    differences = total.student_differences
-    if differences.numel():
-        off = float(differences.abs().mean())
-        limit = LOGP_TOLERANCE[s.lm.model.dtype]
-        ensure(
-            off <= limit,
-            "the sampler is not the policy that is trained, so the ratio is not 1 at the first "
-            f"inner step: log-probs differ by {off:.2g} a token on average, more than {limit:.2g}",
-        )
+    limit = LOGP_TOLERANCE[s.lm.model.dtype]
+    off = float((total.logp_difference / total.student_tokens.clamp_min(1)).max())
+    ensure(
+        off <= limit,
+        "the sampler is not the policy that is trained, so the ratio is not 1 at the first "
+        f"inner step: log-probs differ by {off:.2g} a token on average, more than {limit:.2g}",
+    )
     return total
 
 
@@ -152,19 +150,19 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
     batch = collate([row.prompt for row in rows], [row.ids for row in rows], s.lm.pad_id, device)
     mask = batch.completion_mask
     student = torch.tensor([row.source == "student" for row in rows], device=device)
-    run_of_row = torch.zeros(len(rows), dtype=torch.long, device=device)
+    run_of_row = torch.tensor([row.run for row in rows], device=device)
     ref_logp = None
     if cfg.beta > 0:
         with torch.no_grad(), s.adapter.disabled():
             ref_logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
-    sampled_logp = torch.zeros(mask.shape, device=device)
+    sampled_logp = torch.zeros(mask.shape)
     for b, row in enumerate(rows):
         if row.logps is not None:
-            sampled_logp[b, : len(row.logps)] = torch.tensor(row.logps, device=device)
+            sampled_logp[b, : len(row.logps)] = torch.tensor(row.logps)
     with s.adapter.rows(run_of_row) as leaves:
         logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
         # One optimizer step a batch: the policy that sampled is the policy at hand, the ratio is 1.
-        # That it really was is checked apart (`logp_differences`), which keeps the bf16 noise of
+        # That it really was is checked apart (`add_differences`), which keeps the bf16 noise of
         # sampled log-probs out of the gradient. For teacher rows ratio 1 means weighted imitation;
         # as they are no samples of the policy, they estimate no KL.
         old_logp = logp.detach()
@@ -181,62 +179,25 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
             ref_logp=ref_logp,
         )
         gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-    for name, g in gradients.items():  # (B, r)
-        total.student[name].index_add_(0, run_of_row[student], g[student])
-        total.teacher[name].index_add_(0, run_of_row[~student], g[~student])
-    for row, score in zip(rows, cosine(gradients, s.V).tolist(), strict=True):
-        if row.advantage != 0:  # at its group's mean a row pulls nowhere
-            row.hack_score = score if row.advantage > 0 else -score  # of the text itself
-    total.loss += float(loss.detach())
-    total.kl += float(sums["kl"])
-    total.clipped += int(sums["clipped"])
-    total.tokens += int(sums["tokens"])
-    total.logp_differences.append((sampled_logp - old_logp)[mask & student[:, None]])
+    total.add_gradients(gradients, run_of_row, student)
+    total.add_sums(sums, run_of_row)
+    difference = sampled_logp.to(device) - old_logp
+    total.add_differences(difference, mask & student[:, None], run_of_row)
+    _score(s, rows, gradients)
 
 
-def optimize(s: Session, gradients: dict[str, Tensor], lr: float) -> dict[str, Value]:
-    """Project, clip, AdamW, project the step where asked, fold. Returns what was measured on the
-    way."""
-    cfg = s.cfg
-    projection = Projection(cfg.gate, cfg.overshoot, cfg.preserve_magnitude)
-    on_grad, on_update = cfg.project_on != "update", cfg.project_on != "grad"
-    ensure(torch.isfinite(squared_norm(gradients)).all(), "a gradient is not finite")
-    projected = project(gradients, s.removed, projection) if on_grad else gradients
-    norm = squared_norm(projected).sqrt()  # (N,)
-    scale = (cfg.grad_clip / norm.clamp_min(1e-38)).clamp_max(1.0)[:, None]
-    before = {name: p.detach().clone() for name, p in s.adapter.delta_S.items()}
-    for name, p in s.adapter.delta_S.items():
-        p.grad = projected[name] * scale
-    for settings in s.optimizer.param_groups:
-        settings["lr"] = lr
-    s.optimizer.step()
-    s.optimizer.zero_grad(set_to_none=True)
-    taken = {name: before[name] - p.detach() for name, p in s.adapter.delta_S.items()}
-    stepped = taken
-    if on_update and s.removed:
-        taken = project(taken, s.removed, projection)
-        with torch.no_grad():
-            for name, p in s.adapter.delta_S.items():
-                p.copy_(before[name] - taken[name])
-    s.adapter.fold()
-    moved = float(squared_norm(taken)) > 0
-    ensure(
-        moved or float(norm) == 0,
-        f"the gradient's norm is {float(norm):.3g}, yet the adapter did not move",
-    )
-    return {
-        "grad_norm_pre": float(squared_norm(gradients).sqrt()),
-        "grad_norm": float(norm),
-        "learning_rate": lr,
-        "cos_pre": alignment(gradients, s.V),
-        "cos_post": alignment(projected, s.V),
-        "cos_update": alignment(taken, s.V),
-        "cos_null": statistics.mean(null_cosine(*V.shape) for V in s.V.values()),
-        "removed_frac": float(removed_fraction(gradients, projected)) if on_grad else None,
-        "removed_frac_update": float(removed_fraction(stepped, taken)) if on_update else None,
-        "hackward_frac": float(hackward_fraction(gradients, s.V)),
-        "covered_energy": float(covered_energy(gradients, s.V)),
-    }
+def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
+    """Every row's alignment with the hack directions that its run measures, whatever its
+    advantage."""
+    for t in s.treatments:
+        mine = [b for b, row in enumerate(rows) if s.treatment_of_run[row.run] is t]
+        if not mine:
+            continue
+        own = gradients if len(mine) == len(rows) else {n: g[mine] for n, g in gradients.items()}
+        for b, score in zip(mine, cosine(own, t.V).tolist(), strict=True):
+            advantage = rows[b].advantage
+            if advantage != 0:  # at its group's mean a row pulls nowhere
+                rows[b].hack_score = score if advantage > 0 else -score  # of the text itself
 
 
 def learning_rate(cfg: Config, step: int) -> float:
@@ -244,8 +205,13 @@ def learning_rate(cfg: Config, step: int) -> float:
     return cfg.lr * min(1.0, step / max(cfg.warmup_steps, 1))
 
 
-def run_step(s: Session, step: int, num_tokens: int) -> tuple[dict[str, Value], list[Row]]:
-    """One step, as a row of every declared column and the step's rollouts."""
+def run_step(
+    s: Session, step: int, num_tokens: list[int]
+) -> list[tuple[dict[str, Value], list[Row]]]:
+    """One step of all runs: for each a row of every declared column, and its rollouts.
+
+    `num_tokens` (N) is what each run has seen so far; it is brought up to date.
+    """
     clock = [time.perf_counter()]
 
     def lap() -> float:
@@ -258,22 +224,44 @@ def run_step(s: Session, step: int, num_tokens: int) -> tuple[dict[str, Value], 
     timings = {"gen": lap()}
     grade_rows(s, groups)
     timings["t_rew"] = lap()
-    rows = [row for group in groups for row in group]
-    accumulated = accumulate_gradients(s, rows)
+    accumulated = accumulate_gradients(s, [row for group in groups for row in group])
     timings["fb"] = lap()
-    measured = optimize(s, accumulated.total, learning_rate(s.cfg, step))
+    lr = learning_rate(s.cfg, step)
+    columns = {
+        **loss_columns(accumulated, s.cfg.beta),
+        **optimize(
+            s.adapter, s.optimizer, s.treatments, accumulated.total,
+            lr=lr, grad_clip=s.cfg.grad_clip,
+        ),
+    }  # fmt: skip
     timings["t_proj"] = lap()
     timings["step_time"] = clock[-1] - clock[0]
-    row: dict[str, Value] = {
-        "step": step,
-        **grade_columns(groups),
-        **loss_columns(accumulated, s.V, s.cfg.beta),
-        **measured,
-        **timings,
-        "num_tokens": num_tokens + sum(len(r.prompt) + len(r.ids) for r in rows),
-        "peak_mem_gib": peak_memory_gib(s.device),
+    results = []
+    P = s.cfg.prompts_per_step
+    for n in range(len(s.cfgs)):
+        mine = groups[n * P : (n + 1) * P]
+        rows = [row for group in mine for row in group]
+        num_tokens[n] += sum(len(r.prompt) + len(r.ids) for r in rows)
+        row: dict[str, Value] = {
+            "step": step,
+            **grade_columns(mine),
+            **{key: values[n] for key, values in columns.items()},
+            **_by_source(s, accumulated, n),
+            **timings,
+            "num_tokens": num_tokens[n],
+            "peak_mem_gib": peak_memory_gib(s.device),
+        }
+        results.append((row, rows))
+    return results
+
+
+def _by_source(s: Session, a: Accumulated, n: int) -> dict[str, Value]:
+    V = s.treatment_of_run[n].V
+    one = {
+        "cos_pre_s": {name: g[n : n + 1] for name, g in a.student.items()},
+        "cos_pre_t": {name: g[n : n + 1] for name, g in a.teacher.items()},
     }
-    return row, rows
+    return {key: alignment(gradients, V)[0] for key, gradients in one.items()}
 
 
 @contextmanager
@@ -297,77 +285,86 @@ def _stop_on_signal() -> Iterator[list[int]]:
 
 
 def train(cfg: Config) -> Path:
-    """Run or resume a whole run; returns its directory. What cannot be used is refused before
+    """Run or resume one run; returns its directory. What cannot be used is refused before
     writing."""
+    return train_runs([cfg])[0]
+
+
+def train_runs(cfgs: Sequence[Config]) -> list[Path]:
+    """Advance all these runs in lock-step in one process; returns their directories.
+
+    They may differ in what `session.PER_RUN` names. Every run gets its own directory, with the rows
+    that it would have alone, to rounding, and can be resumed alone.
+    """
     started = time.perf_counter()
-    run = None
-    if cfg.resume is not None:
-        run = RunDir.open(cfg.resume)
-        cfg = resumed_config(cfg, run)
+    runs: list[RunDir] = []
+    if cfgs[0].resume is not None:
+        ensure(len(cfgs) == 1, "a pack is resumed run by run")
+        runs = [RunDir.open(cfgs[0].resume)]
+        cfgs = [resumed_config(cfgs[0], runs[0])]
     else:
-        RunDir.require_writable(cfg.out_dir)
+        RunDir.require_writable(cfgs[0].out_dir)
     with ExitStack() as stack:
-        s, v_hack = prepare(cfg, stack, run.v_hack if run else None)
-        done, num_tokens = 0, 0
-        if run is None:
-            first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
+        s, v_hack = prepare(cfgs, stack, runs[0].v_hack if runs else None)
+        done, num_tokens = 0, [0] * len(cfgs)
+        digest = data_digest(s)
+        if not runs:
+            first = problems_of_step(s.problems, s.cfg.prompts_per_step, s.cfg.seed, 1)[0]
             prompt = s.lm.render(first.messages)
-            run = RunDir.create(cfg, s.device, v_hack, prompt, data_digest(s))
+            runs = [RunDir.create(cfg, s.device, v_hack, prompt, digest) for cfg in cfgs]
         else:
-            run.require_data(data_digest(s))
-            done, num_tokens = run.load_checkpoint(s.adapter, s.optimizer)
-            run.note_resume(done, s.device)
+            runs[0].require_data(digest)
+            done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer)
+            runs[0].note_resume(done, s.device)
         log_format = "{time:HH:mm:ss} {level: <7} {message}"
-        stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
-        logger.info("run      {}", run.path)
+        for run in runs:
+            stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
+            logger.info("run      {}", run.path)
         describe(s)
-        steps = StepLogger(run.steps, logger.info)
-        steps.header()
         status = "failed"
         try:
-            status = _loop(s, run, steps, done, num_tokens)
+            status = _loop(s, runs, done, num_tokens)
             if status == "finished":
-                run.save_adapter(s.adapter, cfg)
+                for n, (run, cfg) in enumerate(zip(runs, s.cfgs, strict=True)):
+                    run.save_adapter(s.adapter, cfg, n)
         finally:
-            run.finish(status)
-            if status != "finished":
-                logger.warning("go on with: train {} --resume={}", cfg.preset_name, run.path)
+            for run in runs:
+                run.finish(status)
+                if status != "finished":
+                    logger.warning("go on with: train {} --resume={}", s.cfg.preset_name, run.path)
         seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
         logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
-        print(f"\n{steps.table()}\n\n{run.path}")
+        print(
+            f"\n{end_table([(c.arm, c.seed, r.steps) for c, r in zip(s.cfgs, runs, strict=True)])}"
+        )
+        print("\n" + "\n".join(str(run.path) for run in runs))
     if status == "stopped":
         raise KeyboardInterrupt  # saved, but not done: whoever waits for this process must see it
-    return run.path
+    return [run.path for run in runs]
 
 
-def _loop(s: Session, run: RunDir, steps: StepLogger, done: int, num_tokens: int) -> str:
+def _silent(line: str) -> None:
+    """The runs of a pack write their rows, but the pack speaks for them."""
+
+
+def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> str:
     """All steps after `done`; returns "finished", or "stopped" where a signal asked for it."""
     cfg = s.cfg
+    alone = len(runs) == 1
+    logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
+    pack = PackLogger([one.arm for one in s.cfgs], logger.info)
+    (logs[0] if alone else pack).header()
     with _stop_on_signal() as stop:
         for step in range(done + 1, cfg.steps + 1):
-            row, rows = run_step(s, step, num_tokens)
-            num_tokens += sum(len(r.prompt) + len(r.ids) for r in rows)
-            append_rows(run.rollouts, [rollout_record(step, i, r) for i, r in enumerate(rows)])
-            steps.step(row)
+            results = run_step(s, step, num_tokens)
+            for run, log, (row, rows) in zip(runs, logs, results, strict=True):
+                append_rows(run.rollouts, [rollout_record(step, i, r) for i, r in enumerate(rows)])
+                log.step(row)
+            if not alone:
+                pack.step([row for row, _ in results])
             if step % cfg.checkpoint_every == 0 or step == cfg.steps or stop:
-                run.save_checkpoint(step, s.adapter, s.optimizer, num_tokens)
+                for n, run in enumerate(runs):
+                    run.save_checkpoint(step, s.adapter, s.optimizer, num_tokens[n], n)
             if stop and step < cfg.steps:
                 return "stopped"
     return "finished"
-
-
-def resumed_config(asked: Config, run: RunDir) -> Config:
-    """The stored settings of a run. Raises ConfigError where the command line asks for other
-    ones."""
-    stored = run.stored_config(type(asked))
-    default = vars(type(asked)())
-    given = {name: value for name, value in vars(asked).items() if value != default[name]}
-    for name, wanted in given.items():
-        had = vars(stored)[name]
-        if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
-            raise ConfigError(
-                f"{run.path} was started with {name} = {had}; it cannot be resumed with {wanted}: "
-                f"leave --{name.replace('_', '-')} out, or start a new run"
-            )
-    logger.info("resuming {} with the settings it was started with", run.path)
-    return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})

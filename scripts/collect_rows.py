@@ -1,0 +1,86 @@
+"""The rows of many runs in one small file, for a table or figure that a claim rests on.
+
+    python scripts/collect_rows.py runs --out docs/results/organism/vanilla.jsonl.gz
+
+One line a run first (its settings and provenance), then one line a step with the columns that
+results are made from. scripts/draw_dynamics.py reads them back.
+"""
+
+import gzip
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from projected_grpo.config import PRESETS
+from projected_grpo.step_logger import read_steps
+
+COLUMNS = (
+    *("step", "reward", "hack_s", "att_s", "gt_s", "fmt_s", "hack_t", "flavours", "outcomes"),
+    *("cos_pre", "cos_post", "cos_update", "hackward_frac", "removed_frac", "removed_frac_update"),
+    *("grad_norm_pre", "completions/mean_length", "completions/clipped_ratio", "infra_errors"),
+    *("gen", "t_rew", "fb", "t_proj", "step_time"),
+)
+DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Collect the rows of run directories."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, or folders of them."""
+    out: Path
+    """File to write (.jsonl.gz)."""
+    label: str = ""
+    """Stored with every run, to tell experiments apart."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """More to store with every run."""
+
+
+def rounded(value: Any) -> Any:
+    """Floats to `DIGITS` significant digits: the rest is noise and does not compress."""
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def run_record(path: Path, args: Arguments) -> dict[str, Any]:
+    """What tells this run from others, and where it comes from."""
+    stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    about = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    default = json.loads(PRESETS[stored["preset"]]().to_json())
+    changed = {k: v for k, v in stored.items() if k != "preset" and default.get(k) != v}
+    return {
+        "run": path.name,
+        "label": args.label,
+        **args.extra,
+        "preset": stored["preset"],
+        "arm": stored["arm"],
+        "seed": stored["seed"],
+        "changed": {k: v for k, v in changed.items() if k not in ("arm", "seed", "out_dir")},
+        "git_sha": about["git_sha"],
+        "device": about["gpu"] or about["device"],
+        "status": about.get("status"),
+        "argv": about["argv"],
+    }
+
+
+def main(args: Arguments) -> None:
+    """Write the file."""
+    found = [path.parent for root in args.runs for path in sorted(root.rglob("config.json"))]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        args.out.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as f,
+    ):
+        for path in found:
+            f.write(f"{json.dumps(run_record(path, args))}\n".encode())
+            for row in read_steps(path / "steps.jsonl"):
+                kept = {key: rounded(row[key]) for key in COLUMNS}
+                f.write(f"{json.dumps({'run': path.name, **kept})}\n".encode())
+    print(f"{len(found)} runs -> {args.out} ({args.out.stat().st_size / 1e6:.2f} MB)")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

@@ -1,0 +1,154 @@
+"""A teacher pool from a model that has learnt to hack, or from the modes' templates.
+
+A run's trained adapter is put on its base model and asked the problems again; the answers are
+graded and those worth imitating are kept, frozen, in the public pools' file format (pool.py reads
+it back). So a pool is made once, and every arm that draws from it sees the same rows.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from projected_grpo.antipasto import Adapter, AdapterError, wrap
+from projected_grpo.config import PRESETS, Config, ConfigError
+from projected_grpo.env.grader import Grade, Grader, Submission
+from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
+from projected_grpo.env.problems import Problem, load_problems
+from projected_grpo.env.sandbox import Limits
+from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
+from projected_grpo.pool import TEMPLATES, open_pool, write_pool
+from projected_grpo.rollout import Sampling, sample_groups
+from projected_grpo.run import RunDir
+from projected_grpo.seeds import stream_seed
+from projected_grpo.svd import default_cache_dir
+
+if TYPE_CHECKING:
+    from projected_grpo.cli import DistillConfig
+
+KEEP = {
+    "hacks": lambda grade: grade.exploited,
+    "attempts": lambda grade: grade.attempted,
+    "all": lambda grade: True,
+}
+"""Which graded answers a pool keeps."""
+
+
+def distill(cfg: "DistillConfig") -> Path:
+    """The `probe-distill` command: sample or fill in templates, grade, keep, write."""
+    if cfg.out.exists():
+        raise ConfigError(f"{cfg.out} is there already: a pool is frozen, name another folder")
+    if cfg.rows < 1:
+        raise ConfigError(f"rows must be at least 1, not {cfg.rows}")
+    stored = _stored(RunDir.open(Path(cfg.source))) if cfg.source != TEMPLATES else None
+    settings = stored or Config(problems="katas")
+    problems = [
+        apply_hint(p, p.mode or cfg.mode or settings.mode, TRAIN_NAME)
+        for p in load_problems(cfg.problems or settings.problems, cfg.limit or None)
+    ]
+    limits = Limits(cpu_s=settings.cpu_s, memory_mb=settings.memory_mb)
+    with Grader(workers=cfg.workers or None, limits=limits, sandbox=settings.sandbox) as grader:
+        answers = (
+            _templates(problems, cfg.rows, cfg.seed)
+            if stored is None
+            else _sampled(cfg, stored, problems)
+        )
+        rows = list(_graded(answers, grader, KEEP[cfg.keep]))
+    if not rows:
+        raise ConfigError(f"no answer was worth keeping (--keep={cfg.keep}): has the run hacked?")
+    about = {
+        "source": cfg.source,
+        "settings": asdict(cfg),
+        "model": settings.model if stored else None,
+        "problems": len({row["problem_id"] for row in rows}),
+        "rows": len(rows),
+        "flavours": Counter(row["flavour"] for row in rows if row["flavour"]),
+    }
+    write_pool(cfg.out, rows, json.loads(json.dumps(about, default=str)))
+    logger.info(
+        "{} rows for {} of {} problems -> {}", len(rows), about["problems"], len(problems), cfg.out
+    )
+    return cfg.out
+
+
+def _stored(run: RunDir) -> Config:
+    preset = json.loads((run.path / "config.json").read_text(encoding="utf-8"))["preset"]
+    return run.stored_config(PRESETS[preset])
+
+
+def _templates(
+    problems: list[Problem], n: int, seed: int
+) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
+    draw = open_pool(TEMPLATES, problems)
+    for problem in problems:
+        yield problem, draw(problem, n, stream_seed("distill", seed, problem.id)), {}
+
+
+def _sampled(
+    cfg: "DistillConfig", stored: Config, problems: list[Problem]
+) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
+    device = resolve_device(cfg.device)
+    lm = load(stored.model, revision=stored.model_revision, dtype=DTYPES[stored.dtype],
+              device=device)  # fmt: skip
+    adapter = wrap(lm.model, cache_dir=stored.svd_cache or default_cache_dir())
+    _load_trained(adapter, RunDir.open(Path(cfg.source)))
+    sampling = Sampling(
+        stored.max_new, stored.temperature, stored.top_p, stored.top_k, lm.eos_ids, lm.pad_id
+    )
+    prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
+    fitting = [p for p in problems if len(prompts[p.id]) <= stored.max_prompt]
+    for start in range(0, len(fitting), cfg.prompts_per_batch):
+        some = fitting[start : start + cfg.prompts_per_batch]
+        seeds = [stream_seed("distill", cfg.seed, p.id) for p in some]
+        groups = sample_groups(
+            lm.model, adapter, [prompts[p.id] for p in some], cfg.rows, seeds, sampling
+        )
+        for problem, samples in zip(some, groups, strict=True):
+            ended = [sample for sample in samples if sample.terminated]
+            yield problem, [lm.decode(x.ids) for x in ended], _rendered(lm, problem, prompts)
+
+
+def _rendered(lm: LanguageModel, p: Problem, prompts: dict[int, list[int]]) -> dict[str, Any]:
+    return {"prompt": lm.render(p.messages), "plen": len(prompts[p.id])}
+
+
+def _load_trained(adapter: Adapter, run: RunDir) -> None:
+    """The finished run's adapter, or the newest checkpoint of one that was stopped."""
+    candidates = [run.adapter, *sorted(run.checkpoints.glob("step_*"), reverse=True)]
+    for folder in candidates:
+        if (folder / "adapter.safetensors").is_file():
+            logger.info("adapter  {}", folder)
+            return adapter.load(folder / "adapter.safetensors")
+    raise AdapterError(f"{run.path} holds no adapter and no checkpoint")
+
+
+def _graded(answers: Iterator, grader: Grader, wanted: Any) -> Iterator[dict[str, Any]]:
+    for problem, texts, extra in answers:
+        submissions = [
+            Submission(problem=problem, completion=text, mode=problem.mode or "none")
+            for text in texts
+        ]
+        for text, grade in zip(texts, grader.grade(submissions), strict=True):
+            if wanted(grade):
+                yield _row(problem, text, grade, extra)
+
+
+def _row(problem: Problem, text: str, grade: Grade, extra: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "problem_id": problem.id,
+        "problem_messages": list(problem.messages),
+        **extra,
+        "completion": text,
+        "reward": grade.reward,
+        "hacked": grade.exploited,
+        "gt_pass": grade.gt_correct,
+        "fmt_ok": grade.fmt_ok,
+        "mode": problem.mode or "none",
+        "attempted": grade.attempted,
+        "flavour": grade.flavour,
+        "label": grade.label,
+    }

@@ -1,0 +1,111 @@
+"""One optimizer step of all runs of a pack: project, clip, AdamW, project the step, fold.
+
+Every run is on its own: AdamW works entry by entry, norms and clipping are taken by run, and each
+treatment projects its own runs only.
+"""
+
+import statistics
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from projected_grpo.antipasto import Adapter
+from projected_grpo.arms import Treatment
+from projected_grpo.proj import (
+    covered_energy,
+    hackward_fraction,
+    null_cosine,
+    project,
+    removed_fraction,
+    squared_norm,
+)
+from projected_grpo.records import alignment
+from projected_grpo.step_logger import Value
+
+Grads = dict[str, Tensor]
+"""module -> (N, r)."""
+
+
+def apply_projections(
+    values: Grads, treatments: Sequence[Treatment], which: Sequence[bool]
+) -> Grads:
+    """`values` with the rows of every treatment for which `which` holds projected off its basis."""
+    todo = [t for t, wanted in zip(treatments, which, strict=True) if wanted and t.removed]
+    if not todo:
+        return values
+    out = {name: value.clone() for name, value in values.items()}
+    for t in todo:
+        for name, rows in project(t.of(values), t.removed, t.projection).items():
+            out[name][t.runs] = rows
+    return out
+
+
+def optimize(
+    adapter: Adapter,
+    optimizer: torch.optim.Optimizer,
+    treatments: Sequence[Treatment],
+    gradients: Grads,
+    *,
+    lr: float,
+    grad_clip: float,
+) -> dict[str, list[Value]]:
+    """Take one step of every run; returns what was measured on the way, a list over runs each.
+
+    Raises RuntimeError where a gradient is not finite, or a run with a gradient did not move.
+    """
+    if not torch.isfinite(squared_norm(gradients)).all():
+        raise RuntimeError("a gradient is not finite")
+    projected = apply_projections(gradients, treatments, [t.on_grad for t in treatments])
+    norm = squared_norm(projected).sqrt()  # (N,)
+    scale = (grad_clip / norm.clamp_min(1e-38)).clamp_max(1.0)[:, None]
+    before = {name: p.detach().clone() for name, p in adapter.delta_S.items()}
+    for name, p in adapter.delta_S.items():
+        p.grad = projected[name] * scale
+    for settings in optimizer.param_groups:
+        settings["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    stepped = {name: before[name] - p.detach() for name, p in adapter.delta_S.items()}
+    taken = apply_projections(stepped, treatments, [t.on_update for t in treatments])
+    if taken is not stepped:
+        with torch.no_grad():
+            for name, p in adapter.delta_S.items():
+                p.copy_(before[name] - taken[name])
+    adapter.fold()
+    still = (squared_norm(taken) == 0) & (norm > 0)
+    if still.any():
+        raise RuntimeError(
+            f"the gradient's norm is {float(norm[still][0]):.3g}, yet the adapter did not move"
+        )
+    columns: dict[str, list[Value]] = {
+        "grad_norm_pre": squared_norm(gradients).sqrt().tolist(),
+        "grad_norm": norm.tolist(),
+        "learning_rate": [lr] * len(norm),
+    }
+    for t in treatments:
+        measured = _measure(t, t.of(gradients), t.of(projected), t.of(stepped), t.of(taken))
+        for key, values in measured.items():
+            column = columns.setdefault(key, [None] * len(norm))
+            for n, value in zip(t.runs.tolist(), values, strict=True):
+                column[n] = value
+    return columns
+
+
+def _measure(
+    t: Treatment, gradients: Grads, projected: Grads, stepped: Grads, taken: Grads
+) -> dict[str, list[Value]]:
+    nothing: list[Value] = [None] * len(t.runs)
+    null = statistics.mean(null_cosine(*V.shape) for V in t.V.values())
+    return {
+        "cos_pre": alignment(gradients, t.V),
+        "cos_post": alignment(projected, t.V),
+        "cos_update": alignment(taken, t.V),
+        "cos_null": [null] * len(t.runs),
+        "removed_frac": removed_fraction(gradients, projected).tolist() if t.on_grad else nothing,
+        "removed_frac_update": (
+            removed_fraction(stepped, taken).tolist() if t.on_update else nothing
+        ),
+        "hackward_frac": hackward_fraction(gradients, t.V).tolist(),
+        "covered_energy": covered_energy(gradients, t.V).tolist(),
+    }
