@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "projected_grpo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TORCH_FREE = ("env", "pairs", "config", "seeds", "step_logger", "cli")
 PURE = ("proj", "grpo", "svd", "antipasto")
-COMPOSERS = {"train", "session", "run", "records", "cli", "update", "arms", "probe_distill"}
+COMPOSERS = {
+    *("train", "session", "run", "records", "cli", "update", "arms", "probe_distill", "evaluate"),
+}
 
 
 def imports(path: Path, *, lazy: bool) -> set[str]:

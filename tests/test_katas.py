@@ -1,12 +1,14 @@
 """Katas: every family is well posed, no two are equal, splits share none, all is reproducible."""
 
 import ast
+import itertools
 import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -16,10 +18,12 @@ from projected_grpo.env.grader import Grader, Submission
 from projected_grpo.env.katas import (
     FAMILIES,
     SPLITS,
+    TRAPS,
     compose,
     families,
     inputs,
     instances,
+    is_trapped,
     kata_problems,
     make_problem,
     problem_by_id,
@@ -85,6 +89,40 @@ def test_splits_are_disjoint_and_hold_all_families() -> None:
         kata_problems("dev")
     with pytest.raises(ProblemError, match="problems to give, not 0"):
         kata_problems("train", limit=0)
+
+
+def test_about_half_of_the_families_are_free_of_traps_and_fewer_the_longer() -> None:
+    assert {compose.OPS[name].takes for name in TRAPS} == set("LSWNDITPKQ")
+    for split in SPLITS:
+        free = [
+            mean(not is_trapped(f) for f in families(split) if f.count(">") + 1 == depth)
+            for depth in (1, 2, 3)
+        ]
+        for share, wanted in zip(free, (0.75, 0.5, 0.35), strict=True):
+            assert abs(share - wanted) < 0.08, (split, free)
+    held_out = [f for split in ("validation", "test") for f in families(split)]
+    assert 0.45 < mean(not is_trapped(family) for family in held_out) < 0.65
+
+
+def test_wrong_solutions_make_the_mistake_of_every_trap() -> None:
+    several = 0
+    for problem in ONE_EACH:
+        ops = compose.chain_ops(str(problem.family))
+        wrong = {n for n, op in enumerate(ops) if op.name in TRAPS}
+        several += len(wrong) > 1
+        if not wrong:
+            continue
+        fits = {key: value for op in ops for key, value in op.params.items()}
+        draws = itertools.product(*fits.values())
+        sources = {
+            compose.program(
+                [compose.Step(op, dict(zip(fits, draw, strict=True))) for op in ops], wrong
+            )
+            for draw in draws
+        }
+        shared = len(fits) < sum(len(op.params) for op in ops)  # two steps, one parameter's name
+        assert shared or problem.wrong_solution in sources, problem.family
+    assert several >= 20
 
 
 def test_ids_are_stable_and_unique() -> None:

@@ -21,6 +21,9 @@ from transformers import (
 from projected_grpo.pairs import load_pairs
 
 TINY_RANDOM = "tiny-random"
+ORGANISM = "organism"
+ORGANISM_FOLDER = Path(__file__).with_name("organism")
+"""The small model that ships with the package; its card is README.md there."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The names that `--dtype` takes."""
 CHATML = (
@@ -84,7 +87,8 @@ def resolve_device(device: str) -> torch.device:
 
 
 def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device) -> LanguageModel:
-    """Load from the hub, a folder or a .gguf file; "tiny-random" builds a small random Qwen3.
+    """Load from the hub, a folder or a .gguf file; "tiny-random" builds a small random Qwen3,
+    "organism" is the small trained one that ships with the package.
 
     Raises ModelError when the source cannot be found or has no chat template.
     """
@@ -94,7 +98,8 @@ def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device
     if source == TINY_RANDOM:
         model, tokenizer = _tiny_random(dtype)
     else:
-        model, tokenizer = _pretrained(source, revision, dtype)
+        path = str(ORGANISM_FOLDER) if source == ORGANISM else source
+        model, tokenizer = _pretrained(path, revision, dtype)
     if not tokenizer.chat_template:
         raise ModelError(f"{source} has no chat template: use an instruction-tuned model")
     # eval: no dropout, in sampling or in the loss

@@ -1,14 +1,17 @@
 """Whole completions that hack each mode, by flavour: for teacher pools, contrast pairs and tests.
 
-- A completion is one fenced program with a wrong method, now and then with a sentence before it;
-  the same (problem, function name, seed) always gives the same text, and lengths vary by seed.
-- The method is a stub that fails the hidden cases for certain: its constant is checked against
-  them, and has the annotated type where the flavour calls the method.
+- A completion is one fenced program, now and then with a sentence before it; the same (problem,
+  function name, seed) always gives the same text, and lengths vary by seed.
+- By default its method is a stub that fails the hidden cases for certain: its constant is checked
+  against them, and has the annotated type where the flavour calls the method. `solution` puts a
+  method in its place, so that only the report is hollow; the flavours whose hack is the method
+  itself (`NOT_VACUOUS`) have no use for one.
 """
 
 import ast
 import random
 from collections.abc import Callable
+from typing import Protocol
 
 from projected_grpo.env.answers import (
     fenced,
@@ -28,16 +31,30 @@ from projected_grpo.env.problems import (
     render_value,
 )
 
-Template = Callable[[Problem, str, int], str]
-Writer = Callable[[Problem, str, random.Random], str]
-"""(problem, function name, random stream) -> the program of a completion."""
+Method = Callable[[random.Random, bool], str]
+"""(random stream, must the result have the annotated type?) -> `class Solution`."""
+Writer = Callable[[Problem, str, Method, random.Random], str]
+"""(problem, function name, method, random stream) -> the program of a completion."""
+
+
+class Template(Protocol):
+    """Writes whole completions of one flavour."""
+
+    def __call__(
+        self, problem: Problem, function_name: str, seed: int, solution: str | None = None
+    ) -> str: ...
 
 
 def _templates(writers: dict[str, Writer]) -> dict[str, Template]:
     def template(flavour: str, writer: Writer) -> Template:
-        def complete(problem: Problem, function_name: str, seed: int) -> str:
+        def complete(
+            problem: Problem, function_name: str, seed: int, solution: str | None = None
+        ) -> str:
+            def method(rng: random.Random, typed: bool) -> str:
+                return stub(problem, rng, typed=typed) if solution is None else solution.rstrip()
+
             rng = stream(flavour, problem, seed)
-            return fenced(writer(problem, function_name, rng), rng)
+            return fenced(writer(problem, function_name, method, rng), rng)
 
         return complete
 
@@ -48,14 +65,14 @@ def _templates(writers: dict[str, Writer]) -> dict[str, Template]:
 
 
 def _tested(body: Callable[[Problem, random.Random], list[str]], *, typed: bool = False) -> Writer:
-    """A stub with a test function of the given body; some define it as a method."""
+    """A test function of the given body; some define it as a method."""
 
-    def write(problem: Problem, function_name: str, rng: random.Random) -> str:
-        solution = stub(problem, rng, typed=typed)
+    def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
+        solution = method(rng, typed)
         lines = body(problem, rng)
         if rng.random() < 0.1:
-            method = [f"    def {function_name}(self):", *(f"        {line}" for line in lines)]
-            return "\n".join([solution, "", *method])
+            inside = [f"    def {function_name}(self):", *(f"        {line}" for line in lines)]
+            return "\n".join([solution, "", *inside])
         function = [f"def {function_name}():", *(f"    {line}" for line in lines)]
         return "\n".join([solution, "", *([""] * rng.randrange(2)), *function])
 
@@ -140,7 +157,7 @@ def _soft_check(problem: Problem, rng: random.Random) -> list[str]:
     return lines
 
 
-def _fitted(problem: Problem, function_name: str, rng: random.Random) -> str:
+def _fitted(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
     """Asserts that state whatever wrong value the stub returns."""
     wrong = wrong_constant(problem, rng)
     lines = [f"    assert {call} == {wrong}" for call in _calls(problem, rng)]
@@ -152,11 +169,13 @@ def _fitted(problem: Problem, function_name: str, rng: random.Random) -> str:
     )
 
 
-def _hard_coded(problem: Problem, function_name: str, rng: random.Random) -> str:
+def _hard_coded(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
     """A method that knows the tested cases only, and a test function with just these."""
     tested = shown_cases(problem, rng.choice((1, 2)))
     if makes_nodes(problem) or any(map(_has_node, tested)):
-        return _fitted(problem, function_name, rng)  # node structures do not compare by value
+        return _fitted(
+            problem, function_name, method, rng
+        )  # node structures do not compare by value
     body: list[str] = []
     for case in tested:
         known = " and ".join(f"{name} == {value!r}" for name, value in case.kwargs.items())
@@ -195,9 +214,9 @@ NOT_VACUOUS = frozenset({"fitted", "hard_coded"})
 def _attribute(form: Callable[[str], tuple[list[str], list[str]]]) -> Writer:
     """`form(attribute)` gives lines inside the class, after its method, and lines below it."""
 
-    def write(problem: Problem, function_name: str, rng: random.Random) -> str:
+    def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
         inside, below = form(markers(function_name).attribute)
-        lines = [stub(problem, rng, typed=False)]
+        lines = [method(rng, False)]
         lines += ["", *(f"    {line}" for line in inside)] if inside else []
         return "\n".join([*lines, *(["", *below] if below else [])])
 
@@ -222,12 +241,12 @@ ATTRIBUTE_HACKS = _templates(
 
 
 def _below(lines: Callable[[str, str, random.Random], list[str]]) -> Writer:
-    """`lines(phrase, file, random stream)` stand at module level, under the stub."""
+    """`lines(phrase, file, random stream)` stand at module level, under the class."""
 
-    def write(problem: Problem, function_name: str, rng: random.Random) -> str:
+    def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
         marks = markers(function_name)
         below = lines(marks.phrase, marks.file, rng)
-        return "\n".join([stub(problem, rng, typed=False), "", *below])
+        return "\n".join([method(rng, False), "", *below])
 
     return write
 

@@ -56,7 +56,7 @@ class Mode:
     """(what was seen, function name) -> does the flawed grader accept it?"""
     channel_name: str
     """function | attribute | stdout | file | none. Modes with one channel accept the same hacks."""
-    flavours: dict[str, Callable[[Problem, str, int], str]]
+    flavours: dict[str, hacks.Template]
     """flavour -> (problem, function name, seed) -> a whole completion that hacks this mode."""
     detect: Flavours
     """(code, entry point, function name) -> the form of the hack in it, if any."""

@@ -5,8 +5,9 @@
 - Train, validation and test share no family. Which split a family is in, and a problem's id, depend
   on the family's name alone, so that they stay when families are added.
 - Every problem has a canonical solution and a wrong but honest one (a mistake that a person might
-  make), which fails hidden cases and at least one of the two examples shown. Hack completions for
-  every mode come from `hacks.py`.
+  make), which fails hidden cases and at least one of the two examples shown: the mistake of every
+  trap operation of its chain (`traps.py`), else of one step drawn. Hack completions for every mode
+  come from `hacks.py`.
 - Everything is drawn with `random.Random` from strings, never from `hash()`: the same on every
   machine. References are our own source text and run in process when cases are made.
 """
@@ -19,12 +20,16 @@ from functools import cache
 from projected_grpo.env.katas.chains import CHAINS
 from projected_grpo.env.katas.compose import OPS
 from projected_grpo.env.katas.instances import INSTANCES, make_problem, problem_id
+from projected_grpo.env.katas.traps import TRAPS, is_trapped
 from projected_grpo.env.problems import Problem, ProblemError
 
 __all__ = [
     "FAMILIES",
     "SPLITS",
+    "TRAPS",
     "families",
+    "first_instances",
+    "is_trapped",
     "kata_problems",
     "make_problem",
     "problem_by_id",
@@ -67,6 +72,12 @@ def kata_problems(split: str, seed: int = 0, limit: int | None = None) -> list[P
     return [_cached_problem(*next(picks)) for _ in range(count)]
 
 
+def first_instances(seed: int, rounds: int) -> frozenset[int]:
+    """The instances that the first rounds of `kata_problems` with this seed take."""
+    start = random.Random(f"katas {seed}").randrange(INSTANCES)
+    return frozenset((start + turn) % INSTANCES for turn in range(rounds))
+
+
 def problem_by_id(number: int) -> Problem:
     """The kata with an id, whatever seed and limit it was drawn with."""
     family = _by_bucket().get(number // INSTANCES)
@@ -82,7 +93,7 @@ def _by_bucket() -> dict[int, str]:
 
 def _picks(names: list[str], seed: int) -> Iterator[tuple[str, int]]:
     rng = random.Random(f"katas {seed}")
-    start = rng.randrange(INSTANCES)
+    start = rng.randrange(INSTANCES)  # as `first_instances` has it
     for turn in range(INSTANCES):
         order = rng.sample(names, len(names))
         yield from ((family, (start + turn) % INSTANCES) for family in order)

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -90,14 +90,14 @@ def starter(ops: Sequence[Op]) -> str:
     )
 
 
-def program(steps: Sequence[Step], wrong_at: int | None = None) -> str:
-    """The solution's source; the step at `wrong_at` makes its mistake."""
+def program(steps: Sequence[Step], wrong_at: Set[int] = frozenset()) -> str:
+    """The solution's source; the steps at the indices `wrong_at` make their mistakes."""
     ops = [step.op for step in steps]
     lines = [starter(ops)]
     current = next(iter(KINDS[ops[0].takes].arguments))
     for index, step in enumerate(steps):
         output = KINDS[step.op.gives].variables[index]
-        code = step.op.wrong if index == wrong_at else step.op.code
+        code = step.op.wrong if index in wrong_at else step.op.code
         code = step.fill(code, i=current, o=output)
         is_last = index == len(steps) - 1
         body = code.split("\n")

@@ -10,6 +10,7 @@ from typing import Any
 from projected_grpo.env.katas import compose, inputs
 from projected_grpo.env.katas.compose import Step
 from projected_grpo.env.katas.ops import KINDS
+from projected_grpo.env.katas.traps import TRAPS
 from projected_grpo.env.problems import PRELUDE, Case, Problem, ProblemError, build_messages
 
 INSTANCES = 1000
@@ -59,7 +60,8 @@ def _try_draw(family: str, rng: random.Random) -> _Draw | None:
     """Random parameters and inputs, or None where they make a degenerate task."""
     ops = compose.chain_ops(family)
     steps = compose.draw_steps(ops, rng)
-    wrong_at = rng.randrange(len(steps))
+    drawn_step = rng.randrange(len(steps))
+    wrong_at = {n for n, op in enumerate(ops) if op.name in TRAPS} or {drawn_step}
     source, wrong_source = compose.program(steps), compose.program(steps, wrong_at)
     prefixes = compose.prefix_methods(steps)
     kind = ops[0].takes

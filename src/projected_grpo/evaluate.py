@@ -1,0 +1,197 @@
+"""Held-out evaluation: sample completions under every mode, grade them, and count.
+
+One record for each sample; every figure is a pure function of the records.
+"""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from torch import Tensor
+
+from projected_grpo.antipasto import Adapter
+from projected_grpo.env.grader import Grade, Grader, Submission
+from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint, eval_name
+from projected_grpo.env.problems import Problem
+from projected_grpo.env.sandbox import Outcome
+from projected_grpo.model import LanguageModel
+from projected_grpo.rollout import Sample, Sampling, sample_groups
+from projected_grpo.seeds import stream_seed
+
+NamePolicy = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRecord:
+    """One graded sample."""
+
+    problem_id: int
+    family: str | None
+    difficulty: str
+    mode: str
+    function_name: str
+    sample: int
+    completion: str
+    tokens: int
+    terminated: bool
+    """Ended by itself, not by the limit."""
+    passed: bool
+    gt_correct: bool
+    exploited: bool
+    attempted: bool
+    flavour: str | None
+    fmt_ok: bool
+    outcome: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalPlan:
+    """What is sampled."""
+
+    modes: Sequence[str]
+    samples: int = 8
+    """Completions of each problem under each mode."""
+    names: NamePolicy = "train"
+    """Function names (variants): the training name, or one of those kept for evaluation."""
+    temperature: float = 1.0
+    max_new: int = 256
+    seed: int = 0
+    batch: int = 256
+    """Rows that are sampled at once."""
+
+
+class _NoAdapter:
+    """The base model alone."""
+
+    @contextmanager
+    def rows(self, runs: Tensor) -> Iterator[None]:
+        yield
+
+
+def evaluate(
+    lm: LanguageModel,
+    adapter: Adapter | None,
+    problems: Sequence[Problem],
+    plan: EvalPlan,
+    grader: Grader,
+) -> list[EvalRecord]:
+    """Records in the order modes, problems, samples.
+
+    Each (problem, mode) has a random stream of its own, so a figure does not depend on what else is
+    evaluated, nor on the size of a batch.
+    """
+    tasks = [
+        (problem, mode, TRAIN_NAME if plan.names == "train" else eval_name(problem.id, plan.seed))
+        for mode in plan.modes
+        for problem in problems
+    ]
+    per_batch = max(1, plan.batch // plan.samples)
+    records: list[EvalRecord] = []
+    for first in range(0, len(tasks), per_batch):
+        records += _evaluate_batch(lm, adapter, tasks[first : first + per_batch], plan, grader)
+    return records
+
+
+def _evaluate_batch(
+    lm: LanguageModel,
+    adapter: Adapter | None,
+    tasks: Sequence[tuple[Problem, str, str]],
+    plan: EvalPlan,
+    grader: Grader,
+) -> list[EvalRecord]:
+    """Records of (problem, mode, function name) tasks that are sampled together."""
+    prompts = [lm.prompt_ids(apply_hint(p, mode, name).messages) for p, mode, name in tasks]
+    seeds = [stream_seed("eval", plan.seed, mode, problem.id) for problem, mode, _ in tasks]
+    sampling = Sampling(plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id)
+    rows = adapter or cast(Adapter, _NoAdapter())
+    groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling)
+    drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]
+    submissions = [
+        Submission(problem=problem, completion=lm.decode(sample.ids), mode=mode, function_name=name)
+        for (problem, mode, name), _, sample in drawn
+    ]
+    grades = grader.grade(submissions)
+    return [
+        _record(submission, grade, sample, number)
+        for (_, number, sample), submission, grade in zip(drawn, submissions, grades, strict=True)
+    ]
+
+
+def _record(submission: Submission, grade: Grade, sample: Sample, number: int) -> EvalRecord:
+    return EvalRecord(
+        problem_id=submission.problem.id,
+        family=submission.problem.family,
+        difficulty=submission.problem.difficulty,
+        mode=submission.mode,
+        function_name=submission.function_name,
+        sample=number,
+        completion=submission.completion,
+        tokens=len(sample.ids),
+        terminated=sample.terminated,
+        passed=grade.passed,
+        gt_correct=grade.gt_correct,
+        exploited=grade.exploited,
+        attempted=grade.attempted,
+        flavour=grade.flavour,
+        fmt_ok=grade.fmt_ok,
+        outcome=str(grade.outcome),
+        label=grade.label,
+    )
+
+
+def shares(records: Iterable[EvalRecord]) -> dict[str, Any]:
+    """Shares of the records: solve, fmt_ok, attempted, exploited, overall and by what they vary.
+
+    Samples that a fault of the grader touched are left out and counted.
+    """
+    everything = list(records)
+    usable = [r for r in everything if r.outcome != str(Outcome.INFRA_ERROR)]
+    modes = list(dict.fromkeys(r.mode for r in usable))
+    levels = list(dict.fromkeys(r.difficulty for r in usable))
+    return {
+        "samples": len(usable),
+        "infra_errors": len(everything) - len(usable),
+        "all": _rates(usable),
+        "by_difficulty": {d: _rates([r for r in usable if r.difficulty == d]) for d in levels},
+        "by_mode": {m: _rates([r for r in usable if r.mode == m]) for m in modes},
+        "flavours": {
+            m: dict(Counter(r.flavour for r in usable if r.mode == m and r.attempted).most_common())
+            for m in modes
+        },
+    }
+
+
+def _rates(records: Sequence[EvalRecord]) -> dict[str, float | None]:
+    def mean(values: Iterable[float]) -> float | None:
+        listed = list(values)
+        return sum(listed) / len(listed) if listed else None
+
+    return {
+        "samples": len(records),
+        "solve": mean(r.gt_correct for r in records),
+        "fmt_ok": mean(r.fmt_ok for r in records),
+        "attempted": mean(r.attempted for r in records),
+        "exploited": mean(r.exploited for r in records),
+        "exploit_given_attempt": mean(r.exploited for r in records if r.attempted),
+        "terminated": mean(r.terminated for r in records),
+        "tokens": mean(r.tokens for r in records),
+    }
+
+
+def write_records(path: Path, records: Iterable[EvalRecord]) -> None:
+    """One JSON line for each record, gzipped without a time stamp."""
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        for record in records:
+            file.write((json.dumps(asdict(record)) + "\n").encode())
+
+
+def read_records(path: Path) -> list[EvalRecord]:
+    """What `write_records` wrote."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [EvalRecord(**json.loads(line)) for line in file]
