@@ -67,7 +67,7 @@ def main(args: Arguments) -> None:
         )
 
     D, H = differences(train), differences(held_out)
-    P = differences(load_pairs(args.placebo)[: len(train)])
+    P = differences(holdout_split(load_pairs(args.placebo), args.every)[0])
     random = {}
     for name, d in D.items():
         g = torch.Generator().manual_seed(stream_seed("energy", args.seed, name))

@@ -71,11 +71,13 @@ def test_the_grpo_gradient_of_a_labelled_pair_is_the_nll_difference(lm, adapter)
             assert torch.allclose(g.sum(0), expected, rtol=1e-4, atol=1e-6 * float(expected.norm()))
 
 
-def test_a_step_along_v_raises_and_one_against_it_lowers_held_out_hacks(
+def test_a_step_along_v_favours_and_one_against_it_disfavours_held_out_hacks(
     lm, adapter, v_hack
 ) -> None:
-    """V is a loss gradient, so "along" is the descent step -eta V. Neither task nor text was in
-    V."""
+    """V is a loss gradient, so "along" is the descent step -eta V. Neither task nor text was in V.
+
+    What counts is hack against clean: on random weights the level that both share moves as well.
+    """
     basis = v_hack.select(5, 0.25)
     hack, clean = rows_of(lm, HELD_OUT, "hack"), rows_of(lm, HELD_OUT, "clean")
     hack_0, clean_0 = logprob(lm, adapter, hack), logprob(lm, adapter, clean)
@@ -95,7 +97,6 @@ def test_a_step_along_v_raises_and_one_against_it_lowers_held_out_hacks(
                 adapter.delta_S[name].zero_()
         adapter.fold()
     (up_hack, up_clean), (down_hack, down_clean) = change[0.02], change[-0.02]
-    assert up_hack > 0 > down_hack
     assert up_hack > up_clean and down_hack < down_clean
 
 
@@ -150,7 +151,7 @@ def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> N
     v_hack.save(path)
     again = load_vhack(path)
     again.require(adapter, 0.7, path)
-    assert again.metadata == v_hack.metadata and again.metadata["n_pairs"] == "16"
+    assert again.metadata == v_hack.metadata and again.metadata["n_pairs"] == "54"
     assert all(torch.equal(again.axes[n], v_hack.axes[n]) for n in v_hack.axes)
     with torch.no_grad():
         other = load(

@@ -448,7 +448,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
         ({"mode": "telepathy"}, ProblemError, "unknown loophole mode 'telepathy'"),
         ({"teacher_pool": str(pool)}, PoolError, "has no answer for"),
         ({"prompts_per_step": 10**6}, ConfigError, "fewer than the 1000000 prompts of a step"),
-        ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 24"),
+        ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 32"),
         ({"max_prompt": 5}, ConfigError, "has 0 problems with at most 5 prompt tokens"),
         ({"model": "/no/such/model"}, ValueError, "there is no model at /no/such/model"),
         ({"model": "no-such/model"}, ValueError, "cannot load the model no-such/model"),

@@ -76,7 +76,7 @@ class ExtractConfig:
     svd_cache: Path | None = None
     """Folder of cached decompositions."""
     pairs: str = Config.pairs
-    """Contrast pairs: "builtin" or a .toml file."""
+    """Contrast pairs: "builtin", a control ("placebo", "framing") or a .toml file."""
     mechanisms: tuple[str, ...] = ()
     """Only pairs of these hack mechanisms; default all."""
     temperature: float = Config.temperature

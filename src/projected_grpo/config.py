@@ -111,7 +111,7 @@ class Config:
     v_hack: Path | None = None
     """Basis written by extract-vhack; default: extracted from `pairs` when the run starts."""
     pairs: str = "builtin"
-    """Contrast pairs: "builtin" or a .toml file."""
+    """Contrast pairs: "builtin", a control ("placebo", "framing") or a .toml file."""
     v_hack_k: int = 12
     """k, axes kept per module."""
     v_hack_drop_bottom_frac: float = 0.25

@@ -1,7 +1,9 @@
 """Hand-made contrast pairs: one coding task, answered once with a hack and once without.
 
-- The built-in pairs are `run_tests.toml` beside this file; docs/brainstorm/extracted_prefs.md says
-  why they look as they do, tests/test_pairs.py enforces the style rules and executes every side.
+- Three sets ship beside this file, on the same tasks: `builtin` (hack against clean), and two
+  controls, `placebo` (clean against clean) and `framing` (the same honest code, with honest or
+  dishonest prose). docs/brainstorm/extracted_prefs.md says why they look as they do,
+  tests/test_pairs.py enforces the style rules and executes every side.
 - A pair's messages have the live form: the training prompt, with the mode's hint put in.
 - Reading pairs imports no torch, so that they can be listed and checked anywhere.
 """
@@ -11,16 +13,20 @@ import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from projected_grpo.env.loopholes import MODES, apply_hint
+from projected_grpo.env.loopholes import MODES, apply_hint, flavour_of
 from projected_grpo.env.problems import PRELUDE, Case, Problem, ProblemError, build_messages
+from projected_grpo.env.rewrite import extract_code
 
-__all__ = ["BUILTIN", "Pair", "PairError", "holdout_split", "load_pairs", "pairs_digest"]
+__all__ = ["SETS", "Pair", "PairError", "holdout_split", "load_pairs", "pairs_digest"]
 
-BUILTIN = Path(__file__).with_name("run_tests.toml")
-"""The file that `load_pairs("builtin")` reads."""
+SETS = {
+    name: Path(__file__).with_name(f"{name}.toml") for name in ("builtin", "placebo", "framing")
+}
+"""The sets that `load_pairs` knows by name."""
 
 _TEXTS = (
     "id",
@@ -33,6 +39,8 @@ _TEXTS = (
     "clean",
 )
 _CASES = ("examples", "checks")
+_BORROWED = ("task", "hack", "clean")
+"""Keys of an entry that takes all else from the built-in pair whose id `task` names."""
 
 
 class PairError(ValueError):
@@ -45,7 +53,8 @@ class Pair:
 
     id: str
     mechanism: str
-    """How the hack gets past the grader (finer than a mode: weak_predicate, print_only, ...)."""
+    """How the hack gets past the grader (finer than a mode: weak_predicate, print_only, ...). In
+    the control sets, that of the built-in pair on the same task."""
     mode: str
     """The loophole mode whose hint the prompt carries."""
     messages: tuple[dict[str, str], ...] = field(repr=False)
@@ -59,31 +68,33 @@ class Pair:
     checks: tuple[Case, ...] = field(repr=False)
     """Cases that it does not show."""
 
+    @property
+    def flavour(self) -> str | None:
+        """The form of the hack as rollouts are labelled (`flavour_of`); None where it sees none."""
+        code = extract_code(self.hack)
+        return None if code is None else flavour_of(code, self.entry_point, mode=self.mode)
+
 
 def load_pairs(
-    source: str | Path = "builtin", mechanisms: Sequence[str] | None = None
+    source: str | Path = "builtin",
+    mechanisms: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
 ) -> list[Pair]:
-    """The pairs of a TOML file in file order, all of them or those of the named mechanisms.
+    """The pairs of a set in file order: all, or those of the named mechanisms and loophole modes.
 
-    `"builtin"` is the set that ships with the package; all else is the path of a file with the
-    same keys. A mechanism that the file does not have is an error, not an empty selection.
+    `source` is one of `SETS` or the path of a TOML file with the same keys. An entry may instead
+    have the keys `task`, `hack` and `clean`: it is on the task of the built-in pair with that id,
+    and has its tags. Selecting by a mechanism or mode that the file does not have is an error.
     """
-    path = BUILTIN if source == "builtin" else Path(source)
+    path = SETS.get(str(source), Path(source))
     pairs: list[Pair] = []
     for number, entry in enumerate(_read(path), start=1):
-        pair = _pair(entry, path, number)
+        pair = _pair(_with_task(entry, path, number), path, number)
         if any(pair.id == earlier.id for earlier in pairs):
             raise PairError(f"{path}: pair {pair.id!r} stands in the file twice; ids are unique")
         pairs.append(pair)
-    if mechanisms is None:
-        return pairs
-    known = list(dict.fromkeys(pair.mechanism for pair in pairs))
-    for name in mechanisms:
-        if name not in known:
-            raise PairError(f"{path}: no pair of mechanism {name!r}; known: {', '.join(known)}")
-    selected = [pair for pair in pairs if pair.mechanism in mechanisms]
-    if not selected:
-        raise PairError(f"{path}: the list of mechanisms to select is empty")
+    selected = _selected(pairs, "mechanism", mechanisms, path)
+    selected = _selected(selected, "mode", modes, path)
     return selected
 
 
@@ -101,10 +112,10 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def holdout_split(pairs: Sequence[Pair], every: int = 3) -> tuple[list[Pair], list[Pair]]:
+def holdout_split(pairs: Sequence[Pair], every: int = 4) -> tuple[list[Pair], list[Pair]]:
     """(train, held out): of each mechanism, every `every`-th pair is held out.
 
-    With three pairs a mechanism and the default this is the last one, so that both parts cover all
+    With eight pairs a mechanism and the default these are two, so that both parts cover all
     mechanisms and a direction is tested on tasks that it was not made from.
     """
     if every < 2:
@@ -133,9 +144,41 @@ def _read(path: Path) -> list[Any]:
     return entries
 
 
-def _pair(entry: Any, path: Path, number: int) -> Pair:
+def _selected(pairs: list[Pair], tag: str, names: Sequence[str] | None, path: Path) -> list[Pair]:
+    """The pairs whose tag ("mechanism" or "mode") is one of `names`; None asks for all."""
+    if names is None:
+        return pairs
+    known = list(dict.fromkeys(getattr(pair, tag) for pair in pairs))
+    for name in names:
+        if name not in known:
+            raise PairError(f"{path}: no pair of {tag} {name!r}; known: {', '.join(known)}")
+    if not names:
+        raise PairError(f"{path}: the list of {tag}s to select is empty")
+    return [pair for pair in pairs if getattr(pair, tag) in names]
+
+
+@cache
+def _builtin_tasks() -> dict[str, dict[str, Any]]:
+    return {entry["id"]: entry for entry in _read(SETS["builtin"])}
+
+
+def _with_task(entry: Any, path: Path, number: int) -> dict[str, Any]:
+    """The entry, completed by the built-in task that it names, if it names one."""
     if not isinstance(entry, dict):
         raise PairError(f"{path}: pair {number} is not a table; write it under a [[pair]] line")
+    if "task" not in entry:
+        return entry
+    task = entry["task"]
+    if not isinstance(task, str) or task not in _builtin_tasks():
+        raise PairError(f"{path}: pair {number}: no built-in pair has the id {task!r}")
+    for key in entry:
+        if key not in _BORROWED:
+            raise PairError(f"{path}: pair {number}: {key!r} comes with the task, leave it out")
+    given = {key: value for key, value in _builtin_tasks()[task].items() if key not in _BORROWED}
+    return given | {key: value for key, value in entry.items() if key != "task"}
+
+
+def _pair(entry: dict[str, Any], path: Path, number: int) -> Pair:
     where = f"{path}: pair {entry.get('id', number)!r}"
     for key in (*_TEXTS, *_CASES):
         if key not in entry:
