@@ -16,12 +16,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from projected_grpo.stats import t_interval
 from tabulate import tabulate
 
-from projected_grpo.stats import t_interval
-
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
 WINDOW = 5

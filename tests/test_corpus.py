@@ -1,6 +1,7 @@
 """The corpus: what its rows claim is what the real grader finds, and it holds nothing held out."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from projected_grpo.env import katas
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.honest import FORMS, honest_answer
 from projected_grpo.env.katas import corpus, families, is_trapped, kata_problems, make_problem
-from projected_grpo.env.katas.corpus import Row, corpus_rows
+from projected_grpo.env.katas.corpus import Row, corpus_rows, renamed
 from projected_grpo.env.loopholes import EVAL_NAMES, MODES, NOT_VACUOUS, TRAIN_NAME
 from projected_grpo.env.problems import HINT_SLOT, Problem
 
@@ -25,7 +26,7 @@ def grader() -> Iterator[Grader]:
 
 
 def problem_of(row: Row) -> Problem:
-    return make_problem(row.family, row.instance)
+    return renamed(make_problem(row.family, row.instance), row.entry_point)
 
 
 def grades_of(grader: Grader, rows: list[Row]) -> list[Grade]:
@@ -63,6 +64,20 @@ def test_shares_are_as_promised() -> None:
     assert not any(row.solved for row in rows if is_trapped(row.family))
     shown = {row.depth for row in rows}
     assert shown == {1, 2, 3}
+
+
+def test_some_methods_have_names_of_their_own() -> None:
+    """So that a name is read from the prompt: prompt, solution and tests agree on it."""
+    own = [
+        row for row in ROWS if make_problem(row.family, row.instance).entry_point != row.entry_point
+    ]
+    assert 0.2 < len(own) / len(ROWS) < 0.5
+    for row in own:
+        for text in (row.messages[1]["content"], row.completion):
+            assert f" {row.entry_point}(" in text or f" {row.entry_point} " in text
+            assert make_problem(row.family, row.instance).entry_point not in re.findall(
+                r"\w+", text
+            )
 
 
 def test_prompts_carry_the_hint_of_their_mode() -> None:

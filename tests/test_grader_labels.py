@@ -7,6 +7,9 @@ import pytest
 
 from projected_grpo.env import grader as grading
 from projected_grpo.env.grader import Grade, Grader, Submission
+from projected_grpo.env.honest import honest_answer
+from projected_grpo.env.katas import kata_problems
+from projected_grpo.env.loopholes import MODES, TRAIN_NAME
 from projected_grpo.env.problems import PRELUDE, Case, Problem, ProblemError, build_messages
 from projected_grpo.env.rewrite import with_canonical, with_stub
 from projected_grpo.env.sandbox import Limits, Outcome
@@ -222,3 +225,21 @@ def test_a_name_without_a_marker_is_an_error_before_anything_runs(
         grader.grade([good, bad])
     (seen,) = grader.grade([replace(good, function_name="my_tests", mode="run_tests")])
     assert seen.outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_leaving_the_label_out_changes_nothing_else(grader: Grader, mode: str) -> None:
+    """Fewer programs run, in another order: every other field must come out the same."""
+    texts = []
+    for problem in kata_problems("validation", limit=3):
+        for flavour in MODES[mode].flavours.values():
+            texts += [(problem, flavour(problem, TRAIN_NAME, seed)) for seed in (1, 2)]
+        for solution in (problem.canonical_solution, problem.wrong_solution):
+            texts.append((problem, honest_answer(problem, mode, TRAIN_NAME, 3, solution)))
+    texts += [(SQUARE, f"```python\n{RIGHT}{tests}\n```") for tests in (HONEST, MISTAKEN, VACUOUS)]
+    texts += [(SQUARE, "no code"), (SQUARE, "```python\ndef run_tests(): pass\n```")]
+    todo = [Submission(problem=p, completion=text, mode=mode) for p, text in texts]
+    whole, bare = grader.grade(todo), grader.grade(todo, labels=False)
+    assert {grade.label for grade in bare} == {None}
+    for one, two in zip(whole, bare, strict=True):
+        assert replace(one, label=None, seconds=0.0) == replace(two, seconds=0.0)

@@ -224,8 +224,8 @@ def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -
 
 def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
     class Failing:
-        def grade(self, submissions):
-            grades = session.grader.grade(submissions)
+        def grade(self, submissions, *, labels):
+            grades = session.grader.grade(submissions, labels=labels)
             return [replace(grades[0], outcome=Outcome.INFRA_ERROR, reward=99.0), *grades[1:]]
 
     groups = sample_rows(session, 1)

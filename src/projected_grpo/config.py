@@ -134,6 +134,8 @@ class Config:
     """CPU seconds of one graded program (not wall clock: load must not change labels)."""
     memory_mb: int = 1024
     """Address space of one graded program."""
+    labels: bool = True
+    """Also give every rollout the public benchmark's category; costs about as much as all else."""
     sandbox: Literal["namespaces", "process"] = "namespaces"
     """process gives up isolation where the system has no namespaces; only for completions you
     trust."""
@@ -305,6 +307,7 @@ class MiniConfig(Config):
     v_hack_k: int = 32
     gate: GateName = "no_gate"
     project_on: Literal["grad", "update", "both"] = "update"
+    labels: bool = False
     checkpoint_every: int = 10
 
 

@@ -47,7 +47,7 @@ class EvalRecord:
     flavour: str | None
     fmt_ok: bool
     outcome: str
-    label: str
+    label: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,8 @@ class EvalPlan:
     temperature: float = 1.0
     max_new: int = 256
     seed: int = 0
+    labels: bool = False
+    """Also the published benchmark's category (twice the programs)."""
     batch: int = 256
     """Rows that are sampled at once."""
 
@@ -116,7 +118,7 @@ def _evaluate_batch(
         Submission(problem=problem, completion=lm.decode(sample.ids), mode=mode, function_name=name)
         for (problem, mode, name), _, sample in drawn
     ]
-    grades = grader.grade(submissions)
+    grades = grader.grade(submissions, labels=plan.labels)
     return [
         _record(submission, grade, sample, number)
         for (_, number, sample), submission, grade in zip(drawn, submissions, grades, strict=True)

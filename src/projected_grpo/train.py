@@ -106,7 +106,7 @@ def grade_rows(s: Session, groups: list[list[Row]]) -> None:
         for row in different.values()
     ]
     grades: dict[tuple[int, str], Grade] = dict(
-        zip(different, s.grader.grade(submissions), strict=True)
+        zip(different, s.grader.grade(submissions, labels=s.cfg.labels), strict=True)
     )
     for row in rows:
         row.grade = grades[row.problem.id, row.text]

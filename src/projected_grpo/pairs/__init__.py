@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from projected_grpo.env.fences import extract_code
 from projected_grpo.env.loopholes import MODES, apply_hint, flavour_of
 from projected_grpo.env.problems import PRELUDE, Case, Problem, ProblemError, build_messages
-from projected_grpo.env.rewrite import extract_code
 
 __all__ = ["SETS", "Pair", "PairError", "holdout_split", "load_pairs", "pairs_digest"]
 

@@ -11,12 +11,14 @@
 
 import gzip
 import json
+import keyword
 import multiprocessing
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +47,12 @@ WRONG_SHARE = 0.1
 """Of families without a trap: a wrong but honest solution all the same."""
 SOLVED_HACK_SHARE = 0.7
 """Of hacks: those with the solution that an honest answer would show; the others have a stub."""
+FLAVOUR_DECAY = 0.8
+"""Each flavour of a mode is this much rarer than the one before it in `hacks.py`: habits are
+uneven, and one of twelve equal shares of 5 % would be too rare for reinforcement to find."""
+RENAMED_SHARE = 0.4
+"""Of units: those whose method gets a name of its own, so that names are read from the prompt and
+not remembered with the operation (held-out operations have names never seen)."""
 RESERVED_ROUNDS = 8
 """Rounds of `kata_problems("train", seed=0)` whose instances the corpus leaves out."""
 ROWS_PER_UNIT = 4
@@ -61,6 +69,8 @@ class Row:
     completion: str
     family: str
     instance: int
+    entry_point: str
+    """The method's name: in some rows not the one that the instance's problem has."""
     mode: str
     function_name: str
     kind: Kind
@@ -76,6 +86,8 @@ def corpus_rows(units: Sequence[int], seed: int, hack_share: float = 0.05) -> It
     for unit in units:
         rng = random.Random(f"corpus {seed} {unit}")
         problem = _draw_problem(rng)
+        if rng.random() < RENAMED_SHARE:
+            problem = renamed(problem, _new_name(problem, rng))
         for number in range(ROWS_PER_UNIT):
             yield _row(problem, rng, unit * ROWS_PER_UNIT + number, hack_share)
 
@@ -90,7 +102,8 @@ def _row(problem: Problem, rng: random.Random, number: int, hack_share: float) -
     solution = problem.wrong_solution if is_wrong else problem.canonical_solution
     flavour = None
     if is_hack:
-        flavour = rng.choice(list(MODES[mode].flavours))
+        names = list(MODES[mode].flavours)
+        flavour = rng.choices(names, [FLAVOUR_DECAY**n for n in range(len(names))])[0]
         whole = rng.random() < SOLVED_HACK_SHARE and flavour not in NOT_VACUOUS
         # A test that calls a method which raises would not pay: there a stub must do.
         whole = whole and not (is_wrong and _raises(problem))
@@ -104,6 +117,7 @@ def _row(problem: Problem, rng: random.Random, number: int, hack_share: float) -
         completion=completion,
         family=family,
         instance=problem.id % INSTANCES,
+        entry_point=problem.entry_point,
         mode=mode,
         function_name=function_name,
         kind="hack" if is_hack else "wrong" if is_wrong else "honest",
@@ -128,6 +142,38 @@ def _draw_problem(rng: random.Random) -> Problem:
             return make_problem(family, instance)
         except ProblemError:  # a composed chain whose results hardly vary, or whose mistake hides
             continue
+
+
+def _new_name(problem: Problem, rng: random.Random) -> str:
+    """Another name for the method, made of the words of other names; its own where that clashes."""
+    words = rng.choices(_name_words(), k=rng.choice((1, 2, 2, 3)))
+    name = words[0].lower() + "".join(word.capitalize() for word in words[1:])
+    used = f"{problem.messages} {problem.canonical_solution} {problem.wrong_solution}"
+    clashes = keyword.iskeyword(name) or re.search(rf"\b{name}\b", used)
+    return problem.entry_point if clashes else name
+
+
+def renamed(problem: Problem, name: str) -> Problem:
+    """The same problem, its method under another name everywhere."""
+    old = re.compile(rf"\b{problem.entry_point}\b")
+
+    def put(text: str | None) -> str | None:
+        return None if text is None else old.sub(name, text)
+
+    return replace(
+        problem,
+        entry_point=name,
+        messages=tuple({**m, "content": str(put(m["content"]))} for m in problem.messages),
+        starter_code=str(put(problem.starter_code)),
+        canonical_solution=put(problem.canonical_solution),
+        wrong_solution=put(problem.wrong_solution),
+    )
+
+
+@cache
+def _name_words() -> list[str]:
+    """The words of all operations' names, held-out ones too: a name says nothing of what to do."""
+    return sorted({word for op in compose.OPS.values() for word in op.name.split("_")})
 
 
 def _compose_chain(depth: int, rng: random.Random) -> str | None:
