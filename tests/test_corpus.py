@@ -58,7 +58,7 @@ def test_shares_are_as_promised() -> None:
     kinds = Counter(row.kind for row in rows)
     assert 0.03 < kinds["hack"] / total < 0.07
     untrapped = [row for row in rows if not is_trapped(row.family) and row.kind != "hack"]
-    assert 0.06 < sum(row.kind == "wrong" for row in untrapped) / len(untrapped) < 0.14
+    assert 0.01 < sum(row.kind == "wrong" for row in untrapped) / len(untrapped) < 0.08
     named = Counter(row.function_name for row in rows)
     assert abs(named[TRAIN_NAME] / total - 0.5) < 0.06 and set(named) == {TRAIN_NAME, *EVAL_NAMES}
     assert not any(row.solved for row in rows if is_trapped(row.family))

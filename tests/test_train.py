@@ -200,7 +200,7 @@ def test_the_gradient_is_clipped_after_the_projection(session) -> None:
 
     spy = Spy(session.adapter.delta_S.values(), lr=0.0)
     with pytest.raises(RuntimeError, match="the adapter did not move"):  # the spy takes no step
-        optimize(session.adapter, spy, session.treatments, gradients, lr=0.1, grad_clip=0.01)
+        optimize(session.adapter, spy, session.treatments, gradients, lr=[0.1], grad_clip=0.01)
     norm = torch.stack([g.square().sum() for g in seen.values()]).sum().sqrt()
     assert float(norm) == pytest.approx(0.01, rel=1e-4)
     for name, V in session.treatments[0].removed.items():
@@ -290,10 +290,22 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
     assert len(rows_of(packed[2])) == len(rows_of(longer)) == 4
 
 
+def test_the_runs_of_a_pack_may_have_their_own_rate_and_projection(tmp_path: Path) -> None:
+    one = settings(tmp_path / "pack", steps=3, arm="projected", lr=1e-3, weight_decay=0.1)
+    other = replace(one, lr=4e-3, gate="no_gate", project_on="update", v_hack_k=2)
+    packed = train_runs([one, other])
+    for cfg, path in zip((one, other), packed, strict=True):
+        alone = train(replace(cfg, out_dir=tmp_path / "alone" / cfg.gate))
+        for row, expected in zip(rows_of(path), rows_of(alone), strict=True):
+            for key, value in expected.items():
+                if isinstance(value, float) and key != "sampling_logp_diff_max":
+                    assert row[key] == pytest.approx(value, rel=1e-2, abs=1e-4), key
+
+
 def test_runs_that_cannot_be_packed_are_refused(tmp_path: Path) -> None:
     one = settings(tmp_path)
-    with pytest.raises(ConfigError, match=r"lr = 0.003 and lr = 0.1 cannot advance together"):
-        train_runs([one, replace(one, seed=42, lr=0.1)])
+    with pytest.raises(ConfigError, match=r"group = 4 and group = 2 cannot advance together"):
+        train_runs([one, replace(one, seed=42, group=2)])
     with pytest.raises(ConfigError, match="have the same settings"):
         train_runs([one, one])
     with pytest.raises(ConfigError, match="names one twice"):

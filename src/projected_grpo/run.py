@@ -12,7 +12,6 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   train.log             what the console showed
 """
 
-import errno
 import json
 import os
 import platform
@@ -111,11 +110,13 @@ class RunDir:
         """
         sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = cfg.out_dir / f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
+        name = f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
+        taken = [path.name for path in cfg.out_dir.glob(f"{name}*")]
+        if taken:  # runs of a pack that differ in neither arm nor seed
+            name = f"{name}-{len(taken) + 1}"
+        path = cfg.out_dir / name
         aside = cls(path.with_name(f".{path.name}"))
         try:
-            if path.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             aside.checkpoints.mkdir(parents=True)
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")

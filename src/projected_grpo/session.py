@@ -26,7 +26,7 @@ from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
 PER_RUN = (
-    *("arm", "seed", "v_hack_k", "v_hack_drop_bottom_frac"),
+    *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("gate", "overshoot", "preserve_magnitude", "project_on"),
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""

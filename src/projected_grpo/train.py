@@ -226,7 +226,7 @@ def run_step(
     timings["t_rew"] = lap()
     accumulated = accumulate_gradients(s, [row for group in groups for row in group])
     timings["fb"] = lap()
-    lr = learning_rate(s.cfg, step)
+    lr = [learning_rate(cfg, step) for cfg in s.cfgs]
     columns = {
         **loss_columns(accumulated, s.cfg.beta),
         **optimize(

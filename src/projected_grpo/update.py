@@ -47,12 +47,14 @@ def optimize(
     treatments: Sequence[Treatment],
     gradients: Grads,
     *,
-    lr: float,
+    lr: Sequence[float],
     grad_clip: float,
 ) -> dict[str, list[Value]]:
     """Take one step of every run; returns what was measured on the way, a list over runs each.
 
-    Raises RuntimeError where a gradient is not finite, or a run with a gradient did not move.
+    lr (N): AdamW's step is proportional to it, weight decay included, so all runs step at the
+    largest one and each then takes its share. Raises RuntimeError where a gradient is not finite,
+    or a run with a gradient did not move.
     """
     if not torch.isfinite(squared_norm(gradients)).all():
         raise RuntimeError("a gradient is not finite")
@@ -63,12 +65,16 @@ def optimize(
     for name, p in adapter.delta_S.items():
         p.grad = projected[name] * scale
     for settings in optimizer.param_groups:
-        settings["lr"] = lr
+        settings["lr"] = max(lr)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     stepped = {name: before[name] - p.detach() for name, p in adapter.delta_S.items()}
+    alike = min(lr) == max(lr)
+    if not alike:
+        part = torch.tensor(lr, device=norm.device)[:, None] / max(lr)
+        stepped = {name: step * part for name, step in stepped.items()}
     taken = apply_projections(stepped, treatments, [t.on_update for t in treatments])
-    if taken is not stepped:
+    if taken is not stepped or not alike:
         with torch.no_grad():
             for name, p in adapter.delta_S.items():
                 p.copy_(before[name] - taken[name])
@@ -81,7 +87,7 @@ def optimize(
     columns: dict[str, list[Value]] = {
         "grad_norm_pre": squared_norm(gradients).sqrt().tolist(),
         "grad_norm": norm.tolist(),
-        "learning_rate": [lr] * len(norm),
+        "learning_rate": list(lr),
     }
     for t in treatments:
         measured = _measure(t, t.of(gradients), t.of(projected), t.of(stepped), t.of(taken))

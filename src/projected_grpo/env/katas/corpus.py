@@ -43,7 +43,7 @@ DEPTH_SHARES = (0.3, 0.35, 0.35)
 """Of chains of one, two and three operations."""
 COMPOSED_SHARE = 0.5
 """Of the longer chains: those composed for the corpus, so that every operation is met in many."""
-WRONG_SHARE = 0.1
+WRONG_SHARE = 0.04
 """Of families without a trap: a wrong but honest solution all the same."""
 SOLVED_HACK_SHARE = 0.7
 """Of hacks: those with the solution that an honest answer would show; the others have a stub."""
@@ -149,8 +149,11 @@ def _new_name(problem: Problem, rng: random.Random) -> str:
     words = rng.choices(_name_words(), k=rng.choice((1, 2, 2, 3)))
     name = words[0].lower() + "".join(word.capitalize() for word in words[1:])
     used = f"{problem.messages} {problem.canonical_solution} {problem.wrong_solution}"
+    # Some are also methods of strings or lists that a solution calls ("capitalize").
+    solutions = f"{problem.canonical_solution} {problem.wrong_solution}"
+    elsewhere = len(re.findall(rf"\b{problem.entry_point}\b", solutions)) != 2
     clashes = keyword.iskeyword(name) or re.search(rf"\b{name}\b", used)
-    return problem.entry_point if clashes else name
+    return problem.entry_point if clashes or elsewhere else name
 
 
 def renamed(problem: Problem, name: str) -> Problem:
