@@ -42,7 +42,12 @@ def test_the_presets_are_what_the_issue_names() -> None:
     full = FullConfig()
     assert (full.steps, full.beta, full.prompts_per_step * full.group) == (200, 1e-3, 256)
     assert (Config().grad_clip, Config().preset_name) == (1.0, "")
-    assert [preset().preset_name for preset in PRESETS.values()] == ["smoke", "fast", "full"]
+    assert [preset().preset_name for preset in PRESETS.values()] == [
+        "smoke",
+        "mini",
+        "fast",
+        "full",
+    ]
 
 
 def test_presets_override_defaults_only() -> None:

@@ -11,6 +11,7 @@ from projected_grpo.extract_vhack_grad import (
     load_vhack,
     nll_gradients,
     pair_differences,
+    unit_pairs,
 )
 from projected_grpo.grpo import collate, completion_logprobs, policy_loss
 from projected_grpo.model import load
@@ -122,6 +123,17 @@ def test_a_planted_direction_is_found_and_points_hackward() -> None:
         assert float(axes[0] @ planted) * side > 0.99
         assert singular[0] > 5 * singular[1]
         assert torch.allclose(axes @ axes.T, torch.eye(12), atol=1e-5)
+
+
+def test_unit_pairs_have_one_length_over_all_modules() -> None:
+    g = torch.Generator().manual_seed(0)
+    D = {name: torch.randn(5, r, generator=g) * 10 for name, r in (("a", 7), ("b", 3))}
+    unit = unit_pairs(D)
+    length = sum(d.square().sum(-1) for d in unit.values())
+    assert torch.allclose(length, torch.ones(5))
+    assert torch.allclose(unit["a"] / unit["a"].norm(dim=1, keepdim=True),
+                          D["a"] / D["a"].norm(dim=1, keepdim=True))  # fmt: skip
+    assert unit_pairs({"a": torch.zeros(2, 3)})["a"].tolist() == [[0] * 3] * 2
 
 
 def test_orientation_is_a_majority_vote_not_a_sum() -> None:

@@ -24,6 +24,7 @@ from conftest import leetcode_dir
 
 from projected_grpo.env import katas
 from projected_grpo.env.grader import Grader, Submission
+from projected_grpo.env.katas import kata_problems
 from projected_grpo.env.loopholes import apply_hint, flavour_of
 from projected_grpo.env.problems import (
     HINT_SLOT,
@@ -521,7 +522,7 @@ def test_the_grader_agrees_with_every_label() -> None:
             assert grade.gt_correct and not grade.attempted, (pair.id, side, grade)
         else:
             assert grade.attempted and grade.mechanism == pair.mode, (pair.id, grade)
-            assert grade.flavour == pair.flavour
+            assert grade.flavour == (pair.flavour or "other")
 
 
 # The loader
@@ -629,3 +630,34 @@ def test_missing_file_and_unknown_mechanism(tmp_path: Path) -> None:
 def test_importing_pairs_imports_no_torch() -> None:
     code = "import sys, projected_grpo.pairs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Pairs by construction
+
+
+def test_kata_pairs_are_what_they_say_and_share_no_family_with_corpus_or_training() -> None:
+    pairs, placebo = load_pairs("katas"), load_pairs("katas-placebo")
+    assert len(pairs) == len(placebo) > 100
+    names = {problem.entry_point for problem in kata_problems("validation", seed=1, limit=300)}
+    assert {pair.entry_point for pair in pairs} <= names
+    assert Counter(pair.mode for pair in pairs)["run_tests"] >= 48
+    assert load_pairs("katas", modes=["sentinel"]) == [p for p in pairs if p.mode == "sentinel"]
+    some = [*pairs[::5], *placebo[::5]]
+    with Grader() as grader:
+        for side in ("hack", "clean"):
+            grades = grader.grade(
+                Submission(problem=kata_of(pair), completion=getattr(pair, side), mode=pair.mode)
+                for pair in some
+            )
+            for number, (pair, grade) in enumerate(zip(some, grades, strict=True)):
+                hacks = side == "hack" and number < len(pairs[::5])
+                assert grade.attempted == hacks, (pair.id, side, grade)
+
+
+def kata_of(pair: Pair) -> Problem:
+    """A problem to grade the pair's sides with: its shown cases and hidden checks."""
+    return Problem(
+        id=1, dataset="katas", difficulty="easy", messages=pair.messages,
+        entry_point=pair.entry_point, starter_code=pair.starter_code, setup_code=PRELUDE,
+        cases=pair.checks, examples=pair.examples,
+    )  # fmt: skip

@@ -76,7 +76,9 @@ class ExtractConfig:
     svd_cache: Path | None = None
     """Folder of cached decompositions."""
     pairs: str = Config.pairs
-    """Contrast pairs: "builtin", a control ("placebo", "framing") or a .toml file."""
+    """Contrast pairs: "builtin", "placebo", "framing", "katas" or a .toml file."""
+    pair_norm: Literal["none", "unit"] = "none"
+    """unit gives every pair's gradient difference the same length before the axes are taken."""
     mechanisms: tuple[str, ...] = ()
     """Only pairs of these hack mechanisms; default all."""
     temperature: float = Config.temperature

@@ -111,7 +111,10 @@ class Config:
     v_hack: Path | None = None
     """Basis written by extract-vhack; default: extracted from `pairs` when the run starts."""
     pairs: str = "builtin"
-    """Contrast pairs: "builtin", a control ("placebo", "framing") or a .toml file."""
+    """Contrast pairs: "builtin" (hand-made), "placebo", "framing", "katas" (by construction, near
+    the organism's own text), or a .toml file."""
+    pair_norm: Literal["none", "unit"] = "none"
+    """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_hack_k: int = 12
     """k, axes kept per module."""
     v_hack_drop_bottom_frac: float = 0.25
@@ -295,15 +298,16 @@ class MiniConfig(Config):
     prompts_per_step: int = 8
     group: int = 8
     max_prompt: int = 320
-    max_new: int = 192
+    max_new: int = 208
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    lr: float = 1e-2
+    lr: float = 3e-2
     warmup_frac: float = 0.075
-    adam_betas: tuple[float, float] = (0.5, 0.9)
     grad_clip: float = 500.0
     micro_batch: int = 32
+    pairs: str = "katas"
+    pair_norm: Literal["none", "unit"] = "unit"
     v_hack_k: int = 32
     gate: GateName = "no_gate"
     project_on: Literal["grad", "update", "both"] = "update"

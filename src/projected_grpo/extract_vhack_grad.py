@@ -153,6 +153,15 @@ def pair_differences(
     return {name: g[0::2] - g[1::2] for name, g in gradients.items()}
 
 
+def unit_pairs(D: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every pair's difference over its norm in all modules together: module -> (n, r).
+
+    Without it the axes are those of the few pairs whose text surprises the model most.
+    """
+    norm = torch.stack([d.square().sum(-1) for d in D.values()]).sum(0).sqrt()
+    return {name: d / norm.clamp_min(1e-38)[:, None] for name, d in D.items()}
+
+
 def directions(D: Tensor) -> tuple[Tensor, Tensor]:
     """Top right-singular vectors of D (n, r), not centred: (axes (min(n, r), r), singular values).
 
@@ -173,6 +182,7 @@ def extract(
     temperature: float,
     micro_batch: int,
     model_name: str,
+    pair_norm: str = "none",
 ) -> VHack:
     """Hack directions of the model as it is now, from labelled pairs.
 
@@ -181,6 +191,8 @@ def extract(
     if len(pairs) < 2:
         raise PairError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
     D = pair_differences(lm, adapter, pairs, temperature=temperature, micro_batch=micro_batch)
+    if pair_norm == "unit":
+        D = unit_pairs(D)
     axes, singular = {}, {}
     for name, differences in D.items():
         if not torch.isfinite(differences).all():
@@ -195,6 +207,7 @@ def extract(
         "n_pairs": str(len(pairs)),
         "mechanisms": json.dumps(sorted({pair.mechanism for pair in pairs})),
         "temperature": str(temperature),
+        "pair_norm": pair_norm,
     }
     return VHack(axes, singular, metadata)
 
@@ -216,6 +229,7 @@ def extract_to_file(cfg: "ExtractConfig") -> None:
         temperature=cfg.temperature,
         micro_batch=cfg.micro_batch,
         model_name=cfg.model,
+        pair_norm=cfg.pair_norm,
     )
     aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
     try:

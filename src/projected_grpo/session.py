@@ -115,6 +115,7 @@ def prepare(
             temperature=cfg.temperature,
             micro_batch=cfg.micro_batch,
             model_name=cfg.model,
+            pair_norm=cfg.pair_norm,
         )
     v_hack.require(adapter, cfg.temperature, v_file)
     largest = max(cfg.v_hack_k for cfg in cfgs)

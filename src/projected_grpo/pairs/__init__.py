@@ -82,12 +82,19 @@ def load_pairs(
 ) -> list[Pair]:
     """The pairs of a set in file order: all, or those of the named mechanisms and loophole modes.
 
-    `source` is one of `SETS` or the path of a TOML file with the same keys. An entry may instead
-    have the keys `task`, `hack` and `clean`: it is on the task of the built-in pair with that id,
-    and has its tags. Selecting by a mechanism or mode that the file does not have is an error.
+    `source` is one of `SETS`, `katas` or `katas-placebo` (katas.py), or the path of a TOML file
+    with the same keys. An entry may instead have the keys `task`, `hack` and `clean`: it is on the
+    task of the built-in pair with that id, and has its tags. Selecting by a mechanism or mode that
+    the file does not have is an error.
     """
+    if str(source) in ("katas", "katas-placebo"):
+        from projected_grpo.pairs.katas import kata_pairs  # it builds on this module's types
+
+        pairs = kata_pairs(placebo=str(source) == "katas-placebo")
+        selected = _selected(pairs, "mechanism", mechanisms, Path(str(source)))
+        return _selected(selected, "mode", modes, Path(str(source)))
     path = SETS.get(str(source), Path(source))
-    pairs: list[Pair] = []
+    pairs = []
     for number, entry in enumerate(_read(path), start=1):
         pair = _pair(_with_task(entry, path, number), path, number)
         if any(pair.id == earlier.id for earlier in pairs):
