@@ -75,7 +75,7 @@ def read(folder: Path) -> dict[str, dict[str, list[Run]]]:
     return grouped
 
 
-VARIED = ("gate", "project_on", "v_hack_k", "overshoot", "v_hack_drop_bottom_frac")
+VARIED = ("lr", "pairs", "gate", "project_on", "v_hack_k", "overshoot", "v_hack_drop_bottom_frac")
 """Settings in which the runs of one label may differ; they name the arm then."""
 
 
