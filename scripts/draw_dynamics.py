@@ -16,8 +16,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from projected_grpo.stats import t_interval
 from tabulate import tabulate
+
+from projected_grpo.stats import t_interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
