@@ -141,3 +141,15 @@ def test_finished_rows_leave_the_batch_and_nobody_notices(adapter, monkeypatch) 
     for a, b in zip(together, staying, strict=True):
         for one, two in zip(a, b, strict=True):
             assert one.logps == pytest.approx(two.logps, abs=2e-5)
+
+
+def test_rounding_noise_at_near_ties_does_not_change_the_draw() -> None:
+    """A pack and a run alone differ by rounding; the same uniform must give the same token."""
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 64, generator=g)
+    logits[:, 1::2] = logits[:, ::2]  # every token has a twin of the same probability
+    noisy = logits + 1e-6 * torch.randn(logits.shape, generator=g)
+    uniform = torch.rand(4000, generator=g)
+    for s in (sampling(), sampling(top_p=0.95), sampling(top_k=20)):
+        same = draw(logits, uniform, s)[0] == draw(noisy, uniform, s)[0]
+        assert float(same.float().mean()) > (0.9995 if s.top_k == 0 and s.top_p == 1 else 0.98)

@@ -10,6 +10,7 @@ itself).
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -48,22 +49,24 @@ class Sample:
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """One token a row by inverting the cumulative distribution at `uniform`.
+    """One token a row by inverting the cumulative distribution, in token order, at `uniform`.
 
     logits (B, vocabulary), uniform (B,) in [0, 1). Returns ids (B,) and their log-probs (B,).
-    Ties in the sorted order are broken by token id, so CPU and GPU agree.
+    In token order, because in the order of probability two nearly equal tokens would change places
+    by rounding, and a run in a pack, or on another device, would soon not be the same run.
     """
     logps = torch.log_softmax(logits.float() / sampling.temperature, -1)
-    p, order = logps.double().exp().sort(stable=True, dim=-1, descending=True)
+    p = logps.double().exp()
+    if sampling.top_p < 1 or sampling.top_k > 0:
+        falling, order = p.sort(stable=True, dim=-1, descending=True)
+        keep = falling.cumsum(-1) - falling < sampling.top_p  # the one that crosses top_p stays
+        if sampling.top_k > 0:
+            keep[:, sampling.top_k :] = False
+        p = torch.where(torch.zeros_like(keep).scatter(-1, order, keep), p, 0.0)
     cumulative = p.cumsum(-1)
-    keep = cumulative - p < sampling.top_p  # the token that crosses top_p stays
-    if sampling.top_k > 0:
-        keep[:, sampling.top_k :] = False
-    cumulative = torch.where(keep, p, 0.0).cumsum(-1)
-    target = uniform.to(p)[:, None] * cumulative[:, -1:]
-    last = keep.sum(-1, keepdim=True) - 1
-    rank = torch.searchsorted(cumulative, target, right=True).minimum(last)
-    ids = order.gather(-1, rank)
+    # Above 0, so that a token without probability is never the first to reach it.
+    target = (uniform.to(p)[:, None] * cumulative[:, -1:]).clamp_min(torch.finfo(p.dtype).tiny)
+    ids = torch.searchsorted(cumulative, target).clamp_max(p.shape[-1] - 1)
     return ids[:, 0], logps.gather(-1, ids)[:, 0]
 
 
@@ -105,7 +108,7 @@ def sample_groups(
     cache = DynamicCache(config=model.config)
     with adapter.rows(run_of_prompt):
         logits = _next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
-    cache.batch_repeat_interleave(group)
+    _take_rows(cache, torch.arange(P, device=device).repeat_interleave(group))
     tokens, logps = _decode(
         model,
         adapter,
@@ -168,7 +171,7 @@ def _decode(
                 staying = (~finished).nonzero()[:, 0]
                 if not len(staying):
                     break
-                cache.batch_select_indices(staying)
+                _take_rows(cache, staying)
                 state, token, finished = state.keep(staying), token[staying], finished[staying]
                 stack.close()
                 stack.enter_context(adapter.rows(state.runs))
@@ -176,6 +179,11 @@ def _decode(
             positions = state.mask.sum(1, keepdim=True) - 1
             state.logits = _next_logits(model, token[:, None], state.mask, positions, cache)
     return tokens, logps
+
+
+def _take_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """These rows of the cache, repeated or left out; linear-attention layers know no other way."""
+    cache.reorder_cache(cast(torch.LongTensor, rows))
 
 
 def _next_logits(

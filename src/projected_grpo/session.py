@@ -118,6 +118,12 @@ def prepare(
             pair_norm=cfg.pair_norm,
         )
     v_hack.require(adapter, cfg.temperature, v_file)
+    had = v_hack.metadata.get("pair_norm", "none")
+    if stored_v is None and had != cfg.pair_norm:
+        raise ConfigError(
+            f"{v_file} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
+            "give both the same"
+        )
     largest = max(cfg.v_hack_k for cfg in cfgs)
     if largest > v_hack.k_max:
         raise ConfigError(

@@ -309,9 +309,10 @@ def train_runs(cfgs: Sequence[Config]) -> list[Path]:
         done, num_tokens = 0, [0] * len(cfgs)
         digest = data_digest(s)
         if not runs:
-            first = problems_of_step(s.problems, s.cfg.prompts_per_step, s.cfg.seed, 1)[0]
-            prompt = s.lm.render(first.messages)
-            runs = [RunDir.create(cfg, s.device, v_hack, prompt, digest) for cfg in cfgs]
+            for cfg in cfgs:
+                first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
+                prompt = s.lm.render(first.messages)
+                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest))
         else:
             runs[0].require_data(digest)
             done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer)

@@ -122,7 +122,8 @@ class Grader:
         """Grades in the order of `submissions`. Never hangs: every program has hard limits.
 
         Without `labels` no program is run that only the published category needs (about half of
-        them); everything else comes out the same, and `label` is None.
+        them); everything else comes out the same, and `label` is None. (A fault of ours in one of
+        those programs is then not met either.)
         """
         if self._open is None:
             raise RuntimeError("use Grader as a context manager: `with Grader(...) as grader:`")
