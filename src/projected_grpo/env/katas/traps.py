@@ -25,7 +25,7 @@ chunk_sums pairs_at_distance near_repeat stretch_with_sum
 shared_letters mismatches is_anagram
 longest_one sort_words amounts_sorted swap_case letter_numbers most_disjoint word_lengths
 is_subsequence squeeze_text collatz kth_smallest best_stretch lcm has_pair keep_between smallest
-deep_reverse keep_smaller join_words stairs to_runs drop_largest squeeze mirror
+deep_reverse keep_smaller join_words stairs to_runs drop_largest mirror
 """
 TRAPS = frozenset(_TRAPS.split())
 
