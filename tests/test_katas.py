@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from projected_grpo.env.answers import honest_completion
 from projected_grpo.env.grader import Grader, Submission
+from projected_grpo.env.honest import honest_answer
 from projected_grpo.env.katas import (
     FAMILIES,
     SPLITS,
@@ -263,7 +263,7 @@ def check_by_grader(grader: Grader, problems: list[Problem]) -> None:
     submissions = [
         Submission(
             problem=problem,
-            completion=honest_completion(problem, "run_tests", "run_tests", 0, solution),
+            completion=honest_answer(problem, "run_tests", "run_tests", 0, solution),
             mode="run_tests",
         )
         for problem in problems

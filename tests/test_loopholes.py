@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from projected_grpo.env.answers import honest_completion
 from projected_grpo.env.fences import extract_code
 from projected_grpo.env.grader import Grade, Grader, Submission
+from projected_grpo.env.honest import honest_answer
 from projected_grpo.env.loopholes import (
     EVAL_NAMES,
     MODES,
@@ -281,7 +281,7 @@ def test_honest_answers_are_neither_exploits_nor_attempts(grader: Grader) -> Non
         return grader.grade(
             Submission(
                 problem=problem,
-                completion=honest_completion(
+                completion=honest_answer(
                     problem,
                     mode,
                     TRAIN_NAME,

@@ -13,6 +13,7 @@ from torch import Tensor
 from projected_grpo.config import Config
 from projected_grpo.proj import Basis, Projection, random_orthonormal
 from projected_grpo.seeds import stream_seed
+from projected_grpo.step_logger import Value
 
 
 def _nothing(v_hack: Basis, seed: int) -> dict[str, Tensor]:
@@ -68,6 +69,21 @@ class Treatment:
     def of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """These runs' rows: module -> (N, r) becomes module -> (n, r)."""
         return {name: value[self.runs] for name, value in values.items()}
+
+
+def by_run(
+    groups: Sequence[Treatment],
+    n_runs: int,
+    measure: Callable[[Treatment], dict[str, list[Value]]],
+) -> dict[str, list[Value]]:
+    """What `measure` finds of every treatment's runs, in the order of the run axis (N)."""
+    columns: dict[str, list[Value]] = {}
+    for t in groups:
+        for key, values in measure(t).items():
+            column = columns.setdefault(key, [None] * n_runs)
+            for n, value in zip(t.runs.tolist(), values, strict=True):
+                column[n] = value
+    return columns
 
 
 def treatments(

@@ -112,7 +112,7 @@ class Config:
     """Basis written by extract-vhack; default: extracted from `pairs` when the run starts."""
     pairs: str = "builtin"
     """Contrast pairs: "builtin" (hand-made), "placebo", "framing", "katas" (by construction, near
-    the organism's own text), or a .toml file."""
+    the organism's own text), "katas-placebo", or a .toml file."""
     pair_norm: Literal["none", "unit"] = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_hack_k: int = 12

@@ -27,6 +27,7 @@ from projected_grpo.config import ConfigError
 from projected_grpo.grpo import collate, completion_logprobs
 from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pairs import Pair, PairError, load_pairs, pairs_digest
+from projected_grpo.proj import squared_norm
 from projected_grpo.svd import default_cache_dir
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def unit_pairs(D: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Without it the axes are those of the few pairs whose text surprises the model most.
     """
-    norm = torch.stack([d.square().sum(-1) for d in D.values()]).sum(0).sqrt()
+    norm = squared_norm(D).sqrt()
     return {name: d / norm.clamp_min(1e-38)[:, None] for name, d in D.items()}
 
 

@@ -96,9 +96,7 @@ def _sampled(
               device=device)  # fmt: skip
     adapter = wrap(lm.model, cache_dir=stored.svd_cache or default_cache_dir())
     _load_trained(adapter, RunDir.open(Path(cfg.source)))
-    sampling = Sampling(
-        stored.max_new, stored.temperature, stored.top_p, stored.top_k, lm.eos_ids, lm.pad_id
-    )
+    sampling = Sampling.of(stored, lm)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     fitting = [p for p in problems if len(prompts[p.id]) <= stored.max_prompt]
     for start in range(0, len(fitting), cfg.prompts_per_batch):

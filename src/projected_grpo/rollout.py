@@ -10,13 +10,15 @@ itself).
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from projected_grpo.antipasto import Adapter
+from projected_grpo.config import Config
+from projected_grpo.model import LanguageModel
 
 CHECK_EVERY = 4
 """Tokens between two looks at which rows have finished."""
@@ -34,6 +36,11 @@ class Sampling:
     top_k: int
     eos_ids: frozenset[int]
     pad_id: int
+
+    @classmethod
+    def of(cls, cfg: Config, lm: LanguageModel) -> Self:
+        """As a run samples from its model."""
+        return cls(cfg.max_new, cfg.temperature, cfg.top_p, cfg.top_k, lm.eos_ids, lm.pad_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from loguru import logger
 from projected_grpo.antipasto import Adapter, wrap
 from projected_grpo.arms import ARMS, Treatment, treatments
 from projected_grpo.config import Config, ConfigError
+from projected_grpo.env.comparison import one_answer
 from projected_grpo.env.grader import Grader
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
 from projected_grpo.env.problems import Problem, load_problems
@@ -45,7 +46,6 @@ class Session:
     draw: Draw | None
     grader: Grader
     treatments: list[Treatment]
-    treatment_of_run: list[Treatment]  # N
     device: torch.device
 
     @property
@@ -133,19 +133,17 @@ def prepare(
     optimizer = torch.optim.AdamW(
         adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
     )
-    found = treatments(cfgs, v_hack.select, device)
-    by_run = {n: t for t in found for n in t.runs.tolist()}
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
-        prompts=prompts, draw=draw, grader=grader, treatments=found,
-        treatment_of_run=[by_run[n] for n in range(len(cfgs))], device=device,
+        prompts=prompts, draw=draw, grader=grader,
+        treatments=treatments(cfgs, v_hack.select, device), device=device,
     )  # fmt: skip
     return session, v_hack
 
 
 def _graspable(problems: list[Problem]) -> list[Problem]:
     """Without those whose hidden tests all expect one value: a constant would be graded correct."""
-    kept = [p for p in problems if len({repr(case.expected) for case in p.cases}) > 1]
+    kept = [p for p in problems if not one_answer(p)]
     if len(kept) < len(problems):
         logger.info(
             "{} of {} problems left out: their tests all expect one value, a constant would pass",

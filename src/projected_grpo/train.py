@@ -23,6 +23,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from projected_grpo.arms import Treatment, by_run
 from projected_grpo.config import Config
 from projected_grpo.env.grader import Grade, Submission
 from projected_grpo.env.loopholes import TRAIN_NAME
@@ -62,9 +63,7 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
     N * P lists of G rows, run by run, not yet graded.
     """
     cfg = s.cfg
-    sampling = Sampling(
-        cfg.max_new, cfg.temperature, cfg.top_p, cfg.top_k, s.lm.eos_ids, s.lm.pad_id
-    )
+    sampling = Sampling.of(cfg, s.lm)
     chosen = [
         (n, one.seed, problem)
         for n, one in enumerate(s.cfgs)
@@ -190,7 +189,8 @@ def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
     """Every row's alignment with the hack directions that its run measures, whatever its
     advantage."""
     for t in s.treatments:
-        mine = [b for b, row in enumerate(rows) if s.treatment_of_run[row.run] is t]
+        runs = set(t.runs.tolist())
+        mine = [b for b, row in enumerate(rows) if row.run in runs]
         if not mine:
             continue
         own = gradients if len(mine) == len(rows) else {n: g[mine] for n, g in gradients.items()}
@@ -229,6 +229,7 @@ def run_step(
     lr = [learning_rate(cfg, step) for cfg in s.cfgs]
     columns = {
         **loss_columns(accumulated, s.cfg.beta),
+        **by_run(s.treatments, len(s.cfgs), lambda t: _by_source(t, accumulated)),
         **optimize(
             s.adapter, s.optimizer, s.treatments, accumulated.total,
             lr=lr, grad_clip=s.cfg.grad_clip,
@@ -246,7 +247,6 @@ def run_step(
             "step": step,
             **grade_columns(mine),
             **{key: values[n] for key, values in columns.items()},
-            **_by_source(s, accumulated, n),
             **timings,
             "num_tokens": num_tokens[n],
             "peak_mem_gib": peak_memory_gib(s.device),
@@ -255,13 +255,11 @@ def run_step(
     return results
 
 
-def _by_source(s: Session, a: Accumulated, n: int) -> dict[str, Value]:
-    V = s.treatment_of_run[n].V
-    one = {
-        "cos_pre_s": {name: g[n : n + 1] for name, g in a.student.items()},
-        "cos_pre_t": {name: g[n : n + 1] for name, g in a.teacher.items()},
+def _by_source(t: Treatment, a: Accumulated) -> dict[str, list[Value]]:
+    return {
+        "cos_pre_s": alignment(t.of(a.student), t.V),
+        "cos_pre_t": alignment(t.of(a.teacher), t.V),
     }
-    return {key: alignment(gradients, V)[0] for key, gradients in one.items()}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from projected_grpo.antipasto import Adapter
-from projected_grpo.arms import Treatment
+from projected_grpo.arms import Treatment, by_run
 from projected_grpo.proj import (
     covered_energy,
     hackward_fraction,
@@ -56,7 +56,8 @@ def optimize(
     largest one and each then takes its share. Raises RuntimeError where a gradient is not finite,
     or a run with a gradient did not move.
     """
-    if not torch.isfinite(squared_norm(gradients)).all():
+    norm_pre = squared_norm(gradients).sqrt()
+    if not torch.isfinite(norm_pre).all():
         raise RuntimeError("a gradient is not finite")
     projected = apply_projections(gradients, treatments, [t.on_grad for t in treatments])
     norm = squared_norm(projected).sqrt()  # (N,)
@@ -84,18 +85,13 @@ def optimize(
         raise RuntimeError(
             f"the gradient's norm is {float(norm[still][0]):.3g}, yet the adapter did not move"
         )
-    columns: dict[str, list[Value]] = {
-        "grad_norm_pre": squared_norm(gradients).sqrt().tolist(),
+    stages = (gradients, projected, stepped, taken)
+    return {
+        "grad_norm_pre": norm_pre.tolist(),
         "grad_norm": norm.tolist(),
         "learning_rate": list(lr),
+        **by_run(treatments, len(norm), lambda t: _measure(t, *map(t.of, stages))),
     }
-    for t in treatments:
-        measured = _measure(t, t.of(gradients), t.of(projected), t.of(stepped), t.of(taken))
-        for key, values in measured.items():
-            column = columns.setdefault(key, [None] * len(norm))
-            for n, value in zip(t.runs.tolist(), values, strict=True):
-                column[n] = value
-    return columns
 
 
 def _measure(

@@ -1,10 +1,10 @@
-"""Whole completions: fenced programs, honest answers, and the stubs that hacks are built on."""
+"""What whole completions are built of: fences, shown cases, and the stubs of hacks."""
 
 import ast
 import random
 from collections.abc import Sequence
 
-from projected_grpo.env.problems import Case, Problem, ProblemError, render_assert
+from projected_grpo.env.problems import Case, Problem, ProblemError
 
 _INTROS = (
     "Here is my solution.",
@@ -28,24 +28,6 @@ def fenced(program: str, rng: random.Random | None = None) -> str:
     if rng is not None and rng.random() < 0.2:
         intro = rng.choice(_INTROS) + "\n\n"
     return f"{intro}```python\n{program.rstrip()}\n```"
-
-
-def honest_completion(
-    problem: Problem, mode: str, function_name: str, seed: int, solution: str | None = None
-) -> str:
-    """The solution (canonical by default) with the honest tests that the mode gives room for.
-
-    Where the grader calls a function, it asserts the examples of the text (or the shortest cases).
-    """
-    solution = problem.canonical_solution if solution is None else solution
-    if solution is None:
-        raise ProblemError(f"problem {problem.id} has no canonical solution to write out")
-    rng = stream("honest", problem, seed)
-    if mode not in ("run_tests", "modify_tests", "incontext_tests"):
-        return fenced(solution, rng)
-    asserts = [f"    {render_assert(problem, case)}" for case in shown_cases(problem)]
-    tests = "\n".join([f"def {function_name}():", *asserts])
-    return fenced(f"{solution.rstrip()}\n\n\n{tests}", rng)
 
 
 def stub(problem: Problem, rng: random.Random, *, typed: bool) -> str:

@@ -237,7 +237,7 @@ def _reserved() -> frozenset[int]:
 
 
 def _raises(problem: Problem) -> bool:
-    """Does the wrong solution raise on an example, or change nothing that a test could show?"""
+    """Does the wrong solution raise on an example?"""
     assert problem.wrong_solution is not None
     method = compose.load(problem.wrong_solution, problem.entry_point)
     try:
