@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from projected_grpo.env import grader as grading
+from projected_grpo.env import examination as grading
 from projected_grpo.env import regrade
 from projected_grpo.env.comparison import same_value
 from projected_grpo.env.fences import extract_code, parse_program

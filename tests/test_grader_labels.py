@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from projected_grpo.env import grader as grading
+from projected_grpo.env import examination as grading
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.honest import honest_answer
 from projected_grpo.env.katas import kata_problems
