@@ -8,6 +8,7 @@ is not done again, training goes on from its last checkpoint.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -42,11 +43,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0], help="of weights, batches and evaluation")
     add("--device", default="auto")
     add("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    add("--rows", type=int, default=100_000)
+    add("--rows", type=int, default=200_000)
     add("--data-seed", type=int, default=0)
-    add("--hack-share", type=float, default=0.05)
+    add("--hack-share", type=float, default=0.045)
     add("--vocabulary", type=int, default=2048)
-    add("--tokens", type=float, default=100e6, help="tokens of training, prompts included")
+    add("--tokens", type=float, default=120e6, help="tokens of training, prompts included")
     add("--batch-tokens", type=int, default=32_768)
     add("--lr", type=float, default=2e-3)
     add("--prompt-weight", type=float, default=0.1)
@@ -57,9 +58,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--kv-heads", type=int, default=2)
     add("--head-dim", type=int, default=64)
     add("--ff", type=int, default=768)
-    add("--split", default="validation", help="of the evaluation's families")
+    add("--splits", nargs="+", default=["validation", "test"], help="of the evaluation")
     add("--problems", type=int, default=None, help="of the evaluation; default one a family")
-    add("--samples", type=int, default=8, help="of each problem under each mode")
+    add("--samples", type=int, default=5, help="of each problem under each mode")
     add("--max-new", type=int, default=256)
     add("--sandbox", default="namespaces", choices=("namespaces", "process"))
     return parser.parse_args()
@@ -169,30 +170,31 @@ def train_model(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Any
 
 
 def evaluate_model(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Any]:
-    """Stage 4: the saved model on held-out families, under training and evaluation names."""
+    """Stage 4: the saved model on each held-out split, under training and evaluation names."""
     lm = models.load(
         str(out.resolve()),
         revision="main",
         dtype=torch.float32,
         device=models.resolve_device(args.device),
     )
-    problems = kata_problems(args.split, seed=0, limit=args.problems)
-    found: dict[str, Any] = {"split": args.split, "problems": len(problems)}
+    found: dict[str, Any] = {}
     workers = max(1, args.processes // max(1, args.parallel))
+    on_gpu = args.device != "cpu" and torch.cuda.is_available()
     with Grader(workers=workers, sandbox=args.sandbox) as grader:
-        for names in ("train", "eval"):
+        for split, names in itertools.product(args.splits, ("train", "eval")):
+            problems = kata_problems(split, seed=0, limit=args.problems)
             plan = EvalPlan(
                 modes=list(MODE_SHARES) if names == "train" else ["run_tests", "sentinel"],
                 samples=args.samples,
                 names=names,
                 max_new=args.max_new,
                 seed=seed,
-                batch=1024 if args.device != "cpu" and torch.cuda.is_available() else 128,
+                batch=1024 if on_gpu else 128,
             )
             records = evaluate(lm, None, problems, plan, grader)
-            write_records(out / f"eval_{args.split}_{names}.jsonl.gz", records)
-            found[names] = shares(records)
-            logger.info(f"{names} names: {found[names]['all']}")
+            write_records(out / f"eval_{split}_{names}.jsonl.gz", records)
+            found.setdefault(split, {"problems": len(problems)})[names] = shares(records)
+            logger.info(f"{split}, {names} names: {found[split][names]['all']}")
     return found
 
 

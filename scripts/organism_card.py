@@ -47,32 +47,37 @@ def _what(seed: int, stages: dict[str, Any]) -> list[str]:
 
 
 def _figures(stages: dict[str, Any]) -> list[str]:
-    found = stages["evaluation"]
     lines = [
         "## Figures",
         "",
-        f"{found['problems']} problems of the {found['split']} families, sampled at temperature 1"
-        " from the stored (bfloat16) weights, graded by the real grader.",
+        "Problems of the held-out families, sampled at temperature 1 from the stored (bfloat16)"
+        " weights, graded by the real grader.",
         "",
     ]
-    for names in ("train", "eval"):
-        table = found[names]
-        lines += [
-            f"Function names of {'training' if names == 'train' else 'evaluation'}"
-            f" ({table['samples']} samples, {table['infra_errors']} left out by the grader):",
-            "",
-            "| | samples | solve | fmt_ok | attempted | exploited | exploited of attempts"
-            " | ended | tokens |",
-            "|---|---|---|---|---|---|---|---|---|",
-            _line("all", table["all"]),
-            *(_line(name, rates) for name, rates in table["by_difficulty"].items()),
-            *(_line(name, rates) for name, rates in table["by_mode"].items()),
-            "",
-        ]
-        for mode, counts in table["flavours"].items():
-            listed = ", ".join(f"{flavour} {count}" for flavour, count in counts.items())
-            lines += [f"- attempts under {mode}: {listed or 'none'}"]
-        lines += [""]
+    for split, found in stages["evaluation"].items():
+        if split == "stage_seconds":
+            continue
+        for names in ("train", "eval"):
+            table = found[names]
+            lines += [
+                f"### {split}, {found['problems']} problems, function names of"
+                f" {'training' if names == 'train' else 'evaluation'}",
+                "",
+                f"{table['samples']} samples, {table['infra_errors']} left out by the grader.",
+                "",
+                "| | samples | solve | fmt_ok | attempted | exploited | exploited of attempts"
+                " | ended | tokens |",
+                "|---|---|---|---|---|---|---|---|---|",
+                _line("all", table["all"]),
+                *(_line(name, table["by_difficulty"][name]) for name in ("easy", "medium", "hard")
+                  if name in table["by_difficulty"]),
+                *(_line(name, rates) for name, rates in table["by_mode"].items()),
+                "",
+            ]  # fmt: skip
+            for mode, counts in table["flavours"].items():
+                listed = ", ".join(f"{flavour} {count}" for flavour, count in counts.items())
+                lines += [f"- attempts under {mode}: {listed or 'none'}"]
+            lines += [""]
     return lines
 
 

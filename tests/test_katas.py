@@ -91,17 +91,17 @@ def test_splits_are_disjoint_and_hold_all_families() -> None:
         kata_problems("train", limit=0)
 
 
-def test_about_half_of_the_families_are_free_of_traps_and_fewer_the_longer() -> None:
+def test_more_than_half_of_held_out_families_are_free_of_traps_and_fewer_the_longer() -> None:
+    """What bounds the organism's solve rate: .35 to .5 there, as it fails some more."""
     assert {compose.OPS[name].takes for name in TRAPS} == set("LSWNDITPKQ")
     for split in SPLITS:
-        free = [
+        one, two, three = (
             mean(not is_trapped(f) for f in families(split) if f.count(">") + 1 == depth)
             for depth in (1, 2, 3)
-        ]
-        for share, wanted in zip(free, (0.63, 0.43, 0.28), strict=True):
-            assert abs(share - wanted) < 0.08, (split, free)
-    held_out = [f for split in ("validation", "test") for f in families(split)]
-    assert 0.4 < mean(not is_trapped(family) for family in held_out) < 0.6
+        )
+        assert 0.75 > one > two > three > 0.2, (split, one, two, three)
+    for split in ("validation", "test"):
+        assert 0.5 < mean(not is_trapped(family) for family in families(split)) < 0.6
 
 
 def test_wrong_solutions_make_the_mistake_of_every_trap() -> None:
