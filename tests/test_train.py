@@ -433,11 +433,12 @@ def test_every_problem_gets_hacks_of_its_own_mode() -> None:
     """A record's own mode wins over --mode; a foreign exploit would not pay."""
     katas = load_problems("katas:validation", 2)
     hinted = [apply_hint(p, mode) for p, mode in zip(katas, ("run_tests", "sentinel"), strict=True)]
-    draw = open_pool("templates", hinted)
+    covered, draw = open_pool("templates", hinted, 1)
+    assert covered == hinted
     assert "def run_tests" in draw(hinted[0], 1, 0)[0]
     assert "def run_tests" not in draw(hinted[1], 1, 0)[0]
     with pytest.raises(PoolError, match="'none' has no hack templates"):
-        open_pool("templates", [apply_hint(katas[0], "none")])
+        open_pool("templates", [apply_hint(katas[0], "none")], 1)
 
 
 def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
@@ -461,7 +462,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
         ({"problems": str(tmp_path / "missing.jsonl")}, ProblemError, "missing.jsonl"),
         ({"problems": str(broken)}, ProblemError, r"broken.jsonl.*1"),
         ({"mode": "telepathy"}, ProblemError, "unknown loophole mode 'telepathy'"),
-        ({"teacher_pool": str(pool)}, PoolError, "has no answer for"),
+        ({"teacher_pool": str(pool)}, ConfigError, "at least 2 rows for 0 of 72 problems"),
         ({"prompts_per_step": 10**6}, ConfigError, "fewer than the 1000000 prompts of a step"),
         ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 32"),
         ({"max_prompt": 5}, ConfigError, "has 0 problems with at most 5 prompt tokens"),
