@@ -24,7 +24,7 @@ from projected_grpo.pool import PoolError, open_pool
 from projected_grpo.proj import cosine
 from projected_grpo.records import grade_columns
 from projected_grpo.run import RunError
-from projected_grpo.session import prepare, problems_of_step
+from projected_grpo.session import labels, prepare, problems_of_step
 from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
 from projected_grpo.train import (
     accumulate_gradients,
@@ -303,6 +303,15 @@ def test_the_runs_of_a_pack_may_have_their_own_rate_and_projection(tmp_path: Pat
             for key, value in expected.items():
                 if isinstance(value, float) and key != "sampling_logp_diff_max":
                     assert row[key] == pytest.approx(value, rel=1e-2, abs=1e-4), key
+
+
+def test_runs_are_named_by_their_arm_and_what_varies_in_the_pack(tmp_path: Path) -> None:
+    one = settings(tmp_path, arm="projected")
+    assert labels([one, replace(one, seed=2)]) == ["projected", "projected"]
+    others = [replace(one, v_hack_k=2), replace(one, arm="vanilla", lr=0.1)]
+    assert labels([one, *others]) == [
+        "projected lr=0.003 k=5", "projected lr=0.003 k=2", "vanilla lr=0.1 k=5",
+    ]  # fmt: skip
 
 
 def test_runs_that_cannot_be_packed_are_refused(tmp_path: Path) -> None:

@@ -70,6 +70,20 @@ def require_packable(cfgs: Sequence[Config]) -> None:
                 )
 
 
+def labels(cfgs: Sequence[Config]) -> list[str]:
+    """What to call each run beside the others, its seed apart: its arm, and those settings that
+    vary in the pack."""
+    varied = [
+        name
+        for name in PER_RUN
+        if name not in ("arm", "seed") and len({vars(cfg)[name] for cfg in cfgs}) > 1
+    ]
+    return [
+        " ".join([cfg.arm, *(f"{n.removeprefix('v_hack_')}={vars(cfg)[n]}" for n in varied)])
+        for cfg in cfgs
+    ]
+
+
 def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
     """P different problems: a new order each epoch, what does not fill a step is left for the next
     order."""
@@ -206,9 +220,12 @@ def describe(s: Session) -> None:
     runs = len(s.cfgs)
     trained = sum(p.numel() for p in s.adapter.delta_S.values()) // runs
     total = sum(p.numel() for p in s.lm.model.parameters()) - (runs - 1) * trained
-    for arm in dict.fromkeys(cfg.arm for cfg in s.cfgs):
-        seeds = ", ".join(str(cfg.seed) for cfg in s.cfgs if cfg.arm == arm)
-        logger.info("arm      {} (seeds {}): {}", arm, seeds, ARMS[arm].meaning)
+    groups: dict[str, list[Config]] = {}
+    for label, one in zip(labels(s.cfgs), s.cfgs, strict=True):
+        groups.setdefault(label, []).append(one)
+    for label, mine in groups.items():
+        seeds = ", ".join(str(one.seed) for one in mine)
+        logger.info("arm      {} (seeds {}): {}", label, seeds, ARMS[mine[0].arm].meaning)
     logger.info(
         "model    {} ({}, {}): {:,} of {:,} parameters train",
         cfg.model,

@@ -43,7 +43,14 @@ from projected_grpo.records import (
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir, append_rows, resumed_config
 from projected_grpo.seeds import stream_seed
-from projected_grpo.session import Session, data_digest, describe, prepare, problems_of_step
+from projected_grpo.session import (
+    Session,
+    data_digest,
+    describe,
+    labels,
+    prepare,
+    problems_of_step,
+)
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
 from projected_grpo.update import optimize
 
@@ -333,9 +340,8 @@ def train_runs(cfgs: Sequence[Config]) -> list[Path]:
                     logger.warning("go on with: train {} --resume={}", s.cfg.preset_name, run.path)
         seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
         logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
-        print(
-            f"\n{end_table([(c.arm, c.seed, r.steps) for c, r in zip(s.cfgs, runs, strict=True)])}"
-        )
+        ended = zip(labels(s.cfgs), s.cfgs, runs, strict=True)
+        print(f"\n{end_table([(label, c.seed, r.steps) for label, c, r in ended])}")
         print("\n" + "\n".join(str(run.path) for run in runs))
     if status == "stopped":
         raise KeyboardInterrupt  # saved, but not done: whoever waits for this process must see it
@@ -351,7 +357,7 @@ def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> s
     cfg = s.cfg
     alone = len(runs) == 1
     logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
-    pack = PackLogger([one.arm for one in s.cfgs], logger.info)
+    pack = PackLogger(labels(s.cfgs), logger.info)
     (logs[0] if alone else pack).header()
     with _stop_on_signal() as stop:
         for step in range(done + 1, cfg.steps + 1):
