@@ -15,6 +15,7 @@ import torch
 from conftest import leetcode_dir
 from safetensors.torch import load_file
 
+from projected_grpo.cli import named_settings
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.loopholes import apply_hint
 from projected_grpo.env.problems import ProblemError, load_problems
@@ -23,7 +24,7 @@ from projected_grpo.extract_vhack_grad import load_vhack, nll_gradients
 from projected_grpo.pool import PoolError, open_pool
 from projected_grpo.proj import cosine
 from projected_grpo.records import grade_columns
-from projected_grpo.run import RunError
+from projected_grpo.run import RunDir, RunError, resumed_config
 from projected_grpo.session import labels, prepare, problems_of_step
 from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
 from projected_grpo.train import (
@@ -457,6 +458,18 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
         train(SmokeConfig(resume=projected, lr=0.1))
     with pytest.raises(RunError, match="no run to resume"):
         train(SmokeConfig(resume=projected / "nowhere"))
+
+
+def test_resuming_heeds_a_flag_that_names_the_presets_own_value(tmp_path: Path) -> None:
+    run = train(settings(tmp_path, steps=1, lr=0.01, micro_batch=2))
+    process = _start(tmp_path, f"--resume={run}", "--lr=0.003")
+    assert "was started with lr = 0.01; it cannot be resumed with 0.003" in process.communicate()[1]
+    assert process.returncode == 2
+    named = named_settings(["smoke", "--micro-batch=8", "--steps", "1", "--no-labels"])
+    assert named == {"micro_batch", "steps", "labels"}
+    asked = SmokeConfig(resume=run)
+    assert resumed_config(asked, RunDir.open(run), {"micro_batch"}).micro_batch == 8
+    assert resumed_config(asked, RunDir.open(run)).micro_batch == 2
 
 
 def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ delta_S.
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -295,18 +295,19 @@ def train(cfg: Config) -> Path:
     return train_runs([cfg])[0]
 
 
-def train_runs(cfgs: Sequence[Config]) -> list[Path]:
+def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path]:
     """Advance all these runs in lock-step in one process; returns their directories.
 
     They may differ in what `session.PER_RUN` names. Every run gets its own directory, with the rows
-    that it would have alone, to rounding, and can be resumed alone.
+    that it would have alone, to rounding, and can be resumed alone. `named` are the settings that
+    the command line gave: one that differs from a resumed run's is refused, or heeded.
     """
     started = time.perf_counter()
     runs: list[RunDir] = []
     if cfgs[0].resume is not None:
         ensure(len(cfgs) == 1, "a pack is resumed run by run")
         runs = [RunDir.open(cfgs[0].resume)]
-        cfgs = [resumed_config(cfgs[0], runs[0])]
+        cfgs = [resumed_config(cfgs[0], runs[0], named)]
     else:
         RunDir.require_writable(cfgs[0].out_dir)
     with ExitStack() as stack:
