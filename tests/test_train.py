@@ -20,7 +20,7 @@ from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.loopholes import apply_hint
 from projected_grpo.env.problems import ProblemError, load_problems
 from projected_grpo.env.sandbox import Outcome
-from projected_grpo.extract_vhack_grad import load_vhack, nll_gradients
+from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
 from projected_grpo.pool import PoolError, open_pool
 from projected_grpo.proj import cosine
 from projected_grpo.records import grade_columns
@@ -325,6 +325,25 @@ def test_runs_that_cannot_be_packed_are_refused(tmp_path: Path) -> None:
         settings(tmp_path, seeds=(1, 1))
     with pytest.raises(ConfigError, match="one by one"):
         settings(tmp_path, seeds=(1, 2), resume=tmp_path)
+
+
+def test_every_directory_of_a_pack_that_fails_early_says_so(tmp_path: Path, monkeypatch) -> None:
+    """The third cannot be made: the two before it must not look like running ones."""
+    write, written = VHack.save, []
+
+    def full_at_the_third(self, path: Path) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        write(self, path)
+
+    monkeypatch.setattr(VHack, "save", full_at_the_third)
+    with pytest.raises(RunError, match=r"cannot make the run directory .*No space left"):
+        train_runs(settings(tmp_path, steps=1, seeds=(1, 2, 3)).runs())
+    made = sorted(tmp_path.iterdir())
+    assert [path.name.split("_")[3] for path in made] == ["s1", "s2"]  # and nothing half-made
+    for path in made:
+        assert json.loads((path / "run.json").read_text())["status"] == "failed"
 
 
 def test_on_policy_with_kl_and_the_update_projected(tmp_path: Path) -> None:

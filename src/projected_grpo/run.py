@@ -127,6 +127,8 @@ class RunDir:
             os.replace(aside.path, path)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
+        finally:
+            shutil.rmtree(aside.path, ignore_errors=True)  # gone already where all went well
         return cls(path)
 
     @classmethod

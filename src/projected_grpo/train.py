@@ -314,26 +314,26 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
         s, v_hack = prepare(cfgs, stack, runs[0].v_hack if runs else None)
         done, num_tokens = 0, [0] * len(cfgs)
         digest = data_digest(s)
-        if not runs:
-            for cfg in cfgs:
-                first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
-                prompt = s.lm.render(first.messages)
-                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest))
-        else:
+        if runs:
             runs[0].require_data(digest)
             done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer)
             runs[0].note_resume(done, s.device)
-        log_format = "{time:HH:mm:ss} {level: <7} {message}"
-        for run in runs:
-            stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
-            logger.info("run      {}", run.path)
-        describe(s)
         status = "failed"
         try:
-            status = _loop(s, runs, done, num_tokens)
-            if status == "finished":
+            for cfg in cfgs[len(runs) :]:  # within the try: one may fail after others are made
+                first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
+                prompt = s.lm.render(first.messages)
+                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest))
+            log_format = "{time:HH:mm:ss} {level: <7} {message}"
+            for run in runs:
+                stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
+                logger.info("run      {}", run.path)
+            describe(s)
+            reached = _loop(s, runs, done, num_tokens)
+            if reached == "finished":
                 for n, (run, cfg) in enumerate(zip(runs, s.cfgs, strict=True)):
                     run.save_adapter(s.adapter, cfg, n)
+            status = reached
         finally:
             for run in runs:
                 run.finish(status)
