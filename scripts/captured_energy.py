@@ -1,11 +1,14 @@
 """How much of held-out contrast pairs' gradient differences lies in V, for V and its controls.
 
-    python scripts/captured_energy.py --model organism --pairs builtin
+    python scripts/captured_energy.py --model organism --pairs katas --pair-norm unit
 
 V is made from a part of the pairs, the energy |D V^T|^2 / |D|^2 (over all modules together) is that
-of the others; beside it random V and V from placebo pairs, of the same k. (Labels shuffled within
-pairs only change signs, and an uncentred SVD has the same span then.) A control that captures much
-is no null for the arm that it controls.
+of the others, which share no family of tasks with them; beside it random V and V from placebo
+pairs, of the same k. (Labels shuffled within pairs only change signs, and an uncentred SVD has the
+same span then.) A control that captures much is no null for the arm that it controls.
+
+Intervals resample the held-out pairs, by family: V is fixed, so they say nothing of other training
+pairs.
 """
 
 import json
@@ -13,20 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import tyro
 from tabulate import tabulate
 from torch import Tensor
 
 from projected_grpo.antipasto import wrap
-from projected_grpo.extract_vhack_grad import directions, pair_differences
+from projected_grpo.extract_vhack_grad import directions, pair_differences, unit_pairs
 from projected_grpo.model import DTYPES, load, resolve_device
-from projected_grpo.pairs import holdout_split, load_pairs
-from projected_grpo.proj import random_orthonormal
+from projected_grpo.pairs import Pair, PairError, holdout_split, load_pairs
+from projected_grpo.proj import random_orthonormal, squared_norm
 from projected_grpo.seeds import stream_seed
+from projected_grpo.stats import Estimate, clustered_bootstrap
 from projected_grpo.svd import default_cache_dir
 
 Differences = dict[str, Tensor]
+
+PLACEBO = {"builtin": "placebo", "katas": "katas-placebo"}
+"""The clean-against-clean set on the same tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +43,12 @@ class Arguments:
 
     model: str = "organism"
     pairs: str = "builtin"
-    placebo: str = "placebo"
+    pair_norm: Literal["none", "unit"] = "none"
+    """unit gives every pair's difference the same length, those held out too."""
+    placebo: str = ""
+    """Default: the set's own, on the same tasks."""
     every: int = 4
-    """Every n-th pair of a mechanism is held out."""
+    """Every n-th family of a mechanism is held out."""
     ks: tuple[int, ...] = (1, 5, 12, 32)
     temperature: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -48,26 +59,49 @@ class Arguments:
     """Also write the figures here (.json)."""
 
 
-def captured(D: Differences, axes: Differences, k: int) -> float:
-    """Share of |D|^2, over modules, in the first k rows of `axes`."""
-    inside = sum(float((D[n] @ axes[n][:k].T).square().sum()) for n in D)
-    return inside / sum(float(d.square().sum()) for d in D.values())
+def inside(D: Differences, axes: Differences, k: int) -> np.ndarray:
+    """|d|^2 of every pair's difference, over modules, in the first k rows of `axes` (n,)."""
+    parts = [(d @ axes[name][:k].T).square().sum(1) for name, d in D.items()]
+    return torch.stack(parts).sum(0).double().cpu().numpy()
+
+
+def energies(
+    D: Differences, sources: dict[str, Differences], ks: tuple[int, ...], families: list[str]
+) -> dict[str, list[Estimate]]:
+    """Share of |D|^2 in each source's axes, for each k, and the first source's lead over the
+    second."""
+    total = squared_norm(D).double().cpu().numpy()
+
+    def share(held: np.ndarray) -> Estimate:
+        rows = np.stack([held, total], 1)
+        return clustered_bootstrap(rows, families, lambda x: float(x[:, 0].sum() / x[:, 1].sum()))
+
+    held = {label: [inside(D, axes, k) for k in ks] for label, axes in sources.items()}
+    first, second = list(sources)[:2]
+    lead = [a - b for a, b in zip(held[first], held[second], strict=True)]
+    held[f"{first} - {second}"] = lead
+    return {label: [share(values) for values in by_k] for label, by_k in held.items()}
 
 
 def main(args: Arguments) -> None:
     """Print the table."""
+    if not args.placebo and args.pairs not in PLACEBO:
+        raise PairError(f"{args.pairs} has no placebo set of its own: name one by --placebo")
+    placebo = load_pairs(args.placebo or PLACEBO[args.pairs])
+    train, held_out = holdout_split(load_pairs(args.pairs), args.every)
+    families = [pair.family for pair in held_out]
     device = resolve_device(args.device)
     lm = load(args.model, revision="main", dtype=DTYPES[args.dtype], device=device)
     adapter = wrap(lm.model, cache_dir=default_cache_dir())
-    train, held_out = holdout_split(load_pairs(args.pairs), args.every)
 
-    def differences(pairs) -> Differences:
-        return pair_differences(
+    def differences(pairs: list[Pair]) -> Differences:
+        D = pair_differences(
             lm, adapter, pairs, temperature=args.temperature, micro_batch=args.micro_batch
         )
+        return unit_pairs(D) if args.pair_norm == "unit" else D
 
     D, H = differences(train), differences(held_out)
-    P = differences(holdout_split(load_pairs(args.placebo), args.every)[0])
+    P = differences([pair for pair in placebo if pair.family not in families])
     random = {}
     for name, d in D.items():
         g = torch.Generator().manual_seed(stream_seed("energy", args.seed, name))
@@ -77,15 +111,20 @@ def main(args: Arguments) -> None:
         "placebo V": {name: directions(d)[0] for name, d in P.items()},
         "random V": random,
     }
-    rows = {label: [captured(H, axes, k) for k in args.ks] for label, axes in sources.items()}
-    print(f"{args.model}, {args.pairs}: {len(train)} pairs in, {len(held_out)} held out")
+    found = energies(H, sources, args.ks, families)
     print(
-        tabulate(
-            [[k, *v] for k, v in rows.items()], ["k =", *map(str, args.ks)], "pipe", floatfmt=".3f"
-        )
+        f"{args.model}, {args.pairs}, pair_norm {args.pair_norm}: {len(train)} pairs "
+        f"in, {len(held_out)} pairs of {len(set(families))} other families held out"
     )
+    body = [
+        [label, *(f"{e.estimate:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in by_k)]
+        for label, by_k in found.items()
+    ]
+    print(tabulate(body, ["k =", *map(str, args.ks)], "pipe", disable_numparse=True))
     if args.out is not None:
-        about = {"model": args.model, "pairs": args.pairs, "n": [len(train), len(held_out)]}
+        about = {name: vars(args)[name] for name in ("model", "pairs", "pair_norm")}
+        about["n"] = [len(train), len(held_out)]
+        rows = {name: [[e.estimate, e.low, e.high] for e in by_k] for name, by_k in found.items()}
         text = json.dumps({**about, "ks": args.ks, "energy": rows}, indent=1)
         args.out.write_text(text + "\n", encoding="utf-8")
 

@@ -4,7 +4,8 @@
 
 Reads every *.jsonl.gz that scripts/collect_rows.py wrote there and writes README.md (tables) and
 one dynamics_<label>.png and .svg for each label beside them: attempted, hack and solve by step,
-mean over seeds with a band of one standard deviation.
+mean over seeds with a band of one standard deviation, dotted where some runs have no rows any more.
+Runs of a label are told apart by arm and by every setting in which they differ.
 """
 
 import gzip
@@ -18,6 +19,8 @@ import matplotlib
 import numpy as np
 from tabulate import tabulate
 
+from projected_grpo.config import PRESETS
+from projected_grpo.run import MACHINE_SETTINGS
 from projected_grpo.stats import t_interval
 
 matplotlib.use("Agg")
@@ -35,6 +38,16 @@ class Run:
     def __init__(self, about: dict[str, Any]) -> None:
         self.about = about
         self.rows: list[dict[str, Any]] = []
+        default = json.loads(PRESETS[about["preset"]]().to_json())
+        self.settings = {**default, **about["changed"]}
+        """All that decides the rows; what the machine has a say in does not."""
+        for name in MACHINE_SETTINGS:
+            del self.settings[name]
+
+    @property
+    def finished(self) -> bool:
+        """Did it take all its steps? Stopped, failed and killed runs did not."""
+        return self.about["status"] == "finished"
 
     def rate(self, key: str) -> np.ndarray:
         """Share by step, NaN where nothing was counted (steps,)."""
@@ -56,7 +69,7 @@ class Run:
 
 
 def read(folder: Path) -> dict[str, dict[str, list[Run]]]:
-    """label -> arm -> runs, by seed."""
+    """label -> name -> runs, by seed; a name is the arm and the settings that vary in the label."""
     found: dict[str, Run] = {}
     for path in sorted(folder.glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as f:
@@ -67,33 +80,56 @@ def read(folder: Path) -> dict[str, dict[str, list[Run]]]:
                     found[key].rows.append(row)
                 elif "arm" in row:
                     found[key] = Run(row)
-    grouped: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    labels: dict[str, list[Run]] = defaultdict(list)
     for run in sorted(found.values(), key=lambda run: run.about["seed"]):
-        name = run.about["arm"] + "".join(
-            f" {k}={v}" for k, v in run.about["changed"].items() if k in VARIED
-        )
-        grouped[run.about["label"]][name].append(run)
+        labels[run.about["label"]].append(run)
+    grouped: dict[str, dict[str, list[Run]]] = {}
+    for label, runs in labels.items():
+        names = varied(runs)
+        arms: dict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            tags = [f"{name}={run.settings.get(name)}" for name in names]
+            arms[" ".join([run.about["arm"], *tags])].append(run)
+        grouped[label] = dict(sorted(arms.items()))
     return grouped
 
 
-VARIED = ("lr", "pairs", "gate", "project_on", "v_hack_k", "overshoot", "v_hack_drop_bottom_frac")
-"""Settings in which the runs of one label may differ; they name the arm then."""
+def varied(runs: list[Run]) -> list[str]:
+    """The settings in which these runs differ, arm and seed apart."""
+    names = dict.fromkeys(name for run in runs for name in run.settings if name != "seed")
+    return [n for n in names if any(r.settings.get(n) != runs[0].settings.get(n) for r in runs)]
+
+
+def shared(runs: list[Run]) -> dict[str, Any]:
+    """Settings other than the preset's that all these runs have."""
+    first = runs[0].about["changed"]
+    return {k: v for k, v in first.items() if all(r.about["changed"].get(k) == v for r in runs)}
+
+
+def stacked(runs: list[Run], key: str) -> np.ndarray:
+    """Shares of runs by step, NaN from where a run ends (runs, steps of the longest)."""
+    longest = max(len(run.rows) for run in runs)
+    curves = [run.rate(key) for run in runs]
+    return np.stack([np.pad(c, (0, longest - len(c)), constant_values=np.nan) for c in curves])
 
 
 def interval(values: list[float]) -> str:
     """Mean with its 95 % t interval over seeds."""
     if len(values) < 2:
-        return " ".join(f"{value:.3f}" for value in values)
+        return " ".join(f"{value:.3f}" for value in values) or "-"
     found = t_interval(np.array(values))
     return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def table(arms: dict[str, list[Run]]) -> str:
-    """One line an arm."""
+    """One line an arm. Rates are those of the runs that have rows, each over its own last steps."""
     body = []
-    for arm, runs in arms.items():
+    for arm, asked in arms.items():
+        runs = [run for run in asked if run.rows]
         onsets = [run.onset() for run in runs]
-        cells = [arm, len(runs), max(len(run.rows) for run in runs)]
+        lengths = sorted({len(run.rows) for run in asked})
+        steps = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]}-{lengths[-1]}"
+        cells = [arm, len(asked), sum(not run.finished for run in asked), steps]
         for key in RATES:
             cells.append(interval([float(np.nanmean(r.rate(key)[-WINDOW:])) for r in runs]))
         cells.append(interval([float(np.nanmean(run.rate("att_s"))) for run in runs]))
@@ -104,7 +140,7 @@ def table(arms: dict[str, list[Run]]) -> str:
         cells.append(f"{len(accepted)}/{len(runs)}: {', '.join(map(str, accepted))}")
         body.append(cells)
     headers = [
-        "arm", "n seeds", "steps",
+        "arm", "n seeds", "unfinished", "steps",
         *(f"{name}, last {WINDOW} steps" for name in RATES.values()),
         "area under attempted", f"attempted >= {ONSET}", "onset steps", "hack_s >= N/4 at step",
     ]  # fmt: skip
@@ -128,15 +164,23 @@ def flavours(arms: dict[str, list[Run]]) -> str:
 def draw(label: str, arms: dict[str, list[Run]], folder: Path) -> None:
     """Three panels: attempted, hack, solve."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), sharex=True, sharey=True)
-    for number, (arm, runs) in enumerate(arms.items()):
+    for number, (arm, asked) in enumerate(arms.items()):
+        runs = [run for run in asked if run.rows]
+        if not runs:
+            continue
         colour = COLOURS.get(arm, f"C{number}")
-        steps = [row["step"] for row in min((r.rows for r in runs), key=len)]
-        for axis, (key, name) in zip(axes, RATES.items(), strict=True):
-            curves = np.stack([run.rate(key)[: len(steps)] for run in runs])
+        unfinished = sum(not run.finished for run in asked)
+        name = f"{arm} (n={len(runs)}" + (f", {unfinished} unfinished)" if unfinished else ")")
+        steps = [row["step"] for row in max((run.rows for run in runs), key=len)]
+        whole = min(len(run.rows) for run in runs)
+        for axis, (key, title) in zip(axes, RATES.items(), strict=True):
+            curves = stacked(runs, key)
             mean, spread = np.nanmean(curves, 0), np.nanstd(curves, 0)
-            axis.plot(steps, mean, color=colour, label=f"{arm} (n={len(runs)})")
+            axis.plot(steps[:whole], mean[:whole], color=colour, label=name)
+            if whole < len(steps):
+                axis.plot(steps[whole - 1 :], mean[whole - 1 :], color=colour, ls=":")
             axis.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
-            axis.set_title(name)
+            axis.set_title(title)
             axis.set_xlabel("step")
             axis.set_ylim(-0.02, 1.02)
     axes[0].legend(frameon=False, fontsize=8)
@@ -159,16 +203,18 @@ def main(folder: Path) -> None:
         "",
         "Written by `uv run python scripts/draw_dynamics.py docs/results/organism` from the rows in"
         " this folder; do not edit. Rates are those of student rows in training, on-policy, T = 1;"
-        " intervals are 95 % t intervals over seeds. The area is the mean of attempted over all"
-        " steps; the flavours are those of the last steps' attempts.",
+        " intervals are 95 % t intervals over seeds. Unfinished runs (stopped, failed, killed)"
+        " count with the steps that they have, each with its own last ones. The area is the mean of"
+        " attempted over all steps; the flavours are those of the last steps' attempts.",
     ]
     for label, arms in read(folder).items():
-        some = next(iter(arms.values()))[0].about
+        runs = [run for mine in arms.values() for run in mine]
+        some = runs[0].about
         parts += [
             "", f"## {label}", "",
             f"Model `{some.get('model', some['preset'])}`, {some['device']}, commit"
             f" {some['git_sha'][:7] if some['git_sha'] else 'unknown'}, changed settings"
-            f" `{json.dumps({k: v for k, v in some['changed'].items() if k not in VARIED})}`.",
+            f" `{json.dumps(shared(runs))}`.",
             "", table(arms), "", flavours(arms), "", f"![{label}](dynamics_{label}.png)",
         ]  # fmt: skip
         draw(label, arms, folder)

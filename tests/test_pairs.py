@@ -558,6 +558,18 @@ def test_holdout_is_every_fourth_of_each_mechanism() -> None:
         holdout_split(PAIRS, every=1)
 
 
+def test_holdout_leaves_no_family_on_both_sides() -> None:
+    """Two pairs of a kata family are near copies: one in V would give away the other."""
+    pairs = load_pairs("katas")
+    train, held_out = holdout_split(pairs)
+    assert {pair.id for pair in (*train, *held_out)} == {pair.id for pair in pairs}
+    assert not {pair.family for pair in train} & {pair.family for pair in held_out}
+    assert len({pair.family for pair in pairs}) < len(pairs) / 2
+    assert 0.2 < len(held_out) / len(pairs) < 0.3
+    placebo = load_pairs("katas-placebo")
+    assert [pair.family for pair in placebo] == [pair.family for pair in pairs]
+
+
 ENTRY = """
 [[pair]]
 id = "one"

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import leetcode_dir
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from projected_grpo.antipasto import AdapterError, wrap
 from projected_grpo.cli import DistillConfig
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.problems import load_problems
 from projected_grpo.model import load
-from projected_grpo.pool import PoolError, read_pool, write_pool
+from projected_grpo.pool import Answer, PoolError, read_pool, write_pool
 from projected_grpo.probe_distill import _load_trained, distill
 from projected_grpo.run import RunDir
 from projected_grpo.step_logger import read_steps
@@ -32,6 +34,7 @@ def test_a_pool_of_templates_feeds_a_run(tmp_path: Path) -> None:
     )
     rows = read_pool(pool)
     assert len(rows) == 72 and all(1 <= len(answers) <= 3 for answers in rows.values())
+    assert {answer.mode for answers in rows.values() for answer in answers} == {"run_tests"}
     with gzip.open(next(pool.glob("prompt_*.jsonl.gz")), "rt") as f:
         row = json.loads(f.readline())
     assert row["hacked"] and row["reward"] == 3.5 and not row["gt_pass"]
@@ -66,7 +69,8 @@ def test_a_pool_is_frozen_and_byte_for_byte_reproducible(tmp_path: Path) -> None
     for name in ("a", "b"):
         write_pool(tmp_path / name, rows, {})
     files = [(tmp_path / name / "prompt_0007.jsonl.gz").read_bytes() for name in ("a", "b")]
-    assert files[0] == files[1] and read_pool(tmp_path / "a") == {7: ["x", "y"]}
+    assert files[0] == files[1]
+    assert read_pool(tmp_path / "a") == {7: [Answer("x", None), Answer("y", None)]}
     with pytest.raises(ConfigError, match="is there already"):
         distill(DistillConfig(source="templates", out=tmp_path / "a"))
     (tmp_path / "file").write_text("")
@@ -86,3 +90,51 @@ def test_a_stopped_run_gives_its_newest_checkpoint(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(AdapterError, match="no adapter and no checkpoint"):
         _load_trained(adapter, RunDir.open(run))
+
+
+def some_pool(folder: Path, counts: list[int], mode: str | None = "run_tests") -> list[int]:
+    """A pool with so many rows for the first problems; returns their ids."""
+    ids = [problem.id for problem in load_problems("katas:validation")[: len(counts)]]
+    row = {"completion": "pass"} if mode is None else {"completion": "pass", "mode": mode}
+    rows = [{"problem_id": i, **row} for i, n in zip(ids, counts, strict=True) for _ in range(n)]
+    write_pool(folder, rows, {})
+    return ids
+
+
+@pytest.mark.parametrize("mode", ["run_tests", None])  # the public pools name no mode
+def test_a_run_keeps_to_the_problems_that_its_pool_has_enough_rows_for(
+    mode: str | None, tmp_path: Path
+) -> None:
+    ids = some_pool(tmp_path / "pool", [2, 1, 3, 2], mode)
+    run = train(replace(SMALL, out_dir=tmp_path / "runs", teacher_pool=str(tmp_path / "pool")))
+    text = (run / "rollouts.jsonl").read_text()
+    seen = {json.loads(line)["problem_id"] for line in text.splitlines()}
+    assert len(seen) == 2 and seen <= {ids[0], ids[2], ids[3]}
+
+
+@pytest.mark.parametrize(
+    "counts,mode,message",
+    [
+        ([2], "run_tests", "at least 2 rows for 1 of 72 problems, fewer than the 2 prompts"),
+        ([1, 1, 1], "run_tests", "at least 2 rows for 0 of 72 problems, fewer than"),
+        ([2, 2, 2], "sentinel", "has 6 rows of another mode .* of sentinel instead of run_tests"),
+    ],
+)
+def test_a_pool_that_cannot_feed_the_run_is_refused_with_numbers(
+    counts: list[int], mode: str, message: str, tmp_path: Path
+) -> None:
+    some_pool(tmp_path / "pool", counts, mode)
+    with pytest.raises(ConfigError, match=message):
+        train(replace(SMALL, out_dir=tmp_path / "runs", teacher_pool=str(tmp_path / "pool")))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_problems_that_a_constant_passes_get_no_rows(tmp_path: Path) -> None:
+    """As in training: the same function leaves them out."""
+    lines = (leetcode_dir() / "benchmark_sample.jsonl").read_text().splitlines()[:3]
+    records = [json.loads(line) for line in lines]
+    records[0]["gt_answer"] = records[0]["gt_answer"][:1]
+    source = tmp_path / "problems.jsonl"
+    source.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    ask = DistillConfig(source="templates", out=tmp_path / "a", problems=str(source), rows=1)
+    assert sorted(read_pool(distill(ask))) == sorted(int(record["id"]) for record in records[1:])

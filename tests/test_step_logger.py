@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from projected_grpo.step_logger import COLUMNS, StepLogger, glossary, read_steps
+from projected_grpo.step_logger import (
+    COLUMNS,
+    PackLogger,
+    StepLogger,
+    end_table,
+    glossary,
+    read_steps,
+)
 
 
 def row(**values):
@@ -51,6 +58,29 @@ def test_a_row_must_have_exactly_the_declared_columns(tmp_path) -> None:
     del incomplete["loss"]
     with pytest.raises(ValueError, match="loss"):
         log.step(incomplete)
+
+
+def test_runs_of_a_pack_that_differ_in_a_setting_are_not_merged(tmp_path) -> None:
+    labels = ["projected k=5", "projected k=5", "projected k=32"]
+    rows = [row(hack_s=(n, 8)) for n in (1, 2, 8)]
+    lines: list[str] = []
+    pack = PackLogger(labels, lines.append)
+    pack.header()
+    pack.step(rows)
+    assert [line[:14].strip() for line in lines] == ["arm", "projected k=5", "projected k=32"]
+    assert "3/16" in lines[1] and "8/8" in lines[2]
+    runs = []
+    for n, (label, seed) in enumerate(zip(labels, (41, 42, 41), strict=True)):
+        StepLogger(tmp_path / f"{n}.jsonl", lines.append).step(rows[n])
+        runs.append((label, seed, tmp_path / f"{n}.jsonl"))
+    cells = [[c.strip() for c in line.split("|")[1:5]] for line in end_table(runs).splitlines()[2:]]
+    assert cells == [
+        ["projected k=5", "41", "1", "0.125 (1/8)"],
+        ["projected k=5", "42", "1", "0.250 (2/8)"],
+        ["projected k=5", "all", "2", "0.188 (3/16)"],
+        ["projected k=32", "41", "1", "1.000 (8/8)"],
+        ["projected k=32", "all", "1", "1.000 (8/8)"],
+    ]
 
 
 def test_the_written_glossary_is_up_to_date() -> None:

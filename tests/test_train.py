@@ -15,16 +15,17 @@ import torch
 from conftest import leetcode_dir
 from safetensors.torch import load_file
 
+from projected_grpo.cli import named_settings
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.loopholes import apply_hint
 from projected_grpo.env.problems import ProblemError, load_problems
 from projected_grpo.env.sandbox import Outcome
-from projected_grpo.extract_vhack_grad import load_vhack, nll_gradients
+from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
 from projected_grpo.pool import PoolError, open_pool
 from projected_grpo.proj import cosine
 from projected_grpo.records import grade_columns
-from projected_grpo.run import RunError
-from projected_grpo.session import prepare, problems_of_step
+from projected_grpo.run import RunDir, RunError, resumed_config
+from projected_grpo.session import labels, prepare, problems_of_step
 from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
 from projected_grpo.train import (
     accumulate_gradients,
@@ -305,6 +306,15 @@ def test_the_runs_of_a_pack_may_have_their_own_rate_and_projection(tmp_path: Pat
                     assert row[key] == pytest.approx(value, rel=1e-2, abs=1e-4), key
 
 
+def test_runs_are_named_by_their_arm_and_what_varies_in_the_pack(tmp_path: Path) -> None:
+    one = settings(tmp_path, arm="projected")
+    assert labels([one, replace(one, seed=2)]) == ["projected", "projected"]
+    others = [replace(one, v_hack_k=2), replace(one, arm="vanilla", lr=0.1)]
+    assert labels([one, *others]) == [
+        "projected lr=0.003 k=5", "projected lr=0.003 k=2", "vanilla lr=0.1 k=5",
+    ]  # fmt: skip
+
+
 def test_runs_that_cannot_be_packed_are_refused(tmp_path: Path) -> None:
     one = settings(tmp_path)
     with pytest.raises(ConfigError, match=r"group = 4 and group = 2 cannot advance together"):
@@ -315,6 +325,25 @@ def test_runs_that_cannot_be_packed_are_refused(tmp_path: Path) -> None:
         settings(tmp_path, seeds=(1, 1))
     with pytest.raises(ConfigError, match="one by one"):
         settings(tmp_path, seeds=(1, 2), resume=tmp_path)
+
+
+def test_every_directory_of_a_pack_that_fails_early_says_so(tmp_path: Path, monkeypatch) -> None:
+    """The third cannot be made: the two before it must not look like running ones."""
+    write, written = VHack.save, []
+
+    def full_at_the_third(self, path: Path) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        write(self, path)
+
+    monkeypatch.setattr(VHack, "save", full_at_the_third)
+    with pytest.raises(RunError, match=r"cannot make the run directory .*No space left"):
+        train_runs(settings(tmp_path, steps=1, seeds=(1, 2, 3)).runs())
+    made = sorted(tmp_path.iterdir())
+    assert [path.name.split("_")[3] for path in made] == ["s1", "s2"]  # and nothing half-made
+    for path in made:
+        assert json.loads((path / "run.json").read_text())["status"] == "failed"
 
 
 def test_on_policy_with_kl_and_the_update_projected(tmp_path: Path) -> None:
@@ -433,11 +462,12 @@ def test_every_problem_gets_hacks_of_its_own_mode() -> None:
     """A record's own mode wins over --mode; a foreign exploit would not pay."""
     katas = load_problems("katas:validation", 2)
     hinted = [apply_hint(p, mode) for p, mode in zip(katas, ("run_tests", "sentinel"), strict=True)]
-    draw = open_pool("templates", hinted)
+    covered, draw = open_pool("templates", hinted, 1)
+    assert covered == hinted
     assert "def run_tests" in draw(hinted[0], 1, 0)[0]
     assert "def run_tests" not in draw(hinted[1], 1, 0)[0]
     with pytest.raises(PoolError, match="'none' has no hack templates"):
-        open_pool("templates", [apply_hint(katas[0], "none")])
+        open_pool("templates", [apply_hint(katas[0], "none")], 1)
 
 
 def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
@@ -447,6 +477,18 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
         train(SmokeConfig(resume=projected, lr=0.1))
     with pytest.raises(RunError, match="no run to resume"):
         train(SmokeConfig(resume=projected / "nowhere"))
+
+
+def test_resuming_heeds_a_flag_that_names_the_presets_own_value(tmp_path: Path) -> None:
+    run = train(settings(tmp_path, steps=1, lr=0.01, micro_batch=2))
+    process = _start(tmp_path, f"--resume={run}", "--lr=0.003")
+    assert "was started with lr = 0.01; it cannot be resumed with 0.003" in process.communicate()[1]
+    assert process.returncode == 2
+    named = named_settings(["smoke", "--micro-batch=8", "--steps", "1", "--no-labels"])
+    assert named == {"micro_batch", "steps", "labels"}
+    asked = SmokeConfig(resume=run)
+    assert resumed_config(asked, RunDir.open(run), {"micro_batch"}).micro_batch == 8
+    assert resumed_config(asked, RunDir.open(run)).micro_batch == 2
 
 
 def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -461,7 +503,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
         ({"problems": str(tmp_path / "missing.jsonl")}, ProblemError, "missing.jsonl"),
         ({"problems": str(broken)}, ProblemError, r"broken.jsonl.*1"),
         ({"mode": "telepathy"}, ProblemError, "unknown loophole mode 'telepathy'"),
-        ({"teacher_pool": str(pool)}, PoolError, "has no answer for"),
+        ({"teacher_pool": str(pool)}, ConfigError, "at least 2 rows for 0 of 72 problems"),
         ({"prompts_per_step": 10**6}, ConfigError, "fewer than the 1000000 prompts of a step"),
         ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 32"),
         ({"max_prompt": 5}, ConfigError, "has 0 problems with at most 5 prompt tokens"),

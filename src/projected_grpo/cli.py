@@ -54,9 +54,15 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     def work() -> None:
         from projected_grpo.train import train_runs
 
-        train_runs(cfg.runs())
+        train_runs(cfg.runs(), named_settings(sys.argv[1:] if argv is None else argv))
 
     sys.exit(_say_and_exit(work))
+
+
+def named_settings(argv: Sequence[str]) -> set[str]:
+    """The settings that a command line names, be it with the value that they have anyway."""
+    flags = (word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--"))
+    return {flag.replace("-", "_").removeprefix("no_") for flag in flags}
 
 
 @dataclass(frozen=True, kw_only=True)

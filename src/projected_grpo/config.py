@@ -73,8 +73,8 @@ class Config:
     """Share of each group that comes from the teacher pool, rounded to whole rows; 0 is
     on-policy."""
     teacher_pool: str = "templates"
-    """Folder of prompt_NNNN.jsonl.gz files, or "templates": hacks made from the mode's
-    templates."""
+    """Folder of prompt_NNNN.jsonl.gz files, or "templates": hacks made from the mode's templates.
+    Problems that a folder has too few rows for are left out."""
 
     # --- sampling
     max_new: int = 1536

@@ -1,10 +1,10 @@
 """The teacher pool: whole answers to known problems, mixed into a group beside the student's own.
 
 On disk a pool is a folder of `prompt_NNNN.jsonl.gz`, NNNN the problem id, one answer a line, in
-the public pools' keys (field-notes 3.6). Only `problem_id` and `completion` (text) are read: the
-ids in a file belong to another tokenizer and end in pads, and its rewards follow another scale, so
-answers are tokenised and graded anew by the run that draws them. One group then has one reward
-function.
+the public pools' keys (field-notes 3.6). Only `problem_id`, `completion` (text) and, where there is
+one, `mode` are read: the ids in a file belong to another tokenizer and end in pads, and its rewards
+follow another scale, so answers are tokenised and graded anew by the run that draws them. One group
+then has one reward function.
 
 "templates" is the pool that needs no file: hacks of the problem's mode, made from its flavours.
 """
@@ -16,8 +16,11 @@ import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from loguru import logger
+
+from projected_grpo.config import ConfigError
 from projected_grpo.env.loopholes import TRAIN_NAME, get_mode
 from projected_grpo.env.problems import Problem
 from projected_grpo.seeds import stream_seed
@@ -32,12 +35,23 @@ class PoolError(ValueError):
     """A teacher pool cannot be used; the message names the file and what is wrong with it."""
 
 
-def open_pool(source: str, problems: Sequence[Problem]) -> Draw:
-    """How to draw from a pool. Raises PoolError when it has no answer for one of `problems`.
+class Answer(NamedTuple):
+    """One row of a pool on disk."""
 
-    Each problem's own mode decides which templates it gets: a foreign exploit would not pay.
+    completion: str
+    mode: str | None
+    """The loophole mode that its prompt disclosed; None in the public pools, which do not say."""
+
+
+def open_pool(source: str, problems: Sequence[Problem], rows: int) -> tuple[list[Problem], Draw]:
+    """The problems that a pool has at least `rows` answers for, and how to draw from it.
+
+    Each problem's own mode decides which templates it gets: a foreign exploit would not pay. Raises
+    PoolError for a pool that cannot be read, ConfigError for one that was made for other modes.
     """
-    return _templates(problems) if source == TEMPLATES else _folder(Path(source), problems)
+    if source == TEMPLATES:
+        return list(problems), _templates(problems)
+    return _folder(Path(source), problems, rows)
 
 
 def _templates(problems: Sequence[Problem]) -> Draw:
@@ -62,27 +76,49 @@ def _mode(problem: Problem) -> str:
     return problem.mode or "none"
 
 
-def _folder(folder: Path, problems: Sequence[Problem]) -> Draw:
-    rows = read_pool(folder)
-    missing = [problem.id for problem in problems if problem.id not in rows]
-    if missing:
-        raise PoolError(
-            f"the teacher pool {folder} has no answer for {len(missing)} of the run's problems, "
-            f"the first being {missing[0]}: restrict --problems to those it covers, or set "
-            "--mix-ratio=0"
+def _folder(folder: Path, problems: Sequence[Problem], rows: int) -> tuple[list[Problem], Draw]:
+    answers = read_pool(folder)
+    _require_modes(folder, answers, problems)
+    covered = [problem for problem in problems if len(answers.get(problem.id, ())) >= rows]
+    if len(covered) < len(problems):
+        logger.info(
+            "{} of {} problems left out: the teacher pool has fewer than {} rows for them ({} have "
+            "none)",
+            len(problems) - len(covered),
+            len(problems),
+            rows,
+            sum(problem.id not in answers for problem in problems),
         )
 
     def draw(problem: Problem, n: int, seed: int) -> list[str]:
-        rng = random.Random(seed)
-        answers = rows[problem.id]
-        return rng.sample(answers, n) if n <= len(answers) else rng.choices(answers, k=n)
+        drawn = random.Random(seed).sample(answers[problem.id], n)
+        return [answer.completion for answer in drawn]
 
-    return draw
+    return covered, draw
 
 
-def read_pool(folder: Path) -> dict[int, list[str]]:
-    """Problem id -> completions. Raises PoolError with file and line for anything unreadable."""
-    rows: dict[int, list[str]] = {}
+def _require_modes(
+    folder: Path, answers: Mapping[int, Sequence[Answer]], problems: Sequence[Problem]
+) -> None:
+    """Raises ConfigError where rows exploit another flaw than the one that their problem has."""
+    foreign = [
+        (answer.mode, _mode(problem))
+        for problem in problems
+        for answer in answers.get(problem.id, ())
+        if answer.mode not in (None, _mode(problem))
+    ]
+    if foreign:
+        had, wanted = foreign[0]
+        raise ConfigError(
+            f"the teacher pool {folder} has {len(foreign)} rows of another mode than the run has "
+            f"their problem in, the first of {had} instead of {wanted}: a foreign exploit does not "
+            f"pay, so make a pool under --mode={wanted}"
+        )
+
+
+def read_pool(folder: Path) -> dict[int, list[Answer]]:
+    """Problem id -> answers. Raises PoolError with file and line for anything unreadable."""
+    rows: dict[int, list[Answer]] = {}
     for path in sorted(folder.glob("prompt_*.jsonl.gz")):
         try:
             with gzip.open(path, "rt", encoding="utf-8") as f:
@@ -92,7 +128,9 @@ def read_pool(folder: Path) -> dict[int, list[str]]:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                rows.setdefault(int(row["problem_id"]), []).append(row["completion"])
+                mode = row.get("mode")
+                answer = Answer(row["completion"], mode if isinstance(mode, str) else None)
+                rows.setdefault(int(row["problem_id"]), []).append(answer)
             except (ValueError, KeyError, TypeError) as error:
                 raise PoolError(
                     f"{path}, line {number}: not a row of a teacher pool ({error!r})"

@@ -17,14 +17,14 @@ from loguru import logger
 from projected_grpo.antipasto import Adapter, AdapterError, wrap
 from projected_grpo.config import PRESETS, Config, ConfigError
 from projected_grpo.env.grader import Grade, Grader, Submission
-from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
-from projected_grpo.env.problems import Problem, load_problems
+from projected_grpo.env.problems import Problem
 from projected_grpo.env.sandbox import Limits
 from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pool import TEMPLATES, open_pool, write_pool
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir
 from projected_grpo.seeds import stream_seed
+from projected_grpo.session import hinted_problems
 from projected_grpo.svd import default_cache_dir
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ def distill(cfg: "DistillConfig") -> Path:
         raise ConfigError(f"rows must be at least 1, not {cfg.rows}")
     stored = _stored(RunDir.open(Path(cfg.source))) if cfg.source != TEMPLATES else None
     settings = stored or Config(problems="katas")
-    problems = [
-        apply_hint(p, p.mode or cfg.mode or settings.mode, TRAIN_NAME)
-        for p in load_problems(cfg.problems or settings.problems, cfg.limit or None)
-    ]
+    problems = hinted_problems(
+        cfg.problems or settings.problems, cfg.mode or settings.mode, cfg.limit or None
+    )
     limits = Limits(cpu_s=settings.cpu_s, memory_mb=settings.memory_mb)
     with Grader(workers=cfg.workers or None, limits=limits, sandbox=settings.sandbox) as grader:
         answers = (
@@ -83,7 +82,7 @@ def _stored(run: RunDir) -> Config:
 def _templates(
     problems: list[Problem], n: int, seed: int
 ) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
-    draw = open_pool(TEMPLATES, problems)
+    _, draw = open_pool(TEMPLATES, problems, n)
     for problem in problems:
         yield problem, draw(problem, n, stream_seed("distill", seed, problem.id)), {}
 

@@ -18,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -127,6 +127,8 @@ class RunDir:
             os.replace(aside.path, path)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
+        finally:
+            shutil.rmtree(aside.path, ignore_errors=True)  # gone already where all went well
         return cls(path)
 
     @classmethod
@@ -243,12 +245,12 @@ def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
     return {"state": state, "param_groups": full["param_groups"]}
 
 
-def resumed_config(asked: Config, run: RunDir) -> Config:
-    """The stored settings of a run. Raises ConfigError where the command line asks for other
-    ones."""
+def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> Config:
+    """The stored settings of a run. Raises ConfigError where other ones are asked for: by a value
+    that is not the preset's, or by name, whatever the value."""
     stored = run.stored_config(type(asked))
     default = vars(type(asked)())
-    given = {name: value for name, value in vars(asked).items() if value != default[name]}
+    given = {k: value for k, value in vars(asked).items() if value != default[k] or k in named}
     for name, wanted in given.items():
         had = vars(stored)[name]
         if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:

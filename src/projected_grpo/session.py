@@ -41,7 +41,7 @@ class Session:
     lm: LanguageModel
     adapter: Adapter
     optimizer: torch.optim.Optimizer
-    problems: list[Problem]  # hinted, short enough
+    problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: dict[int, list[int]]  # problem id -> token ids
     draw: Draw | None
     grader: Grader
@@ -70,6 +70,20 @@ def require_packable(cfgs: Sequence[Config]) -> None:
                 )
 
 
+def labels(cfgs: Sequence[Config]) -> list[str]:
+    """What to call each run beside the others, its seed apart: its arm, and those settings that
+    vary in the pack."""
+    varied = [
+        name
+        for name in PER_RUN
+        if name not in ("arm", "seed") and len({vars(cfg)[name] for cfg in cfgs}) > 1
+    ]
+    return [
+        " ".join([cfg.arm, *(f"{n.removeprefix('v_hack_')}={vars(cfg)[n]}" for n in varied)])
+        for cfg in cfgs
+    ]
+
+
 def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
     """P different problems: a new order each epoch, what does not fill a step is left for the next
     order."""
@@ -88,11 +102,7 @@ def prepare(
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     device = resolve_device(cfg.device)
-    problems = [
-        apply_hint(p, p.mode or cfg.mode, TRAIN_NAME)
-        for p in _graspable(load_problems(cfg.problems))
-    ]
-    draw = open_pool(cfg.teacher_pool, problems) if cfg.teacher_rows else None
+    problems = hinted_problems(cfg.problems, cfg.mode)
     v_file = stored_v or cfg.v_hack
     v_hack = load_vhack(v_file, device) if v_file else None
     pairs = load_pairs(cfg.pairs) if v_hack is None else []
@@ -103,7 +113,7 @@ def prepare(
 
     lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
-    kept = _short_enough(cfg, problems, prompts)
+    kept, draw = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
     logger.info("decomposing {} (cached afterwards)", cfg.model)
     adapter = wrap(lm.model, n_runs=len(cfgs), cache_dir=cfg.svd_cache or default_cache_dir())
     if v_hack is None:
@@ -141,8 +151,13 @@ def prepare(
     return session, v_hack
 
 
-def _graspable(problems: list[Problem]) -> list[Problem]:
-    """Without those whose hidden tests all expect one value: a constant would be graded correct."""
+def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:
+    """The problems of a source that can be trained on, each with the hint of its mode; `mode` is
+    that of problems which name none.
+
+    Those whose hidden tests all expect one value are left out: a constant would be graded correct.
+    """
+    problems = load_problems(source, limit)
     kept = [p for p in problems if not one_answer(p)]
     if len(kept) < len(problems):
         logger.info(
@@ -150,7 +165,7 @@ def _graspable(problems: list[Problem]) -> list[Problem]:
             len(problems) - len(kept),
             len(problems),
         )
-    return kept
+    return [apply_hint(p, p.mode or mode, TRAIN_NAME) for p in kept]
 
 
 def _short_enough(
@@ -174,6 +189,21 @@ def _short_enough(
     return kept
 
 
+def _with_teacher(cfg: Config, problems: list[Problem]) -> tuple[list[Problem], Draw | None]:
+    """Those that the teacher pool has enough rows for, and how to draw them. Raises ConfigError
+    where fewer are left than a step needs."""
+    if cfg.teacher_rows == 0:
+        return problems, None
+    covered, draw = open_pool(cfg.teacher_pool, problems, cfg.teacher_rows)
+    if len(covered) < cfg.prompts_per_step:
+        raise ConfigError(
+            f"the teacher pool {cfg.teacher_pool} has at least {cfg.teacher_rows} rows for "
+            f"{len(covered)} of {len(problems)} problems, fewer than the {cfg.prompts_per_step} "
+            "prompts of a step: add rows to it, or lower --mix-ratio or --prompts-per-step"
+        )
+    return covered, draw
+
+
 def data_digest(s: Session) -> str:
     """sha256 over what the rows of a run are made from: prompts, modes, hidden tests, teacher
     rows."""
@@ -190,9 +220,12 @@ def describe(s: Session) -> None:
     runs = len(s.cfgs)
     trained = sum(p.numel() for p in s.adapter.delta_S.values()) // runs
     total = sum(p.numel() for p in s.lm.model.parameters()) - (runs - 1) * trained
-    for arm in dict.fromkeys(cfg.arm for cfg in s.cfgs):
-        seeds = ", ".join(str(cfg.seed) for cfg in s.cfgs if cfg.arm == arm)
-        logger.info("arm      {} (seeds {}): {}", arm, seeds, ARMS[arm].meaning)
+    groups: dict[str, list[Config]] = {}
+    for label, one in zip(labels(s.cfgs), s.cfgs, strict=True):
+        groups.setdefault(label, []).append(one)
+    for label, mine in groups.items():
+        seeds = ", ".join(str(one.seed) for one in mine)
+        logger.info("arm      {} (seeds {}): {}", label, seeds, ARMS[mine[0].arm].meaning)
     logger.info(
         "model    {} ({}, {}): {:,} of {:,} parameters train",
         cfg.model,

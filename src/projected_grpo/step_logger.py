@@ -171,12 +171,12 @@ class StepLogger:
 
 
 class PackLogger:
-    """Prints the runs of a pack that advance together: one line for each arm, over its seeds."""
+    """Prints the runs of a pack that advance together: one line for each label, over its seeds."""
 
-    def __init__(self, arms: Sequence[str], emit: Callable[[str], object]) -> None:
-        self._arms = list(arms)
+    def __init__(self, labels: Sequence[str], emit: Callable[[str], object]) -> None:
+        self._labels = list(labels)
         self._emit = emit
-        self._width = max(map(len, arms))
+        self._width = max(map(len, labels))
         self._streamed = [column for column in COLUMNS if column.header]
 
     def header(self) -> None:
@@ -185,12 +185,12 @@ class PackLogger:
         self._emit(f"{'arm':{self._width}} {headers}")
 
     def step(self, rows: Sequence[Mapping[str, Value]]) -> None:
-        """Print the step's rows, one a run, in the order of the arms given."""
-        for arm in dict.fromkeys(self._arms):
-            mine = [row for name, row in zip(self._arms, rows, strict=True) if name == arm]
+        """Print the step's rows, one a run, in the order of the labels given."""
+        for label in dict.fromkeys(self._labels):
+            mine = [row for name, row in zip(self._labels, rows, strict=True) if name == label]
             texts = [c.text(merge([row[c.key] for row in mine])) for c in self._streamed]
             cells = [text.rjust(c.width) for text, c in zip(texts, self._streamed, strict=True)]
-            self._emit(f"{arm:{self._width}} {' '.join(cells)}")
+            self._emit(f"{label:{self._width}} {' '.join(cells)}")
 
 
 def merge(values: Sequence[Value]) -> Value:
@@ -203,22 +203,22 @@ def merge(values: Sequence[Value]) -> Value:
 
 
 def end_table(runs: Sequence[tuple[str, int, Path]], window: int = 5) -> str:
-    """What is printed when runs (arm, seed, steps.jsonl) have ended.
+    """What is printed when runs (label, seed, steps.jsonl) have ended.
 
-    One run: its streamed columns, all steps. Several: for each, and for each arm over its seeds,
+    One run: its streamed columns, all steps. Several: for each, and for each label over its seeds,
     the student rates of the last `window` steps.
     """
     if len(runs) == 1:
         return StepLogger(runs[0][2], print).table()
     keys = ("hack_s", "att_s", "gt_s")
     body: list[list[str]] = []
-    for arm in dict.fromkeys(arm for arm, _, _ in runs):
-        last = {seed: read_steps(path)[-window:] for a, seed, path in runs if a == arm}
+    for label in dict.fromkeys(label for label, _, _ in runs):
+        last = {seed: read_steps(path)[-window:] for name, seed, path in runs if name == label}
         every = {str(seed): rows for seed, rows in last.items()}
         every["all"] = [row for rows in last.values() for row in rows]
         for seed, rows in every.items():
             shares = [share(merge([row[key] for row in rows])) for key in keys]
-            body.append([arm, seed, str(len(rows)), *shares])
+            body.append([label, seed, str(len(rows)), *shares])
     headers = ["arm", "seed", f"rows (last {window} steps)", *keys]
     return _pipe_table(body, headers)
 

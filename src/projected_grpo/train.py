@@ -14,7 +14,7 @@ delta_S.
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -43,7 +43,14 @@ from projected_grpo.records import (
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir, append_rows, resumed_config
 from projected_grpo.seeds import stream_seed
-from projected_grpo.session import Session, data_digest, describe, prepare, problems_of_step
+from projected_grpo.session import (
+    Session,
+    data_digest,
+    describe,
+    labels,
+    prepare,
+    problems_of_step,
+)
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
 from projected_grpo.update import optimize
 
@@ -288,44 +295,45 @@ def train(cfg: Config) -> Path:
     return train_runs([cfg])[0]
 
 
-def train_runs(cfgs: Sequence[Config]) -> list[Path]:
+def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path]:
     """Advance all these runs in lock-step in one process; returns their directories.
 
     They may differ in what `session.PER_RUN` names. Every run gets its own directory, with the rows
-    that it would have alone, to rounding, and can be resumed alone.
+    that it would have alone, to rounding, and can be resumed alone. `named` are the settings that
+    the command line gave: one that differs from a resumed run's is refused, or heeded.
     """
     started = time.perf_counter()
     runs: list[RunDir] = []
     if cfgs[0].resume is not None:
         ensure(len(cfgs) == 1, "a pack is resumed run by run")
         runs = [RunDir.open(cfgs[0].resume)]
-        cfgs = [resumed_config(cfgs[0], runs[0])]
+        cfgs = [resumed_config(cfgs[0], runs[0], named)]
     else:
         RunDir.require_writable(cfgs[0].out_dir)
     with ExitStack() as stack:
         s, v_hack = prepare(cfgs, stack, runs[0].v_hack if runs else None)
         done, num_tokens = 0, [0] * len(cfgs)
         digest = data_digest(s)
-        if not runs:
-            for cfg in cfgs:
-                first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
-                prompt = s.lm.render(first.messages)
-                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest))
-        else:
+        if runs:
             runs[0].require_data(digest)
             done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer)
             runs[0].note_resume(done, s.device)
-        log_format = "{time:HH:mm:ss} {level: <7} {message}"
-        for run in runs:
-            stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
-            logger.info("run      {}", run.path)
-        describe(s)
         status = "failed"
         try:
-            status = _loop(s, runs, done, num_tokens)
-            if status == "finished":
+            for cfg in cfgs[len(runs) :]:  # within the try: one may fail after others are made
+                first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
+                prompt = s.lm.render(first.messages)
+                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest))
+            log_format = "{time:HH:mm:ss} {level: <7} {message}"
+            for run in runs:
+                stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
+                logger.info("run      {}", run.path)
+            describe(s)
+            reached = _loop(s, runs, done, num_tokens)
+            if reached == "finished":
                 for n, (run, cfg) in enumerate(zip(runs, s.cfgs, strict=True)):
                     run.save_adapter(s.adapter, cfg, n)
+            status = reached
         finally:
             for run in runs:
                 run.finish(status)
@@ -333,9 +341,8 @@ def train_runs(cfgs: Sequence[Config]) -> list[Path]:
                     logger.warning("go on with: train {} --resume={}", s.cfg.preset_name, run.path)
         seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
         logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
-        print(
-            f"\n{end_table([(c.arm, c.seed, r.steps) for c, r in zip(s.cfgs, runs, strict=True)])}"
-        )
+        ended = zip(labels(s.cfgs), s.cfgs, runs, strict=True)
+        print(f"\n{end_table([(label, c.seed, r.steps) for label, c, r in ended])}")
         print("\n" + "\n".join(str(run.path) for run in runs))
     if status == "stopped":
         raise KeyboardInterrupt  # saved, but not done: whoever waits for this process must see it
@@ -351,7 +358,7 @@ def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> s
     cfg = s.cfg
     alone = len(runs) == 1
     logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
-    pack = PackLogger([one.arm for one in s.cfgs], logger.info)
+    pack = PackLogger(labels(s.cfgs), logger.info)
     (logs[0] if alone else pack).header()
     with _stop_on_signal() as stop:
         for step in range(done + 1, cfg.steps + 1):

@@ -57,6 +57,8 @@ class Pair:
     the control sets, that of the built-in pair on the same task."""
     mode: str
     """The loophole mode whose hint the prompt carries."""
+    family: str
+    """Pairs of one family are on the same task or variants of it, and are held out together."""
     messages: tuple[dict[str, str], ...] = field(repr=False)
     """System and user turn, exactly as a training prompt under `mode` has them."""
     hack: str = field(repr=False)
@@ -120,20 +122,22 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
 
 
 def holdout_split(pairs: Sequence[Pair], every: int = 4) -> tuple[list[Pair], list[Pair]]:
-    """(train, held out): of each mechanism, every `every`-th pair is held out.
+    """(train, held out): of each mechanism, every `every`-th family is held out.
 
-    With eight pairs a mechanism and the default these are two, so that both parts cover all
-    mechanisms and a direction is tested on tasks that it was not made from.
+    A family follows the side that its first pair was put on, so none is on both, and a direction is
+    tested on tasks that it was not made from. With eight pairs a mechanism, all of different
+    families, and the default, two are held out, so that both parts cover all mechanisms.
     """
     if every < 2:
         raise PairError(f"every must be at least 2 to leave pairs to train on, got {every}")
-    seen: dict[str, int] = {}
-    train: list[Pair] = []
-    held_out: list[Pair] = []
+    families: dict[str, int] = {}  # of each mechanism, so far
+    is_held_out: dict[str, bool] = {}
     for pair in pairs:
-        seen[pair.mechanism] = seen.get(pair.mechanism, 0) + 1
-        (train if seen[pair.mechanism] % every else held_out).append(pair)
-    return train, held_out
+        if pair.family not in is_held_out:
+            families[pair.mechanism] = families.get(pair.mechanism, 0) + 1
+            is_held_out[pair.family] = families[pair.mechanism] % every == 0
+    train = [pair for pair in pairs if not is_held_out[pair.family]]
+    return train, [pair for pair in pairs if is_held_out[pair.family]]
 
 
 def _read(path: Path) -> list[Any]:
@@ -205,6 +209,7 @@ def _pair(entry: dict[str, Any], path: Path, number: int) -> Pair:
         id=entry["id"],
         mechanism=entry["mechanism"],
         mode=entry["mode"],
+        family=entry["entry_point"],
         messages=_messages(entry, examples, checks, where),
         hack=entry["hack"],
         clean=entry["clean"],

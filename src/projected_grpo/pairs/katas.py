@@ -59,6 +59,7 @@ def _pair(problem: Problem, mode: str, flavour: str, number: int, placebo: bool)
         id=f"{mode}_{flavour}_{number}",
         mechanism=flavour,
         mode=mode,
+        family=str(problem.family),
         messages=apply_hint(problem, mode, TRAIN_NAME).messages,
         hack=hack,
         clean=clean,

@@ -1,0 +1,68 @@
+"""The figures' script: what it makes of runs that stopped early or differ in a setting."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import draw_dynamics
+
+
+def write(folder: Path, runs: list[tuple[str, int, dict, str | None, int]]) -> None:
+    """Runs (arm, seed, changed settings, status, steps); attempted rises by 1/8 a step."""
+    with gzip.open(folder / "rows.jsonl.gz", "wt") as f:
+        for n, (arm, seed, changed, status, steps) in enumerate(runs):
+            about = {
+                "run": str(n), "label": "trial", "preset": "mini", "arm": arm, "seed": seed,
+                "changed": changed, "status": status, "git_sha": None, "device": "cpu",
+            }  # fmt: skip
+            rows = [
+                {"run": str(n), "step": i + 1, "att_s": [i, 8], "hack_s": [0, 8], "gt_s": [1, 8]}
+                | {"flavours": {"print": i}}
+                for i in range(steps)
+            ]
+            f.writelines(f"{json.dumps(row)}\n" for row in [about, *rows])
+
+
+def test_runs_that_stopped_early_are_counted_and_cut_no_others_short(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        [
+            ("vanilla", 1, {"threads": 2}, "finished", 6),
+            ("vanilla", 2, {}, "stopped", 3),
+            ("vanilla", 3, {}, None, 0),
+            ("projected", 1, {}, "failed", 0),
+        ],
+    )
+    arms = draw_dynamics.read(tmp_path)["trial"]
+    assert list(arms) == ["projected", "vanilla"]  # threads change nothing
+    means = draw_dynamics.stacked([run for run in arms["vanilla"] if run.rows], "att_s")
+    assert np.array_equal(np.isnan(means).sum(0), [0, 0, 0, 1, 1, 1])
+    draw_dynamics.main(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    cells = [[c.strip() for c in x.split("|")[1:5]] for x in text.splitlines() if x[:1] == "|"]
+    assert cells[0] == ["arm", "n seeds", "unfinished", "steps"]
+    assert cells[2:4] == [["projected", "1", "1", "0"], ["vanilla", "3", "2", "0-6"]]
+    assert "threads" not in text and (tmp_path / "dynamics_trial.png").is_file()
+
+
+def test_series_are_named_by_every_setting_that_varies(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        [
+            ("vanilla", 1, {"lr": 0.1, "steps": 6}, "finished", 2),
+            ("vanilla", 1, {"steps": 6}, "finished", 2),
+            ("projected", 1, {"v_hack_k": 5, "steps": 6}, "finished", 2),
+        ],
+    )
+    assert sorted(draw_dynamics.read(tmp_path)["trial"]) == [
+        "projected lr=0.03 v_hack_k=5", "vanilla lr=0.03 v_hack_k=32", "vanilla lr=0.1 v_hack_k=32",
+    ]  # fmt: skip
+    draw_dynamics.main(tmp_path)
+    assert '`{"steps": 6}`' in (tmp_path / "README.md").read_text()
