@@ -53,7 +53,7 @@ def test_it_answers_in_form_and_solves_some(lm: LanguageModel) -> None:
 
 def test_a_mini_run(tmp_path: Path) -> None:
     cfg = MiniConfig(arm="projected", out_dir=tmp_path, threads=1)
-    run = train(replace(cfg, steps=2, prompts_per_step=2, group=4, max_new=128))
+    run = train(replace(cfg, steps=2, prompts_per_step=4, group=8, max_new=160))
     rows = read_steps(run / "steps.jsonl")
     assert len(rows) == 2 and rows[0]["removed_frac_update"] > 0
     assert all(abs(row["cos_update"]) < 1e-3 for row in rows)  # no gate: nothing is left along V
