@@ -10,7 +10,7 @@ itself).
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from projected_grpo.antipasto import Adapter
 from projected_grpo.config import Config
+from projected_grpo.decode import Decoder, decoder_of, next_logits
 from projected_grpo.model import LanguageModel
 
 CHECK_EVERY = 4
@@ -114,18 +115,12 @@ def sample_groups(
 
     cache = DynamicCache(config=model.config)
     with adapter.rows(run_of_prompt):
-        logits = _next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
-    _take_rows(cache, torch.arange(P, device=device).repeat_interleave(group))
+        logits = next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
     tokens, logps = _decode(
-        model,
+        decoder_of(model, cache, mask, group, sampling.max_new),
         adapter,
-        _State(
-            logits=logits.repeat_interleave(group, 0),
-            mask=mask.repeat_interleave(group, 0),
-            runs=run_of_prompt.repeat_interleave(group),
-            rows=torch.arange(P * group, device=device),
-        ),
-        cache,
+        logits.repeat_interleave(group, 0),
+        run_of_prompt.repeat_interleave(group),
         uniforms.to(device),
         sampling,
     )
@@ -134,42 +129,30 @@ def sample_groups(
     return [samples[i : i + group] for i in range(0, P * group, group)]
 
 
-@dataclass(slots=True)
-class _State:
-    """What the next token of the rows that are still growing depends on, beside the cache."""
-
-    logits: Tensor  # (rows, vocabulary)
-    mask: Tensor  # (rows, columns so far)
-    runs: Tensor  # (rows,)
-    rows: Tensor  # (rows,) place in the output
-
-    def keep(self, chosen: Tensor) -> "_State":
-        """Only the chosen rows (indices)."""
-        return _State(self.logits[chosen], self.mask[chosen], self.runs[chosen], self.rows[chosen])
-
-
 def _decode(
-    model: PreTrainedModel,
+    decoder: Decoder,
     adapter: Adapter,
-    state: _State,
-    cache: DynamicCache,
+    logits: Tensor,
+    runs: Tensor,
     uniforms: Tensor,
     sampling: Sampling,
 ) -> tuple[Tensor, Tensor]:
     """Token ids and log-probs (all rows, max_new); what stands behind a row's eos means nothing.
 
-    Finished rows leave the batch in bulk, since leaving means copying the cache of those who stay.
+    logits (rows, vocabulary) of the first token, runs (rows,), uniforms (max_new, rows). Finished
+    rows leave the batch in bulk, since leaving means copying the cache of those who stay.
     """
     device = uniforms.device
     eos = torch.tensor(sorted(sampling.eos_ids), device=device)
-    tokens = torch.full((len(state.rows), sampling.max_new), sampling.pad_id, device=device)
+    rows = torch.arange(len(runs), device=device)  # place in the output of those who are growing
+    tokens = torch.full((len(rows), sampling.max_new), sampling.pad_id, device=device)
     logps = torch.zeros(tokens.shape, device=device)
-    finished = torch.zeros(len(state.rows), dtype=torch.bool, device=device)
+    finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
     with ExitStack() as stack:
-        stack.enter_context(adapter.rows(state.runs))
+        stack.enter_context(adapter.rows(runs))
         for step in range(sampling.max_new):
-            token, logp = draw(state.logits, uniforms[step, state.rows], sampling)
-            tokens[state.rows, step], logps[state.rows, step] = token, logp
+            token, logp = draw(logits, uniforms[step, rows], sampling)
+            tokens[rows, step], logps[rows, step] = token, logp
             finished |= torch.isin(token, eos)
             if step + 1 == sampling.max_new:
                 break
@@ -178,33 +161,13 @@ def _decode(
                 staying = (~finished).nonzero()[:, 0]
                 if not len(staying):
                     break
-                _take_rows(cache, staying)
-                state, token, finished = state.keep(staying), token[staying], finished[staying]
+                decoder.keep(staying)
+                rows, runs, finished = rows[staying], runs[staying], finished[staying]
+                token = token[staying]
                 stack.close()
-                stack.enter_context(adapter.rows(state.runs))
-            state.mask = torch.cat([state.mask, state.mask.new_ones(len(token), 1)], 1)
-            positions = state.mask.sum(1, keepdim=True) - 1
-            state.logits = _next_logits(model, token[:, None], state.mask, positions, cache)
+                stack.enter_context(adapter.rows(runs))
+            logits = decoder.step(token)
     return tokens, logps
-
-
-def _take_rows(cache: DynamicCache, rows: Tensor) -> None:
-    """These rows of the cache, repeated or left out; linear-attention layers know no other way."""
-    cache.reorder_cache(cast(torch.LongTensor, rows))
-
-
-def _next_logits(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
-) -> Tensor:
-    """Logits after the last column, (B, vocabulary)."""
-    return model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
 
 
 def _cut(ids: list[int], logps: list[float], eos_ids: frozenset[int]) -> Sample:
