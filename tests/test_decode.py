@@ -51,7 +51,8 @@ def test_fixed_memory_gives_the_logits_of_a_growing_cache(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode, "WINDOW", 8)  # the window widens several times
-    adapter = wrap(tiny_qwen().to(device), n_runs=2)
+    adapter = wrap(tiny_qwen(), n_runs=2)
+    adapter.model.to(device)
     g = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for delta in adapter.delta_S.values():
