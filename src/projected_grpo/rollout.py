@@ -113,6 +113,8 @@ def sample_groups(
     )
     run_of_prompt = torch.tensor(runs if runs is not None else [0] * P, device=device)
 
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     cache = DynamicCache(config=model.config)
     with adapter.rows(run_of_prompt):
         logits = next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
@@ -124,6 +126,8 @@ def sample_groups(
         uniforms.to(device),
         sampling,
     )
+    if device.type == "cuda":  # a capture cannot reclaim what training and older graphs hold
+        torch.cuda.empty_cache()
     rows = zip(tokens.tolist(), logps.tolist(), strict=True)
     samples = [_cut(ids, logps, sampling.eos_ids) for ids, logps in rows]
     return [samples[i : i + group] for i in range(0, P * group, group)]
