@@ -5,11 +5,24 @@ import math
 import pytest
 import torch
 from conftest import tiny_qwen
+from torch import Tensor
 
-from projected_grpo.grpo import collate, completion_logprobs, group_advantages, policy_loss
+from projected_grpo.grpo import (
+    TokenBatch,
+    collate,
+    completion_logprobs,
+    group_advantages,
+    policy_loss,
+)
 
 PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 7], [1, 2, 3, 4, 5]]
 COMPLETIONS = [[10, 11, 12, 13], [20], [30, 31], [40, 41, 42]]
+
+
+def attended(batch: TokenBatch) -> Tensor:
+    """(B, T), 1 where a row has a token: what a mask would say."""
+    lens = batch.prompt_lens + batch.completion_lens
+    return (torch.arange(batch.input_ids.shape[1]) < lens[:, None]).long()
 
 
 def test_advantages_by_hand() -> None:
@@ -44,7 +57,7 @@ def test_masks_come_from_lengths_not_from_values() -> None:
     """Pad and eos are the same id and stand inside the completion as well."""
     batch = collate([[2, 3], [3]], [[2, 7, 2], [2]], pad_id=2)
     assert batch.completion_mask.tolist() == [[True, True, True], [True, False, False]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert attended(batch).tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("prompts,completions", [([[]], [[1]]), ([[1]], [[]])])
@@ -79,7 +92,7 @@ def test_logprobs_and_their_gradient_do_not_need_all_logits(chunk: int) -> None:
         if fused:
             logp = completion_logprobs(model, batch, 0.7, chunk)
         else:
-            logits = model(batch.input_ids, attention_mask=batch.attention_mask).logits / 0.7
+            logits = model(batch.input_ids, attention_mask=attended(batch)).logits / 0.7
             every = torch.log_softmax(logits, -1)
             logp = torch.zeros(batch.completion_mask.shape, dtype=torch.float64)
             for b, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
@@ -217,7 +230,7 @@ def test_the_loss_equals_trls_dr_grpo(beta: float, tmp_path) -> None:
     )  # fmt: skip
     inputs = {
         "prompt_ids": batch.input_ids[:, :3],
-        "prompt_mask": batch.attention_mask[:, :3],
+        "prompt_mask": attended(batch)[:, :3],
         "completion_ids": batch.input_ids[:, 3:],
         "completion_mask": mask.long(),
         "advantages": advantages,

@@ -25,7 +25,6 @@ class TokenBatch:
     """Rows padded on the right: prompt, completion, padding."""
 
     input_ids: Tensor  # (B, T)
-    attention_mask: Tensor  # (B, T)
     prompt_lens: Tensor  # (B,)
     completion_lens: Tensor  # (B,)
 
@@ -54,10 +53,7 @@ def collate(
     ids = torch.tensor([[*row, *[pad_id] * (T - len(row))] for row in rows])
     lens = torch.tensor([len(row) for row in rows])
     prompt_lens = torch.tensor([len(prompt) for prompt in prompts])
-    mask = (torch.arange(T) < lens[:, None]).long()
-    return TokenBatch(
-        ids.to(device), mask.to(device), prompt_lens.to(device), (lens - prompt_lens).to(device)
-    )
+    return TokenBatch(ids.to(device), prompt_lens.to(device), (lens - prompt_lens).to(device))
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -107,9 +103,9 @@ def completion_logprobs(
     """
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear)  # `model.load` has seen to it
-    hidden = model.get_decoder()(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).last_hidden_state  # (B, T, d)
+    # No mask: what a causal model makes of a token does not depend on the padding to its right, and
+    # attention without a mask takes the fast kernels.
+    hidden = model.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     mask = batch.completion_mask
     row, column = mask.nonzero(as_tuple=True)
     place = batch.prompt_lens[row] + column  # of the token itself, in input_ids
