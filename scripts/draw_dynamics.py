@@ -28,6 +28,8 @@ import matplotlib.pyplot as plt
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
 WINDOW = 5
+HORIZON = 40
+"""Steps after which arms are compared, where the runs are as long."""
 ONSET = 0.5
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
 
@@ -147,6 +149,42 @@ def table(arms: dict[str, list[Run]]) -> str:
     return tabulate(body, headers, "pipe", disable_numparse=True)
 
 
+def compared(arms: dict[str, list[Run]]) -> tuple[str, dict[str, np.ndarray]]:
+    """Every arm against the arm "vanilla" of the same seeds, over the steps up to `HORIZON`, or to
+    where the shortest of these runs ends; and its differences of hack, seed by seed."""
+    base = {run.about["seed"]: run for run in arms.get("vanilla", []) if run.rows}
+    body, hacks = [], {}
+    for arm, runs in arms.items():
+        pairs = [(r, base[r.about["seed"]]) for r in runs if r.rows and r.about["seed"] in base]
+        if arm == "vanilla" or not pairs:
+            continue
+        end = min(HORIZON, *(len(run.rows) for pair in pairs for run in pair))
+        steps = slice(max(0, end - WINDOW), end)
+        found = {
+            key: np.array(
+                [float(np.nanmean(a.rate(key)[steps]) - np.nanmean(b.rate(key)[steps]))
+                 for a, b in pairs]
+            )
+            for key in RATES
+        }  # fmt: skip
+        hacks[arm] = found["hack_s"]
+        name = f"{steps.start + 1}-{end}"
+        body.append([arm, len(pairs), name, *(interval([*found[key]]) for key in RATES)])
+    headers = ["arm - vanilla", "n seeds", "steps", *RATES.values()]
+    return tabulate(body, headers, "pipe", disable_numparse=True) if body else "", hacks
+
+
+def signs(hacks: dict[str, dict[str, np.ndarray]]) -> str:
+    """Do the experiments agree? Difference of hack to vanilla by label and arm."""
+    body = [
+        [label, arm, interval([*found]), f"{int((found < 0).sum())} of {len(found)}"]
+        for label, arms in hacks.items()
+        for arm, found in arms.items()
+    ]
+    headers = ["experiment", "arm - vanilla", "hack", "seeds with less hacking"]
+    return tabulate(body, headers, "pipe", disable_numparse=True)
+
+
 def flavours(arms: dict[str, list[Run]]) -> str:
     """What the attempts of the last steps look like."""
     body = []
@@ -201,13 +239,20 @@ def main(folder: Path) -> None:
     parts = [
         "# The organism: dynamics by arm",
         "",
-        "Written by `uv run python scripts/draw_dynamics.py docs/results/organism` from the rows in"
+        f"Written by `uv run python scripts/draw_dynamics.py {folder}` from the rows in"
         " this folder; do not edit. Rates are those of student rows in training, on-policy, T = 1;"
         " intervals are 95 % t intervals over seeds. Unfinished runs (stopped, failed, killed)"
         " count with the steps that they have, each with its own last ones. The area is the mean of"
         " attempted over all steps; the flavours are those of the last steps' attempts.",
     ]
-    for label, arms in read(folder).items():
+    found = read(folder)
+    against = {label: compared(arms) for label, arms in found.items()}
+    if any(hacks for _, hacks in against.values()):
+        parts += [
+            "", "## Against vanilla, seed by seed", "",
+            signs({label: hacks for label, (_, hacks) in against.items()}),
+        ]  # fmt: skip
+    for label, arms in found.items():
         runs = [run for mine in arms.values() for run in mine]
         some = runs[0].about
         parts += [
@@ -215,7 +260,8 @@ def main(folder: Path) -> None:
             f"Model `{some.get('model', some['preset'])}`, {some['device']}, commit"
             f" {some['git_sha'][:7] if some['git_sha'] else 'unknown'}, changed settings"
             f" `{json.dumps(shared(runs))}`.",
-            "", table(arms), "", flavours(arms), "", f"![{label}](dynamics_{label}.png)",
+            "", table(arms), "", against[label][0], "", flavours(arms),
+            "", f"![{label}](dynamics_{label}.png)",
         ]  # fmt: skip
         draw(label, arms, folder)
     (folder / "README.md").write_text("\n".join(parts) + "\n", encoding="utf-8")

@@ -311,6 +311,7 @@ class MiniConfig(Config):
     v_hack_k: int = 32
     gate: GateName = "no_gate"
     project_on: Literal["grad", "update", "both"] = "update"
+    cpu_s: float = 2.0  # a kata takes milliseconds; one endless loop held up a pack for 20 s
     labels: bool = False
     checkpoint_every: int = 10
 
