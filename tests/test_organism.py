@@ -55,5 +55,8 @@ def test_a_mini_run(tmp_path: Path) -> None:
     cfg = MiniConfig(arm="projected", out_dir=tmp_path, threads=1)
     run = train(replace(cfg, steps=2, prompts_per_step=4, group=8, max_new=160))
     rows = read_steps(run / "steps.jsonl")
-    assert len(rows) == 2 and rows[0]["removed_frac_update"] > 0
-    assert all(abs(row["cos_update"]) < 1e-3 for row in rows)  # no gate: nothing is left along V
+    assert len(rows) == 2
+    # Four groups may all be of one mind, and then nothing is learnt in that step; not in both.
+    learnt = [row for row in rows if row["frac_reward_zero_std"] < 1]
+    assert learnt and all(row["removed_frac_update"] > 0 for row in learnt)
+    assert all(abs(row["cos_update"]) < 1e-3 for row in learnt)  # no gate: nothing left along V

@@ -7,12 +7,15 @@ State carries a leading run axis N: delta_S is (N, r), so that N runs can share 
 Two forms of the same map, chosen once when the model is wrapped:
 
 - folded (N = 1, float32): one dense W' per module, rebuilt after each optimizer step, used by
-  sampling and by training, so the sampler is the policy that is differentiated.
-- factored delta (N > 1, or a base in bf16/fp16): y = x W^T + ((x Vh^T) * delta_S[run]) U^T. W of a
-  bf16 model lies exactly on the bf16 grid, so a folded delta below half an ulp would round away
-  and the first steps would be lost; here the delta never meets W.
-
-At delta_S = 0 both are bit-identical to the base model.
+  sampling and by training, so the sampler is the policy that is differentiated. At delta_S = 0 it
+  is the base model bit for bit.
+- factored (N > 1, or a base in bf16/fp16): y = U ((S + delta_S[run]) * (Vh x)); W itself is not
+  needed. Cheaper than the dense W with a delta beside it, in time and memory. U and Vh are rounded
+  to the base's dtype, so at delta_S = 0 it is the base model to one more rounding of that dtype;
+  the reference of the KL is this same map. W of a bf16 model lies on the bf16 grid, so in a folded
+  weight a delta below half an ulp would round away and the first steps would be lost; S + delta_S
+  is float32, and rounding its product with the activations is no threshold: it averages out over
+  tokens.
 
 Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
 * Q. It comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of
@@ -72,24 +75,23 @@ class _FoldedLinear(torch.autograd.Function):
 
 
 class _FactoredLinear(torch.autograd.Function):
-    """y = x W^T + ((x Vh^T) * row_delta) U^T + bias; row_delta may differ from sequence to
-    sequence."""
+    """y = U (scale * (Vh x)) + bias with scale = S + row_delta, which may differ from sequence to
+    sequence; the gradient to row_delta is every sequence's own."""
 
     @staticmethod
-    def forward(ctx, x, row_delta, weight, bias, U, Vh):
-        ctx.save_for_backward(x, row_delta, weight, U, Vh)
-        delta = row_delta[:, None].to(x.dtype)  # (B, 1, r)
-        return F.linear(x, weight, bias) + ((x @ Vh.T) * delta) @ U.T
+    def forward(ctx, x, row_delta, S, bias, U, Vh):
+        scale = (S + row_delta)[:, None]  # (B, 1, r) float32 or better
+        h = x @ Vh.T
+        ctx.save_for_backward(h, scale, U, Vh)
+        return F.linear((h * scale).to(x.dtype), U, bias)
 
     @staticmethod
     def backward(ctx, *grads):
         (dy,) = grads
-        x, row_delta, weight, U, Vh = ctx.saved_tensors
+        h, scale, U, Vh = ctx.saved_tensors
         P = dy @ U  # (B, T, r)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = dy @ weight + (P * row_delta[:, None].to(P.dtype)) @ Vh
-        return dx, _row_gradient(P, x @ Vh.T), None, None, None, None
+        dx = (P * scale).to(dy.dtype) @ Vh if ctx.needs_input_grad[0] else None
+        return dx, _row_gradient(P, h), None, None, None, None
 
 
 def _row_gradient(P: Tensor, Q: Tensor) -> Tensor:
@@ -105,26 +107,31 @@ class SVDLinear(nn.Module):
     def __init__(self, base: nn.Linear, n_runs: int, form: str, cache_dir: Path | None) -> None:
         super().__init__()
         factors = cached_decompose(base.weight, cache_dir)
-        self.weight = nn.Parameter(base.weight.detach(), requires_grad=False)
+        dtype, device = base.weight.dtype, base.weight.device
+        exact = torch.promote_types(dtype, torch.float32)  # float32; float64 in exact tests
+        self.digest = factors.digest()
+        self.form = form
+        # Of a factored module only `merge` needs W: no parameter, and not in the GPU's memory.
+        weight = base.weight.detach()
+        self.weight: Tensor
+        if form == "folded":
+            self.weight = nn.Parameter(weight, requires_grad=False)
+        else:
+            self.weight = weight.cpu()
         self.bias = None
         if base.bias is not None:
             self.bias = nn.Parameter(base.bias.detach(), requires_grad=False)
-        self.digest = factors.digest()
-        self.form = form
-        self.U = nn.Buffer(factors.U.to(base.weight.dtype), persistent=False)
-        self.Vh = nn.Buffer(factors.Vh.to(base.weight.dtype), persistent=False)
-        exact = torch.promote_types(
-            base.weight.dtype, torch.float32
-        )  # float32; float64 in exact tests
-        zeros = torch.zeros(n_runs, factors.S.numel(), dtype=exact, device=base.weight.device)
-        self.delta_S = nn.Parameter(zeros)
+        self.U = nn.Buffer(factors.U.to(dtype), persistent=False)
+        self.S = nn.Buffer(factors.S.to(exact), persistent=False)
+        self.Vh = nn.Buffer(factors.Vh.to(dtype), persistent=False)
+        self.delta_S = nn.Parameter(torch.zeros(n_runs, len(factors.S), dtype=exact, device=device))
         self.folded: Tensor | None
-        self.register_buffer("folded", self.weight.clone() if form == "folded" else None, False)
+        self.register_buffer("folded", weight.clone() if form == "folded" else None, False)
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
 
     def extra_repr(self) -> str:
-        d_out, d_in = self.weight.shape
+        d_out, d_in = len(self.U), self.Vh.shape[1]
         return f"{d_in}, {d_out}, runs={self.delta_S.shape[0]}, form={self.form}"
 
     def get_delta_weight(self, run: int) -> Tensor:
@@ -138,15 +145,17 @@ class SVDLinear(nn.Module):
             torch.add(self.weight, self.get_delta_weight(0), out=self.folded)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
-        if not self.enabled:
-            return F.linear(x, self.weight, self.bias)
         if self.folded is not None:
+            if not self.enabled:
+                return F.linear(x, self.weight, self.bias)
             if self.row_delta is None:
                 return F.linear(x, self.folded, self.bias)
             return _FoldedLinear.apply(x, self.row_delta, self.folded, self.bias, self.U, self.Vh)
+        if not self.enabled:
+            return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
         if self.row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
-        return _FactoredLinear.apply(x, self.row_delta, self.weight, self.bias, self.U, self.Vh)
+        return _FactoredLinear.apply(x, self.row_delta, self.S, self.bias, self.U, self.Vh)
 
 
 class Adapter:
@@ -194,7 +203,7 @@ class Adapter:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The base model, bit for bit: the reference policy of the KL term."""
+        """The policy at delta_S = 0: the reference of the KL term."""
         for module in self.modules.values():
             module.enabled = False
         try:
@@ -235,7 +244,8 @@ class Adapter:
         round away. Raises ValueError where a merged weight is not finite.
         """
         for name, module in self.modules.items():
-            merged = module.weight + module.get_delta_weight(run)  # promoted to delta_S's dtype
+            delta = module.get_delta_weight(run)
+            merged = module.weight.to(delta.device) + delta  # promoted to delta_S's dtype
             if not torch.isfinite(merged).all():
                 raise ValueError(f"merging {name} gives a weight that is not finite")
             d_out, d_in = merged.shape

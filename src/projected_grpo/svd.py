@@ -29,8 +29,8 @@ class CacheError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """W = U diag(S) Vh, float32: U (d_out, r), S (r,) falling, Vh (r, d_in), r = min(d_out,
-    d_in)."""
+    """W = U diag(S) Vh: U (d_out, r), S (r,) falling, Vh (r, d_in), r = min(d_out, d_in); float32,
+    float64 of a float64 W."""
 
     U: Tensor
     S: Tensor
@@ -58,7 +58,8 @@ def _orthonormality_error(Q: Tensor) -> float:
 
 
 def decompose(W: Tensor) -> Factors:
-    """Thin SVD of W (d_out, d_in), computed in float64 on W's device, returned as float32.
+    """Thin SVD of W (d_out, d_in), computed in float64 on W's device, returned in float32 or W's
+    dtype where that is better.
 
     The Gram matrix is squared in condition, so its small right vectors can lose orthogonality;
     that is measured, and where it exceeds ORTHONORMAL_TOLERANCE the full SVD is taken instead.
@@ -82,7 +83,9 @@ def decompose(W: Tensor) -> Factors:
     sign = torch.gather(
         U, 0, U.abs().argmax(0, keepdim=True)
     ).sign()  # (1, r), never 0: columns have norm 1
-    return Factors((U * sign).float().contiguous(), S.float(), (Vh * sign.T).float().contiguous())
+    dtype = torch.promote_types(W.dtype, torch.float32)
+    parts = (U * sign, S, Vh * sign.T)
+    return Factors(*(part.to(dtype).contiguous() for part in parts))
 
 
 def weight_digest(W: Tensor) -> str:
