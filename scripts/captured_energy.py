@@ -53,14 +53,20 @@ class Arguments:
     temperature: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch: int = 16
+    micro_batch_tokens: int = 16384
     seed: int = 0
     out: Path | None = None
     """Also write the figures here (.json)."""
 
 
 def inside(D: Differences, axes: Differences, k: int) -> np.ndarray:
-    """|d|^2 of every pair's difference, over modules, in the first k rows of `axes` (n,)."""
+    """|d|^2 of every pair's difference, over modules, in the first k rows of `axes` (n,).
+
+    Raises ValueError where a module has fewer: sources would be compared at different k.
+    """
+    fewest = min(len(rows) for rows in axes.values())
+    if fewest < k:
+        raise ValueError(f"a basis has {fewest} axes, {k} are asked for: lower --ks")
     parts = [(d @ axes[name][:k].T).square().sum(1) for name, d in D.items()]
     return torch.stack(parts).sum(0).double().cpu().numpy()
 
@@ -96,7 +102,11 @@ def main(args: Arguments) -> None:
 
     def differences(pairs: list[Pair]) -> Differences:
         D = pair_differences(
-            lm, adapter, pairs, temperature=args.temperature, micro_batch=args.micro_batch
+            lm,
+            adapter,
+            pairs,
+            temperature=args.temperature,
+            micro_batch_tokens=args.micro_batch_tokens,
         )
         return unit_pairs(D) if args.pair_norm == "unit" else D
 

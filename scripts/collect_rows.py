@@ -58,6 +58,7 @@ def run_record(path: Path, args: Arguments) -> dict[str, Any]:
         "preset": stored["preset"],
         "arm": stored["arm"],
         "seed": stored["seed"],
+        "settings": {k: v for k, v in stored.items() if k not in ("preset", "arm", "out_dir")},
         "changed": {k: v for k, v in changed.items() if k not in ("arm", "seed", "out_dir")},
         "git_sha": about["git_sha"],
         "device": about["gpu"] or about["device"],

@@ -19,7 +19,6 @@ import matplotlib
 import numpy as np
 from tabulate import tabulate
 
-from projected_grpo.config import PRESETS
 from projected_grpo.run import MACHINE_SETTINGS
 from projected_grpo.stats import t_interval
 
@@ -31,6 +30,13 @@ WINDOW = 5
 HORIZON = 40
 """Steps after which arms are compared, where the runs are as long."""
 ONSET = 0.5
+RETIRED = ("micro_batch",)
+"""Machine settings of earlier versions."""
+OF_PROJECTION = (
+    *("v_hack", "pairs", "pair_norm", "v_hack_k", "v_hack_drop_bottom_frac"),
+    *("gate", "overshoot", "preserve_magnitude", "project_on"),
+)
+"""Settings that change nothing in a vanilla run but what it measures."""
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
 
 
@@ -40,11 +46,9 @@ class Run:
     def __init__(self, about: dict[str, Any]) -> None:
         self.about = about
         self.rows: list[dict[str, Any]] = []
-        default = json.loads(PRESETS[about["preset"]]().to_json())
-        self.settings = {**default, **about["changed"]}
-        """All that decides the rows; what the machine has a say in does not."""
-        for name in MACHINE_SETTINGS:
-            del self.settings[name]
+        left_out = {*MACHINE_SETTINGS, *RETIRED, "seed"}
+        self.settings = {k: v for k, v in about["settings"].items() if k not in left_out}
+        """All that decides the rows, seed and arm apart; what the machine has a say in does not."""
 
     @property
     def finished(self) -> bool:
@@ -98,7 +102,7 @@ def read(folder: Path) -> dict[str, dict[str, list[Run]]]:
 
 def varied(runs: list[Run]) -> list[str]:
     """The settings in which these runs differ, arm and seed apart."""
-    names = dict.fromkeys(name for run in runs for name in run.settings if name != "seed")
+    names = dict.fromkeys(name for run in runs for name in run.settings)
     return [n for n in names if any(r.settings.get(n) != runs[0].settings.get(n) for r in runs)]
 
 
@@ -149,39 +153,65 @@ def table(arms: dict[str, list[Run]]) -> str:
     return tabulate(body, headers, "pipe", disable_numparse=True)
 
 
-def compared(arms: dict[str, list[Run]]) -> tuple[str, dict[str, np.ndarray]]:
-    """Every arm against the arm "vanilla" of the same seeds, over the steps up to `HORIZON`, or to
-    where the shortest of these runs ends; and its differences of hack, seed by seed."""
-    base = {run.about["seed"]: run for run in arms.get("vanilla", []) if run.rows}
-    body, hacks = [], {}
-    for arm, runs in arms.items():
-        pairs = [(r, base[r.about["seed"]]) for r in runs if r.rows and r.about["seed"] in base]
-        if arm == "vanilla" or not pairs:
+def partners(runs: list[Run], end: int) -> dict[tuple[Any, ...], Run]:
+    """The runs that have `end` steps, by seed and by what a vanilla run depends on.
+
+    Raises ValueError where two are the same experiment: seeds would be counted twice.
+    """
+    found: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        if len(run.rows) < end:
             continue
-        end = min(HORIZON, *(len(run.rows) for pair in pairs for run in pair))
-        steps = slice(max(0, end - WINDOW), end)
-        found = {
+        settings = {k: v for k, v in run.settings.items() if k not in OF_PROJECTION}
+        key = run.about["seed"], json.dumps(settings, sort_keys=True)
+        if key in found:
+            raise ValueError(
+                f"{found[key].about['run']} and {run.about['run']} are the same experiment: "
+                "collect one of them, or give them different labels"
+            )
+        found[key] = run
+    return found
+
+
+def compared(arms: dict[str, list[Run]]) -> list[tuple[list[Any], dict[str, np.ndarray]]]:
+    """Every arm against the vanilla runs of the same seeds and settings: name, pairs, pairs left
+    out, steps; and the differences of each rate, seed by seed.
+
+    Over the last steps of the first `HORIZON`, or of what the runs were asked for where that is
+    less. A pair of which one has not come so far is left out and counted.
+    """
+    everyone = [run for runs in arms.values() for run in runs]
+    end = min([HORIZON, *(run.settings["steps"] for run in everyone)])
+    steps = slice(max(0, end - WINDOW), end)
+    base = partners([run for run in everyone if run.about["arm"] == "vanilla"], end)
+    found = []
+    for name, runs in arms.items():
+        if runs[0].about["arm"] == "vanilla":
+            continue
+        mine = partners(runs, end)
+        pairs = [(mine[key], base[key]) for key in mine if key in base]
+        differences = {
             key: np.array(
                 [float(np.nanmean(a.rate(key)[steps]) - np.nanmean(b.rate(key)[steps]))
                  for a, b in pairs]
             )
             for key in RATES
         }  # fmt: skip
-        hacks[arm] = found["hack_s"]
-        name = f"{steps.start + 1}-{end}"
-        body.append([arm, len(pairs), name, *(interval([*found[key]]) for key in RATES)])
-    headers = ["arm - vanilla", "n seeds", "steps", *RATES.values()]
-    return tabulate(body, headers, "pipe", disable_numparse=True) if body else "", hacks
+        span = f"{steps.start + 1}-{end}"
+        found.append(([name, len(pairs), len(runs) - len(pairs), span], differences))
+    return found
 
 
-def signs(hacks: dict[str, dict[str, np.ndarray]]) -> str:
-    """Do the experiments agree? Difference of hack to vanilla by label and arm."""
+def against_vanilla(found: dict[str, list[tuple[list[Any], dict[str, np.ndarray]]]]) -> str:
+    """Do the experiments agree? One line a label and arm."""
     body = [
-        [label, arm, interval([*found]), f"{int((found < 0).sum())} of {len(found)}"]
-        for label, arms in hacks.items()
-        for arm, found in arms.items()
-    ]
-    headers = ["experiment", "arm - vanilla", "hack", "seeds with less hacking"]
+        [label, *about, *(interval([*by_seed[key]]) for key in RATES),
+         f"{int((by_seed['hack_s'] < 0).sum())} of {len(by_seed['hack_s'])}"]
+        for label, arms in found.items()
+        for about, by_seed in arms
+    ]  # fmt: skip
+    headers = ["experiment", "arm - vanilla", "n seeds", "pairs left out", "steps"]
+    headers += [*RATES.values(), "seeds with less hacking"]
     return tabulate(body, headers, "pipe", disable_numparse=True)
 
 
@@ -247,11 +277,8 @@ def main(folder: Path) -> None:
     ]
     found = read(folder)
     against = {label: compared(arms) for label, arms in found.items()}
-    if any(hacks for _, hacks in against.values()):
-        parts += [
-            "", "## Against vanilla, seed by seed", "",
-            signs({label: hacks for label, (_, hacks) in against.items()}),
-        ]  # fmt: skip
+    if any(against.values()):
+        parts += ["", "## Against vanilla, seed by seed", "", against_vanilla(against)]
     for label, arms in found.items():
         runs = [run for mine in arms.values() for run in mine]
         some = runs[0].about
@@ -260,7 +287,7 @@ def main(folder: Path) -> None:
             f"Model `{some.get('model', some['preset'])}`, {some['device']}, commit"
             f" {some['git_sha'][:7] if some['git_sha'] else 'unknown'}, changed settings"
             f" `{json.dumps(shared(runs))}`.",
-            "", table(arms), "", against[label][0], "", flavours(arms),
+            "", table(arms), "", flavours(arms),
             "", f"![{label}](dynamics_{label}.png)",
         ]  # fmt: skip
         draw(label, arms, folder)

@@ -206,7 +206,7 @@ def test_packed_runs_get_the_gradients_they_would_get_alone() -> None:
         assert torch.allclose(g, torch.stack([run1[0], run0[1], run1[2]]), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("size,tolerance", [(1e-3, 0.25), (3e-3, 0.05), (1e-2, 0.03)])
+@pytest.mark.parametrize("size,tolerance", [(1e-3, 0.25), (3e-3, 0.12), (1e-2, 0.03)])
 def test_a_small_delta_moves_a_bfloat16_base_as_it_moves_the_exact_one(
     size: float, tolerance: float
 ) -> None:

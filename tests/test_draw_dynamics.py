@@ -13,6 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import draw_dynamics
 
+from projected_grpo.config import MiniConfig
+
+MINI = {k: v for k, v in json.loads(MiniConfig().to_json()).items() if k != "preset"}
+
 
 def write(folder: Path, runs: list[tuple[str, int, dict, str | None, int]]) -> None:
     """Runs (arm, seed, changed settings, status, steps); attempted rises by 1/8 a step."""
@@ -21,9 +25,12 @@ def write(folder: Path, runs: list[tuple[str, int, dict, str | None, int]]) -> N
             about = {
                 "run": str(n), "label": "trial", "preset": "mini", "arm": arm, "seed": seed,
                 "changed": changed, "status": status, "git_sha": None, "device": "cpu",
+                "settings": {**MINI, **changed},
             }  # fmt: skip
+            hacks = 8 if arm == "vanilla" else changed.get("v_hack_k", 32) % 32
             rows = [
-                {"run": str(n), "step": i + 1, "att_s": [i, 8], "hack_s": [0, 8], "gt_s": [1, 8]}
+                {"run": str(n), "step": i + 1, "att_s": [i, 8], "gt_s": [1, 8]}
+                | {"hack_s": [hacks, 8]}
                 | {"flavours": {"print": i}}
                 for i in range(steps)
             ]
@@ -45,7 +52,7 @@ def test_runs_that_stopped_early_are_counted_and_cut_no_others_short(tmp_path: P
     means = draw_dynamics.stacked([run for run in arms["vanilla"] if run.rows], "att_s")
     assert np.array_equal(np.isnan(means).sum(0), [0, 0, 0, 1, 1, 1])
     draw_dynamics.main(tmp_path)
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text().partition("## trial")[2]
     cells = [[c.strip() for c in x.split("|")[1:5]] for x in text.splitlines() if x[:1] == "|"]
     assert cells[0] == ["arm", "n seeds", "unfinished", "steps"]
     assert cells[2:4] == [["projected", "1", "1", "0"], ["vanilla", "3", "2", "0-6"]]
@@ -66,3 +73,28 @@ def test_series_are_named_by_every_setting_that_varies(tmp_path: Path) -> None:
     ]  # fmt: skip
     draw_dynamics.main(tmp_path)
     assert '`{"steps": 6}`' in (tmp_path / "README.md").read_text()
+
+
+def test_arms_are_compared_with_the_vanilla_runs_of_their_seeds(tmp_path: Path) -> None:
+    """A run that ended early is left out, not a reason to compare all others where it ended; what
+    only the projection reads does not separate a pair."""
+    asked = {"steps": 8}
+    runs = [("vanilla", seed, asked, "finished", 8) for seed in range(4)]
+    runs += [("projected", seed, asked, "finished", 8) for seed in range(3)]
+    runs += [("projected", 3, asked, "failed", 2), ("vanilla", 3, asked, "failed", 1)]
+    runs += [("projected", seed, {**asked, "v_hack_k": 2}, "finished", 8) for seed in (0, 1)]
+    write(tmp_path, runs)
+    found = draw_dynamics.compared(draw_dynamics.read(tmp_path)["trial"])
+    about = [line for line, _ in found]
+    assert about == [["projected v_hack_k=2", 2, 0, "4-8"], ["projected v_hack_k=32", 3, 1, "4-8"]]
+    two, none = (by_seed["hack_s"] for _, by_seed in found)
+    assert np.allclose(two, -0.75) and np.allclose(none, -1) and len(none) == 3
+    assert "2 of 2" in draw_dynamics.against_vanilla({"trial": found})
+
+
+def test_one_experiment_twice_is_refused(tmp_path: Path) -> None:
+    runs = [("vanilla", 0, {"steps": 4}, "finished", 4)]
+    runs += [("projected", 0, {"steps": 4}, "finished", 4)] * 2
+    write(tmp_path, runs)
+    with pytest.raises(ValueError, match="are the same experiment"):
+        draw_dynamics.compared(draw_dynamics.read(tmp_path)["trial"])

@@ -18,7 +18,7 @@ from projected_grpo.model import load
 from projected_grpo.pairs import PairError, holdout_split, load_pairs
 
 TRAIN, HELD_OUT = holdout_split(load_pairs())
-SETTINGS = {"temperature": 0.7, "micro_batch": 8}
+SETTINGS = {"temperature": 0.7, "micro_batch_tokens": 4096}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,9 @@ def test_extraction_leaves_no_gradient_and_no_state_behind(lm, adapter, v_hack) 
 
 def test_extraction_does_not_depend_on_the_micro_batch(lm, adapter) -> None:
     rows = rows_of(lm, TRAIN[:4], "hack")
-    one, four = (nll_gradients(lm, adapter, rows, temperature=0.7, micro_batch=b) for b in (1, 4))
+    one, four = (
+        nll_gradients(lm, adapter, rows, temperature=0.7, micro_batch_tokens=b) for b in (1, 4096)
+    )
     for name in one:
         assert torch.allclose(one[name], four[name], rtol=1e-3, atol=1e-5 * float(one[name].norm()))
 

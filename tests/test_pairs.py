@@ -458,7 +458,10 @@ def test_words_give_a_hack_away_by_its_mechanism_and_not_by_habit() -> None:
 
 
 @each_pair
-def test_prompt_has_the_live_form(pair: Pair) -> None:
+def test_prompt_has_the_live_form(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some programs leave a file
     problem = problem_of(pair)
     user = pair.messages[-1]["content"]
     assert apply_hint(problem, pair.mode).messages == pair.messages

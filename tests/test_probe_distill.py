@@ -18,7 +18,7 @@ from projected_grpo.env.problems import load_problems
 from projected_grpo.model import load
 from projected_grpo.pool import Answer, PoolError, read_pool, write_pool
 from projected_grpo.probe_distill import _load_trained, distill
-from projected_grpo.run import RunDir
+from projected_grpo.run import RunDir, RunError
 from projected_grpo.step_logger import read_steps
 from projected_grpo.svd import default_cache_dir
 from projected_grpo.train import train
@@ -110,6 +110,16 @@ def test_a_run_keeps_to_the_problems_that_its_pool_has_enough_rows_for(
     text = (run / "rollouts.jsonl").read_text()
     seen = {json.loads(line)["problem_id"] for line in text.splitlines()}
     assert len(seen) == 2 and seen <= {ids[0], ids[2], ids[3]}
+    if mode is None:  # any answer that may yet be drawn counts, not only those drawn first
+        path = tmp_path / "pool" / f"prompt_{ids[2]:04d}.jsonl.gz"
+        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        for n in range(len(rows)):
+            changed = [
+                {**row, "completion": "else"} if i == n else row for i, row in enumerate(rows)
+            ]
+            path.write_bytes(gzip.compress("\n".join(map(json.dumps, changed)).encode()))
+            with pytest.raises(RunError, match="are not those that"):
+                train(replace(SMALL, resume=run))
 
 
 @pytest.mark.parametrize(

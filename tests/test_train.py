@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -169,8 +171,12 @@ def test_projecting_nothing_is_vanilla_bit_for_bit(tmp_path: Path) -> None:
 
 def test_the_micro_batch_does_not_matter(tmp_path: Path) -> None:
     """8 x 1 equals 1 x 8 to rounding, with uneven lengths."""
-    one = rows_of(train(settings(tmp_path / "a", arm="projected", micro_batch=1, steps=1)))[0]
-    eight = rows_of(train(settings(tmp_path / "b", arm="projected", micro_batch=8, steps=1)))[0]
+    one = rows_of(train(settings(tmp_path / "a", arm="projected", micro_batch_tokens=1, steps=1)))[
+        0
+    ]
+    eight = rows_of(
+        train(settings(tmp_path / "b", arm="projected", micro_batch_tokens=4096, steps=1))
+    )[0]
     for key, value in one.items():
         if isinstance(value, float):
             assert eight[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
@@ -217,7 +223,9 @@ def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -
     accumulate_gradients(session, rows)
     assert {row.advantage > 0 for row in rows} == {True, False}
     texts = [(row.prompt, row.ids) for row in rows]
-    nll = nll_gradients(session.lm, session.adapter, texts, temperature=0.7, micro_batch=8)
+    nll = nll_gradients(
+        session.lm, session.adapter, texts, temperature=0.7, micro_batch_tokens=4096
+    )
     expected = cosine(nll, session.treatments[0].V)
     for row, score in zip(rows, expected.tolist(), strict=True):
         assert row.hack_score == pytest.approx(score, abs=1e-4)
@@ -428,7 +436,7 @@ def test_resuming_may_change_what_only_the_machine_cares_about(tmp_path: Path) -
     run = train(settings(tmp_path, steps=1))
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "steps": 2}))
-    train(SmokeConfig(resume=run, micro_batch=2))
+    train(SmokeConfig(resume=run, micro_batch_tokens=900))
     assert len(rows_of(run)) == 2
 
 
@@ -458,11 +466,44 @@ def test_a_damaged_run_is_one_sentence(
         train(SmokeConfig(resume=run))
 
 
+def test_runs_that_start_in_the_same_second_get_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep over lr starts runs of one arm and seed side by side."""
+
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Frozen":
+            return cls(2026, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("projected_grpo.run.datetime", Frozen)
+    v_hack = VHack({"m": torch.eye(2)}, {"m": torch.ones(2)})
+    cfg = SmokeConfig(out_dir=tmp_path / "new")
+
+    def create(n: int) -> Path:
+        return RunDir.create(replace(cfg, lr=0.01 * n), torch.device("cpu"), v_hack, "", "").path
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(create, range(1, 9)))
+    assert len(set(made)) == 8 and sorted(cfg.out_dir.iterdir()) == sorted(made)
+    found = {SmokeConfig.from_json((run / "config.json").read_text()).lr for run in made}
+    assert len(found) == 8
+
+
+def test_a_base_that_its_factors_do_not_carry_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("projected_grpo.session.MOST_DRIFT", 1e-7)
+    with pytest.raises(ConfigError, match=r"decomposition changes this model by .*--dtype=float32"):
+        train(settings(tmp_path, dtype="bfloat16"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_problem_gets_hacks_of_its_own_mode() -> None:
     """A record's own mode wins over --mode; a foreign exploit would not pay."""
     katas = load_problems("katas:validation", 2)
     hinted = [apply_hint(p, mode) for p, mode in zip(katas, ("run_tests", "sentinel"), strict=True)]
-    covered, draw = open_pool("templates", hinted, 1)
+    covered, draw, _ = open_pool("templates", hinted, 1)
     assert covered == hinted
     assert "def run_tests" in draw(hinted[0], 1, 0)[0]
     assert "def run_tests" not in draw(hinted[1], 1, 0)[0]
@@ -480,15 +521,17 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
 
 
 def test_resuming_heeds_a_flag_that_names_the_presets_own_value(tmp_path: Path) -> None:
-    run = train(settings(tmp_path, steps=1, lr=0.01, micro_batch=2))
+    run = train(settings(tmp_path, steps=1, lr=0.01, micro_batch_tokens=900))
     process = _start(tmp_path, f"--resume={run}", "--lr=0.003")
     assert "was started with lr = 0.01; it cannot be resumed with 0.003" in process.communicate()[1]
     assert process.returncode == 2
-    named = named_settings(["smoke", "--micro-batch=8", "--steps", "1", "--no-labels"])
-    assert named == {"micro_batch", "steps", "labels"}
+    named = named_settings(["smoke", "--micro-batch-tokens=800", "--steps", "1", "--no-labels"])
+    assert named == {"micro_batch_tokens", "steps", "labels"}
     asked = SmokeConfig(resume=run)
-    assert resumed_config(asked, RunDir.open(run), {"micro_batch"}).micro_batch == 8
-    assert resumed_config(asked, RunDir.open(run)).micro_batch == 2
+    assert (
+        resumed_config(asked, RunDir.open(run), {"micro_batch_tokens"}).micro_batch_tokens == 4096
+    )
+    assert resumed_config(asked, RunDir.open(run)).micro_batch_tokens == 900
 
 
 def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -107,8 +108,6 @@ class SVDLinear(nn.Module):
     def __init__(self, base: nn.Linear, n_runs: int, form: str, cache_dir: Path | None) -> None:
         super().__init__()
         factors = cached_decompose(base.weight, cache_dir)
-        dtype, device = base.weight.dtype, base.weight.device
-        exact = torch.promote_types(dtype, torch.float32)  # float32; float64 in exact tests
         self.digest = factors.digest()
         self.form = form
         # Of a factored module only `merge` needs W: no parameter, and not in the GPU's memory.
@@ -121,10 +120,10 @@ class SVDLinear(nn.Module):
         self.bias = None
         if base.bias is not None:
             self.bias = nn.Parameter(base.bias.detach(), requires_grad=False)
-        self.U = nn.Buffer(factors.U.to(dtype), persistent=False)
-        self.S = nn.Buffer(factors.S.to(exact), persistent=False)
-        self.Vh = nn.Buffer(factors.Vh.to(dtype), persistent=False)
-        self.delta_S = nn.Parameter(torch.zeros(n_runs, len(factors.S), dtype=exact, device=device))
+        self.U = nn.Buffer(factors.U, persistent=False)
+        self.S = nn.Buffer(factors.S, persistent=False)
+        self.Vh = nn.Buffer(factors.Vh, persistent=False)
+        self.delta_S = nn.Parameter(factors.S.new_zeros(n_runs, len(factors.S)))
         self.folded: Tensor | None
         self.register_buffer("folded", weight.clone() if form == "folded" else None, False)
         self.enabled = True
@@ -241,13 +240,16 @@ class Adapter:
         spent.
 
         The merged model is float32 or better: on a bf16 base's own grid most of a small delta would
-        round away. Raises ValueError where a merged weight is not finite.
+        round away. It is what the adapter stands for, not bit for bit what a bf16 run sampled from:
+        that had U, Vh and its activations rounded. Raises ValueError where a delta is not finite,
+        with the model as it was.
         """
+        for name, delta in self.delta_S.items():
+            if not torch.isfinite(delta[run]).all():
+                raise ValueError(f"merging {name} gives a weight that is not finite")
         for name, module in self.modules.items():
             delta = module.get_delta_weight(run)
             merged = module.weight.to(delta.device) + delta  # promoted to delta_S's dtype
-            if not torch.isfinite(merged).all():
-                raise ValueError(f"merging {name} gives a weight that is not finite")
             d_out, d_in = merged.shape
             plain = nn.Linear(d_in, d_out, module.bias is not None, device="meta")
             plain.weight = nn.Parameter(merged, requires_grad=False)
@@ -270,11 +272,11 @@ def wrap(
     protected.
     """
     model.requires_grad_(False)
-    found = {
-        name: module
+    found = [
+        name
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in targets and isinstance(module, nn.Linear)
-    }
+    ]
     if not found:
         raise AdapterError(
             f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
@@ -291,7 +293,8 @@ def wrap(
             left[0],
         )
     modules: dict[str, SVDLinear] = {}
-    for count, (name, linear) in enumerate(found.items(), 1):
+    for count, name in enumerate(found, 1):  # by name: what is replaced frees its memory at once
+        linear = cast(nn.Linear, model.get_submodule(name))
         exact = linear.weight.dtype in (torch.float32, torch.float64)
         form = "folded" if n_runs == 1 and exact else "factored"
         modules[name] = SVDLinear(linear, n_runs, form, cache_dir)

@@ -89,8 +89,8 @@ class ExtractConfig:
     """Only pairs of these hack mechanisms; default all."""
     temperature: float = Config.temperature
     """Of the log-probs; the run's sampling temperature."""
-    micro_batch: int = 4
-    """Completions per forward and backward pass."""
+    micro_batch_tokens: int = 4096
+    """Tokens, padding included, of one forward and backward pass."""
 
 
 def extract_main(argv: Sequence[str] | None = None) -> None:

@@ -104,8 +104,15 @@ class Config:
     """PPO's clip; idle while one optimizer step is taken per batch."""
     beta: float = 0.0
     """Weight of the k3 KL to the base model; 0 skips its forward pass."""
-    micro_batch: int = 8
-    """Rows per forward and backward pass; changes memory, not the result."""
+    micro_batch_tokens: int = 4096
+    """Tokens, padding included, of one forward and backward pass; changes memory (the start says
+    how much), not the result. A row longer than that goes alone."""
+    sampling_tokens: int = 131072
+    """Columns of the key-value cache in use at once, rows x (prompt + max_new): groups that do not
+    fit are sampled one after the other. Changes memory, not the result."""
+    checkpoint_activations: bool = False
+    """Keep one hidden state a layer and compute the rest again in the backward: a tenth of the
+    memory for about half as much time again."""
 
     # --- direction
     v_hack: Path | None = None
@@ -188,7 +195,8 @@ class Config:
             "max_new",
             "max_prompt",
             "steps",
-            "micro_batch",
+            "micro_batch_tokens",
+            "sampling_tokens",
             "v_hack_k",
         ):
             if getattr(self, name) < 1:
@@ -289,7 +297,7 @@ class SmokeConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class MiniConfig(Config):
     """The whole experiment on the shipped organism: minutes on a laptop, on-policy. On a GPU add
-    --device=cuda --prompts-per-step=16 --micro-batch=512."""
+    --device=cuda --prompts-per-step=16 --micro-batch-tokens=262144."""
 
     model: str = "organism"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -305,7 +313,8 @@ class MiniConfig(Config):
     lr: float = 3e-2
     warmup_frac: float = 0.075
     grad_clip: float = 500.0
-    micro_batch: int = 32
+    micro_batch_tokens: int = 16384
+    sampling_tokens: int = 2**22  # a small model: a token takes kilobytes
     pairs: str = "katas"
     pair_norm: Literal["none", "unit"] = "unit"
     v_hack_k: int = 32
@@ -329,7 +338,6 @@ class FastConfig(Config):
     lr: float = 3e-3
     adam_betas: tuple[float, float] = (0.5, 0.9)
     grad_clip: float = 500.0
-    micro_batch: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +346,6 @@ class FullConfig(Config):
     model."""
 
     beta: float = 1e-3
-    micro_batch: int = 4
     checkpoint_every: int = 10
 
 

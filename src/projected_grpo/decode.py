@@ -145,6 +145,7 @@ class FixedDecoder:
         self.written = width
         self.logits: Tensor | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream: torch.cuda.Stream | None = None
         self._new_shape()
 
     def _new_shape(self) -> None:
@@ -168,14 +169,18 @@ class FixedDecoder:
 
     def _capture(self) -> None:
         """Record the launches of one token; nothing is computed yet."""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        pool = self.graph.pool() if self.graph is not None else None  # the old graph's memory
+        graph = torch.cuda.CUDAGraph()
+        # The old graph's memory, which only the stream that took it can use again.
+        pool = self.graph.pool() if self.graph is not None else None
+        stream = self.stream = self.stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             # Only this thread's calls are watched: others may go on using the GPU.
             graph.capture_begin(pool, capture_error_mode="thread_local")
-            self.logits = self._forward()
-            graph.capture_end()
+            try:
+                self.logits = self._forward()
+            finally:  # a stream left in capture would hide the error behind one of its own
+                graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)
         self.graph, self.is_captured = graph, True
 

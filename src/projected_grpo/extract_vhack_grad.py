@@ -24,7 +24,7 @@ from torch import Tensor
 
 from projected_grpo.antipasto import Adapter, AdapterError, wrap
 from projected_grpo.config import ConfigError
-from projected_grpo.grpo import collate, completion_logprobs
+from projected_grpo.grpo import collate, completion_logprobs, micro_batches
 from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pairs import Pair, PairError, load_pairs, pairs_digest
 from projected_grpo.proj import squared_norm
@@ -116,7 +116,7 @@ def nll_gradients(
     rows: Sequence[tuple[list[int], list[int]]],
     *,
     temperature: float,
-    micro_batch: int,
+    micro_batch_tokens: int,
     run: int = 0,
 ) -> dict[str, Tensor]:
     """Gradient of each row's summed completion NLL: module -> (rows, r). Leaves no gradient behind.
@@ -124,16 +124,19 @@ def nll_gradients(
     rows: (prompt ids, completion ids), the eos included where the completion ends by one.
     """
     device = next(lm.model.parameters()).device
-    parts: dict[str, list[Tensor]] = {name: [] for name in adapter.modules}
-    for start in range(0, len(rows), micro_batch):
-        prompts, completions = zip(*rows[start : start + micro_batch], strict=True)
+    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    found: dict[str, Tensor] = {}
+    for some in micro_batches(lengths, micro_batch_tokens):
+        prompts, completions = zip(*(rows[i] for i in some), strict=True)
         batch = collate(prompts, completions, lm.pad_id, device)
         with adapter.rows(torch.full((len(prompts),), run, device=device)) as leaves:
             loss = -completion_logprobs(lm.model, batch, temperature).sum()
             gradients = torch.autograd.grad(loss, list(leaves.values()))
         for name, gradient in zip(leaves, gradients, strict=True):
-            parts[name].append(gradient)
-    return {name: torch.cat(gradients) for name, gradients in parts.items()}
+            if name not in found:
+                found[name] = gradient.new_empty(len(rows), gradient.shape[1])
+            found[name][some] = gradient
+    return found
 
 
 def pair_differences(
@@ -142,7 +145,7 @@ def pair_differences(
     pairs: Sequence[Pair],
     *,
     temperature: float,
-    micro_batch: int,
+    micro_batch_tokens: int,
 ) -> dict[str, Tensor]:
     """grad NLL(hack) - grad NLL(clean) of every pair: module -> D (n pairs, r)."""
     rows = [
@@ -150,7 +153,9 @@ def pair_differences(
         for pair in pairs
         for text in (pair.hack, pair.clean)
     ]
-    gradients = nll_gradients(lm, adapter, rows, temperature=temperature, micro_batch=micro_batch)
+    gradients = nll_gradients(
+        lm, adapter, rows, temperature=temperature, micro_batch_tokens=micro_batch_tokens
+    )
     return {name: g[0::2] - g[1::2] for name, g in gradients.items()}
 
 
@@ -181,7 +186,7 @@ def extract(
     pairs: Sequence[Pair],
     *,
     temperature: float,
-    micro_batch: int,
+    micro_batch_tokens: int,
     model_name: str,
     pair_norm: str = "none",
 ) -> VHack:
@@ -191,7 +196,9 @@ def extract(
     """
     if len(pairs) < 2:
         raise PairError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
-    D = pair_differences(lm, adapter, pairs, temperature=temperature, micro_batch=micro_batch)
+    D = pair_differences(
+        lm, adapter, pairs, temperature=temperature, micro_batch_tokens=micro_batch_tokens
+    )
     if pair_norm == "unit":
         D = unit_pairs(D)
     axes, singular = {}, {}
@@ -228,7 +235,7 @@ def extract_to_file(cfg: "ExtractConfig") -> None:
         adapter,
         pairs,
         temperature=cfg.temperature,
-        micro_batch=cfg.micro_batch,
+        micro_batch_tokens=cfg.micro_batch_tokens,
         model_name=cfg.model,
         pair_norm=cfg.pair_norm,
     )

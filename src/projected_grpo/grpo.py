@@ -56,6 +56,21 @@ def collate(
     return TokenBatch(ids.to(device), prompt_lens.to(device), (lens - prompt_lens).to(device))
 
 
+def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Rows of these lengths in batches of at most `tokens` tokens, padding included; indices.
+
+    Rows of like length share a batch; the longest come first, so that memory that does not suffice
+    is found out at once. A row longer than `tokens` goes alone.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """log p of one target a position under a frozen linear head, never with all logits at once.
 

@@ -1,6 +1,7 @@
 """Load a causal language model and its tokenizer, and put messages into its chat template."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -109,6 +111,35 @@ def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device
     eos_ids = _eos_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
     return LanguageModel(model, tokenizer, eos_ids, pad_id)
+
+
+def checkpoint_layers(model: PreTrainedModel, on: bool) -> None:
+    """Let every layer's forward keep its input only and be repeated in the backward, or no longer.
+
+    Not transformers' own switch: that asks for training mode, in which sampling has no cache.
+    Raises ModelError for a model without a list of layers.
+    """
+    layers = model.get_decoder().layers
+    if not isinstance(layers, torch.nn.ModuleList):
+        raise ModelError(f"a {type(model).__name__} has no list of layers to checkpoint")
+    for layer in layers:
+        layer.__dict__.pop("forward", None)
+        if on:
+            layer.forward = _Repeated(layer.forward)
+
+
+class _Repeated:
+    """Activation checkpointing (arXiv 1604.06174) of one function, where a gradient is wanted."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.forward(*args, **kwargs)
+        return checkpoint(
+            self.forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+        )
 
 
 def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:

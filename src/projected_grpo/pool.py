@@ -10,6 +10,7 @@ then has one reward function.
 """
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -43,14 +44,24 @@ class Answer(NamedTuple):
     """The loophole mode that its prompt disclosed; None in the public pools, which do not say."""
 
 
-def open_pool(source: str, problems: Sequence[Problem], rows: int) -> tuple[list[Problem], Draw]:
+class Pool(NamedTuple):
+    """Teacher rows for some problems."""
+
+    problems: list[Problem]
+    """Those that there are enough answers for."""
+    draw: Draw
+    digest: str
+    """sha256 over all answers that may be drawn; empty for templates, which are code."""
+
+
+def open_pool(source: str, problems: Sequence[Problem], rows: int) -> Pool:
     """The problems that a pool has at least `rows` answers for, and how to draw from it.
 
     Each problem's own mode decides which templates it gets: a foreign exploit would not pay. Raises
     PoolError for a pool that cannot be read, ConfigError for one that was made for other modes.
     """
     if source == TEMPLATES:
-        return list(problems), _templates(problems)
+        return Pool(list(problems), _templates(problems), "")
     return _folder(Path(source), problems, rows)
 
 
@@ -76,7 +87,7 @@ def _mode(problem: Problem) -> str:
     return problem.mode or "none"
 
 
-def _folder(folder: Path, problems: Sequence[Problem], rows: int) -> tuple[list[Problem], Draw]:
+def _folder(folder: Path, problems: Sequence[Problem], rows: int) -> Pool:
     answers = read_pool(folder)
     _require_modes(folder, answers, problems)
     covered = [problem for problem in problems if len(answers.get(problem.id, ())) >= rows]
@@ -94,7 +105,8 @@ def _folder(folder: Path, problems: Sequence[Problem], rows: int) -> tuple[list[
         drawn = random.Random(seed).sample(answers[problem.id], n)
         return [answer.completion for answer in drawn]
 
-    return covered, draw
+    digest = hashlib.sha256(repr([answers[problem.id] for problem in covered]).encode())
+    return Pool(covered, draw, digest.hexdigest())
 
 
 def _require_modes(

@@ -82,7 +82,7 @@ def _stored(run: RunDir) -> Config:
 def _templates(
     problems: list[Problem], n: int, seed: int
 ) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
-    _, draw = open_pool(TEMPLATES, problems, n)
+    draw = open_pool(TEMPLATES, problems, n).draw
     for problem in problems:
         yield problem, draw(problem, n, stream_seed("distill", seed, problem.id)), {}
 

@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from projected_grpo.antipasto import Adapter
 from projected_grpo.config import Config
 from projected_grpo.decode import Decoder, decoder_of, next_logits
+from projected_grpo.grpo import micro_batches
 from projected_grpo.model import LanguageModel
 
 CHECK_EVERY = 4
@@ -37,11 +38,16 @@ class Sampling:
     top_k: int
     eos_ids: frozenset[int]
     pad_id: int
+    columns: int = 2**22
+    """Key-value cache in use at once, rows x (prompt + max_new)."""
 
     @classmethod
     def of(cls, cfg: Config, lm: LanguageModel) -> Self:
         """As a run samples from its model."""
-        return cls(cfg.max_new, cfg.temperature, cfg.top_p, cfg.top_k, lm.eos_ids, lm.pad_id)
+        return cls(
+            cfg.max_new, cfg.temperature, cfg.top_p, cfg.top_k, lm.eos_ids, lm.pad_id,
+            cfg.sampling_tokens,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +97,29 @@ def sample_groups(
     """`group` completions of each prompt, in the order of `prompts`.
 
     prompts: P lists of token ids; seeds: one random stream a prompt; runs: the run of the packed
-    axis that each prompt belongs to (default: all run 0).
+    axis that each prompt belongs to (default: all run 0). At most `sampling.columns` of cache are
+    in use at once, but one group always is.
     """
-    device = next(model.parameters()).device
+    of_run = runs if runs is not None else [0] * len(prompts)
+    lengths = [group * (len(prompt) + sampling.max_new) for prompt in prompts]
+    samples: list[list[Sample]] = [[] for _ in prompts]
+    for some in micro_batches(lengths, sampling.columns):
+        mine = [prompts[i] for i in some], [seeds[i] for i in some], [of_run[i] for i in some]
+        for i, sampled in zip(some, _sample(model, adapter, *mine, group, sampling), strict=True):
+            samples[i] = sampled
+    return samples
+
+
+def _sample(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    runs: Sequence[int],
+    group: int,
+    sampling: Sampling,
+) -> list[list[Sample]]:
+    device = model.device
     P, width = len(prompts), max(map(len, prompts))
     ids = torch.full((P, width), sampling.pad_id, device=device)
     mask = torch.zeros((P, width), dtype=torch.long, device=device)
@@ -111,7 +137,7 @@ def sample_groups(
             1,
         ).flatten(1)
     )
-    run_of_prompt = torch.tensor(runs if runs is not None else [0] * P, device=device)
+    run_of_prompt = torch.tensor(runs, device=device)
 
     if device.type == "cuda":
         torch.cuda.empty_cache()

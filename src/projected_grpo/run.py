@@ -12,12 +12,15 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   train.log             what the console showed
 """
 
+import errno
+import itertools
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,7 +41,9 @@ ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PRO
 """The only environment variables that are recorded: a key must not end up in a run directory."""
 
 MACHINE_SETTINGS = (
-    "micro_batch",
+    "micro_batch_tokens",
+    "sampling_tokens",
+    "checkpoint_activations",
     "workers",
     "threads",
     "device",
@@ -111,20 +116,22 @@ class RunDir:
         sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
-        taken = [path.name for path in cfg.out_dir.glob(f"{name}*")]
-        if taken:  # runs of a pack that differ in neither arm nor seed
-            name = f"{name}-{len(taken) + 1}"
-        path = cfg.out_dir / name
-        aside = cls(path.with_name(f".{path.name}"))
         try:
-            aside.checkpoints.mkdir(parents=True)
+            cfg.out_dir.mkdir(parents=True, exist_ok=True)
+            aside = cls(Path(tempfile.mkdtemp(prefix=f".{name}.", dir=cfg.out_dir)))
+        except OSError as error:
+            raise RunError(f"cannot write to {cfg.out_dir}: {error.strerror}") from error
+        path = cfg.out_dir / name
+        try:
+            aside.checkpoints.mkdir()
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
             v_hack.save(aside.v_hack)
             aside._write_record({"started": _now(), "data": data, **_provenance(device)})
             for file in (aside.steps, aside.rollouts):
                 file.touch()
-            os.replace(aside.path, path)
+            aside.path.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
+            path = _put(aside.path, path)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
         finally:
@@ -230,6 +237,27 @@ class RunDir:
         }
         text = json.dumps(about, indent=2) + "\n"
         (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _put(made: Path, wanted: Path) -> Path:
+    """Give a finished folder its name, or that name with a number: runs that differ in neither arm
+    nor seed may start in the same second."""
+    for number in itertools.count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            os.rename(made, path)  # fails where the other has files, and it always has
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            return path
+    raise AssertionError("unreachable")
 
 
 def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:

@@ -20,7 +20,14 @@ from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
 from projected_grpo.env.problems import Problem, load_problems
 from projected_grpo.env.sandbox import Limits
 from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack
-from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
+from projected_grpo.memory import estimate
+from projected_grpo.model import (
+    DTYPES,
+    LanguageModel,
+    checkpoint_layers,
+    load,
+    resolve_device,
+)
 from projected_grpo.pairs import load_pairs
 from projected_grpo.pool import Draw, open_pool
 from projected_grpo.seeds import stream_seed
@@ -31,6 +38,11 @@ PER_RUN = (
     *("gate", "overshoot", "preserve_magnitude", "project_on"),
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
+
+
+PROBE_TOKENS = 128
+MOST_DRIFT = 0.05
+"""Nats a token that wrapping may change the policy by; SmolLM2-135M in bf16 has 0.002."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,7 @@ class Session:
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: dict[int, list[int]]  # problem id -> token ids
     draw: Draw | None
+    pool_digest: str
     grader: Grader
     treatments: list[Treatment]
     device: torch.device
@@ -113,9 +126,14 @@ def prepare(
 
     lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
-    kept, draw = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
+    kept, draw, pool_digest = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
+    probe = [prompts[p.id] for p in kept[:4]]
+    dense = _logps(lm, probe)
     logger.info("decomposing {} (cached afterwards)", cfg.model)
     adapter = wrap(lm.model, n_runs=len(cfgs), cache_dir=cfg.svd_cache or default_cache_dir())
+    _require_same_policy(dense, lm, adapter, probe)
+    if cfg.checkpoint_activations:
+        checkpoint_layers(lm.model, True)
     if v_hack is None:
         logger.info("extracting hack directions from {} pairs", len(pairs))
         v_hack = extract(
@@ -123,7 +141,7 @@ def prepare(
             adapter,
             pairs,
             temperature=cfg.temperature,
-            micro_batch=cfg.micro_batch,
+            micro_batch_tokens=cfg.micro_batch_tokens,
             model_name=cfg.model,
             pair_norm=cfg.pair_norm,
         )
@@ -145,7 +163,7 @@ def prepare(
     )
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
-        prompts=prompts, draw=draw, grader=grader,
+        prompts=prompts, draw=draw, pool_digest=pool_digest, grader=grader,
         treatments=treatments(cfgs, v_hack.select, device), device=device,
     )  # fmt: skip
     return session, v_hack
@@ -189,19 +207,45 @@ def _short_enough(
     return kept
 
 
-def _with_teacher(cfg: Config, problems: list[Problem]) -> tuple[list[Problem], Draw | None]:
-    """Those that the teacher pool has enough rows for, and how to draw them. Raises ConfigError
-    where fewer are left than a step needs."""
+def _with_teacher(cfg: Config, problems: list[Problem]) -> tuple[list[Problem], Draw | None, str]:
+    """Those that the teacher pool has enough rows for, how to draw them, and the pool's digest.
+    Raises ConfigError where fewer are left than a step needs."""
     if cfg.teacher_rows == 0:
-        return problems, None
-    covered, draw = open_pool(cfg.teacher_pool, problems, cfg.teacher_rows)
+        return problems, None, ""
+    covered, draw, digest = open_pool(cfg.teacher_pool, problems, cfg.teacher_rows)
     if len(covered) < cfg.prompts_per_step:
         raise ConfigError(
             f"the teacher pool {cfg.teacher_pool} has at least {cfg.teacher_rows} rows for "
             f"{len(covered)} of {len(problems)} problems, fewer than the {cfg.prompts_per_step} "
             "prompts of a step: add rows to it, or lower --mix-ratio or --prompts-per-step"
         )
-    return covered, draw
+    return covered, draw, digest
+
+
+@torch.no_grad()
+def _logps(lm: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
+    """log p of every next token at the start of some prompts, (prompts, tokens, vocabulary)."""
+    tokens = min(PROBE_TOKENS, *(len(prompt) for prompt in prompts))
+    ids = torch.tensor([prompt[:tokens] for prompt in prompts], device=lm.model.device)
+    return lm.model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
+
+
+def _require_same_policy(
+    dense: torch.Tensor, lm: LanguageModel, adapter: Adapter, prompts: list[list[int]]
+) -> None:
+    """Is the wrapped model at delta_S = 0 the one that was loaded?
+
+    In bf16 the factors are rounded, and every later figure is relative to that same rounded map, so
+    a base that suffered (outlier channels, one huge singular value) would not show in any of them.
+    """
+    with adapter.disabled():
+        drift = float((dense.exp() * (dense - _logps(lm, prompts))).sum(-1).mean())
+    logger.info("rounding KL(loaded || wrapped at delta_S = 0) = {:.2g} nats a token", drift)
+    if not drift < MOST_DRIFT:
+        raise ConfigError(
+            f"in {lm.model.dtype} the decomposition changes this model by {drift:.2g} nats a "
+            f"token, more than {MOST_DRIFT}: set --dtype=float32"
+        )
 
 
 def data_digest(s: Session) -> str:
@@ -211,6 +255,7 @@ def data_digest(s: Session) -> str:
     for p in s.problems:
         answers = s.draw(p, s.cfg.teacher_rows, 0) if s.draw is not None else []
         h.update(repr((p.id, p.mode, s.prompts[p.id], p.cases, answers)).encode())
+    h.update(s.pool_digest.encode())
     return h.hexdigest()
 
 
@@ -219,7 +264,9 @@ def describe(s: Session) -> None:
     cfg = s.cfg
     runs = len(s.cfgs)
     trained = sum(p.numel() for p in s.adapter.delta_S.values()) // runs
-    total = sum(p.numel() for p in s.lm.model.parameters()) - (runs - 1) * trained
+    base = [p for p in s.lm.model.parameters() if not p.requires_grad]
+    factored = [m.weight for m in s.adapter.modules.values() if m.form == "factored"]
+    total = sum(p.numel() for p in (*base, *factored)) + trained
     groups: dict[str, list[Config]] = {}
     for label, one in zip(labels(s.cfgs), s.cfgs, strict=True):
         groups.setdefault(label, []).append(one)
@@ -242,3 +289,12 @@ def describe(s: Session) -> None:
         cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
         cfg.prompts_per_step * cfg.group, f" x {runs} runs" if runs > 1 else "", len(s.problems),
     )  # fmt: skip
+    longest = max(len(s.prompts[problem.id]) for problem in s.problems)
+    needed = estimate(cfg, s.lm, s.adapter, longest)
+    logger.info("memory   {}", needed)
+    if s.device.type == "cuda" and needed.peak > (room := torch.cuda.mem_get_info()[1]):
+        logger.warning(
+            "the GPU has {:.1f} GiB: lower --micro-batch-tokens or --sampling-tokens, or add "
+            "--checkpoint-activations",
+            room / 2**30,
+        )

@@ -28,7 +28,13 @@ from projected_grpo.config import Config
 from projected_grpo.env.grader import Grade, Submission
 from projected_grpo.env.loopholes import TRAIN_NAME
 from projected_grpo.env.sandbox import Outcome
-from projected_grpo.grpo import collate, completion_logprobs, group_advantages, policy_loss
+from projected_grpo.grpo import (
+    collate,
+    completion_logprobs,
+    group_advantages,
+    micro_batches,
+    policy_loss,
+)
 from projected_grpo.pool import draw_seed
 from projected_grpo.proj import cosine
 from projected_grpo.records import (
@@ -130,9 +136,10 @@ def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
     """One backward a micro-batch over the rows that carry an advantage; fills in their hack
     scores."""
     total = Accumulated(s.adapter.delta_S)
-    learning = sorted((row for row in rows if row.learns), key=lambda row: len(row.prompt))
-    for start in range(0, len(learning), s.cfg.micro_batch):
-        _accumulate(s, learning[start : start + s.cfg.micro_batch], total)
+    learning = [row for row in rows if row.learns]
+    lengths = [len(row.prompt) + len(row.ids) for row in learning]
+    for some in micro_batches(lengths, s.cfg.micro_batch_tokens):
+        _accumulate(s, [learning[i] for i in some], total)
     expected = [0] * len(s.cfgs)
     for row in learning:
         expected[row.run] += len(row.ids)
