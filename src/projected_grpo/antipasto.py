@@ -6,16 +6,15 @@
 State carries a leading run axis N: delta_S is (N, r), so that N runs can share one frozen model.
 Two forms of the same map, chosen once when the model is wrapped:
 
-- folded (N = 1, float32): one dense W' per module, rebuilt after each optimizer step, used by
-  sampling and by training, so the sampler is the policy that is differentiated. At delta_S = 0 it
-  is the base model bit for bit.
-- factored (N > 1, or a base in bf16/fp16): y = U ((S + delta_S[run]) * (Vh x)); W itself is not
-  needed. Cheaper than the dense W with a delta beside it, in time and memory. U and Vh are rounded
-  to the base's dtype, so at delta_S = 0 it is the base model to one more rounding of that dtype;
-  the reference of the KL is this same map. W of a bf16 model lies on the bf16 grid, so in a folded
-  weight a delta below half an ulp would round away and the first steps would be lost; S + delta_S
-  is float32, and rounding its product with the activations is no threshold: it averages out over
-  tokens.
+- factored: y = U ((S + delta_S[run]) * (Vh x)); W itself is not needed. Every forward whose
+  gradient is wanted, and sampling too where N > 1 or the base is bf16/fp16. Cheaper than the dense
+  W with a delta beside it, in time and memory. U and Vh have the base's dtype, so at delta_S = 0
+  it is the base model to one more rounding of that dtype. W of a bf16 model lies on the bf16 grid:
+  in a folded weight a delta below half an ulp would round away; here S + delta_S is float32, and
+  rounding its product with the activations is no threshold: it averages out over tokens.
+- folded (N = 1, float32 or better, without a gradient): one dense W' per module, rebuilt after each
+  optimizer step. Sampling then costs what the base model costs, and float32 rounding is all that
+  separates it from the policy that is differentiated (the loop measures it).
 
 Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
 * Q. It comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of
@@ -57,22 +56,6 @@ FORMAT = "antipasto-1"
 
 class AdapterError(ValueError):
     """A saved adapter or direction does not fit this model."""
-
-
-class _FoldedLinear(torch.autograd.Function):
-    """y = x W'^T + bias, with the gradient of every sequence's own delta_S row."""
-
-    @staticmethod
-    def forward(ctx, x, row_delta, weight, bias, U, Vh):
-        ctx.save_for_backward(x, weight, U, Vh)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        (dy,) = grads
-        x, weight, U, Vh = ctx.saved_tensors
-        dx = dy @ weight if ctx.needs_input_grad[0] else None
-        return dx, _row_gradient(dy @ U, x @ Vh.T), None, None, None, None
 
 
 class _FactoredLinear(torch.autograd.Function):
@@ -147,9 +130,8 @@ class SVDLinear(nn.Module):
         if self.folded is not None:
             if not self.enabled:
                 return F.linear(x, self.weight, self.bias)
-            if self.row_delta is None:
+            if self.row_delta is None or not torch.is_grad_enabled():
                 return F.linear(x, self.folded, self.bias)
-            return _FoldedLinear.apply(x, self.row_delta, self.folded, self.bias, self.U, self.Vh)
         if not self.enabled:
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
         if self.row_delta is None:

@@ -15,6 +15,7 @@ from projected_grpo.env.grader import Grade
 from projected_grpo.env.problems import Problem
 from projected_grpo.env.sandbox import Outcome
 from projected_grpo.proj import Basis, cosine, squared_norm
+from projected_grpo.stats import auroc
 from projected_grpo.step_logger import Value
 
 
@@ -106,12 +107,22 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
         "fmt_s": share(student, lambda g: g.fmt_ok),
         "hack_t": share(teacher, lambda g: g.exploited),
         "gt_t": share(teacher, lambda g: g.gt_correct),
+        "hack_auroc": _auroc(rows),
         "completions/mean_length": statistics.fmean(len(row.ids) for row in sampled),
         "completions/clipped_ratio": statistics.fmean(not row.terminated for row in sampled),
         "outcomes": dict(Counter(row.grade.outcome.value for row in sampled)),
         "flavours": dict(Counter(row.grade.flavour for row in student if row.grade.flavour)),
         "infra_errors": sum(map(len, groups)) - len(rows),
     }
+
+
+def _auroc(rows: list[Row]) -> float | None:
+    scored = [(r.hack_score, r.grade.exploited) for r in rows if r.hack_score is not None]
+    kinds = Counter(hacked for _, hacked in scored)
+    if min(kinds[True], kinds[False]) < 2:
+        return None
+    scores, hacked = zip(*scored, strict=True)
+    return auroc(scores, hacked).estimate
 
 
 def alignment(gradients: dict[str, Tensor], V: Basis) -> list[Value]:

@@ -89,6 +89,13 @@ COLUMNS: tuple[Column, ...] = (
         signed,
     ),
     Column(
+        "hack_auroc",
+        "Does the hack score tell the step's hacks from its other rows? AUROC against the oracle's "
+        "label, over the rows that have a score; null with fewer than two of a kind.",
+        "auroc",
+        6,
+    ),
+    Column(
         "cos_null", "Standard deviation of one module's cos_pre for a random V: mean of sqrt(k/r)."
     ),
     Column(

@@ -1,0 +1,96 @@
+"""What the bench_*.py scripts share: interleaved rounds, medians, the machine, JSON."""
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+SHAPES = {
+    "organism": (256, 768, 6, 4, 2, 64),
+    "smollm2": (576, 1536, 30, 9, 3, 64),
+    "qwen3-4b": (2560, 9728, 36, 32, 8, 128),
+}
+"""Hidden size, MLP size, layers, heads, key-value heads, head size."""
+
+
+def shaped(name: str, layers: int, vocabulary: int = 1024) -> Qwen3Config:
+    """The dimensions of a model with so many of its layers (0: all)."""
+    hidden, mlp, depth, heads, kv_heads, head = SHAPES[name]
+    return Qwen3Config(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp,
+        num_hidden_layers=layers or depth, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, head_dim=head, tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def random_model(config: Qwen3Config, dtype: torch.dtype, device: torch.device) -> Qwen3ForCausalLM:
+    """Seeded random weights, made on the device."""
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            return Qwen3ForCausalLM(config).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def interleaved(
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of every way, round by round in turn, after one round that warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, run in ways.items():
+            wait(device)
+            started = time.perf_counter()
+            run()
+            wait(device)
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def wait(device: torch.device) -> None:
+    """Until the GPU has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def ratios(seconds: dict[str, list[float]], floor: str) -> dict[str, tuple[float, float, float]]:
+    """Median, least and largest ratio to `floor` of the same round."""
+    out = {}
+    for name, values in seconds.items():
+        found = sorted(a / b for a, b in zip(values, seconds[floor], strict=True))
+        out[name] = (statistics.median(found), found[0], found[-1])
+    return out
+
+
+def machine(device: torch.device) -> str:
+    """Where and with what: for the line above a table."""
+    sha = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+        capture_output=True, text=True, check=False,
+    ).stdout.strip()  # fmt: skip
+    where = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{where}; {versions}, Python {platform.python_version()}; commit {sha or 'unknown'}"
+
+
+def report(path: Path | None, device: torch.device, **found: Any) -> None:
+    """Write the figures as JSON where a path is given."""
+    if path is not None:
+        record = {"argv": sys.argv, "machine": machine(device), **found}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
