@@ -20,6 +20,7 @@ from projected_grpo.step_logger import read_steps
 COLUMNS = (
     *("step", "reward", "hack_s", "att_s", "gt_s", "fmt_s", "hack_t", "flavours", "outcomes"),
     *("cos_pre", "cos_post", "cos_update", "hackward_frac", "removed_frac", "removed_frac_update"),
+    *("hack_auroc", "inside_frac", "inside_frac_update", "inside_frac_delta"),
     *("grad_norm_pre", "completions/mean_length", "completions/clipped_ratio", "infra_errors"),
     *("gen", "t_rew", "fb", "t_proj", "step_time"),
 )
@@ -78,7 +79,7 @@ def main(args: Arguments) -> None:
         for path in found:
             f.write(f"{json.dumps(run_record(path, args))}\n".encode())
             for row in read_steps(path / "steps.jsonl"):
-                kept = {key: rounded(row[key]) for key in COLUMNS}
+                kept = {key: rounded(row[key]) for key in COLUMNS if key in row}
                 f.write(f"{json.dumps({'run': path.name, **kept})}\n".encode())
     print(f"{len(found)} runs -> {args.out} ({args.out.stat().st_size / 1e6:.2f} MB)")
 

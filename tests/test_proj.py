@@ -13,6 +13,7 @@ from projected_grpo.proj import (
     cosine,
     covered_energy,
     hackward_fraction,
+    inside_fraction,
     null_cosine,
     project,
     random_orthonormal,
@@ -38,6 +39,18 @@ def problems(draw) -> tuple[torch.Tensor, torch.Tensor]:
 
 def size(g: torch.Tensor) -> float:
     return float(g.norm())
+
+
+@given(problems())
+def test_what_is_inside_is_what_no_gate_removes(problem) -> None:
+    g, V = problem
+    grads, basis = {"m": g}, {"m": V}
+    inside = inside_fraction(grads, basis)
+    after = project(grads, basis, Projection(gate="no_gate"))
+    assert torch.allclose(inside, removed_fraction(grads, after), atol=1e-6)
+    left = inside_fraction(after, basis) * after["m"].norm(dim=-1)
+    assert (left <= 1e-6 * g.norm(dim=-1)).all()
+    assert (hackward_fraction(grads, basis) <= inside + 1e-6).all()
 
 
 @given(problems())

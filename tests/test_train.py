@@ -259,6 +259,22 @@ def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> No
     assert accumulate_gradients(session, rows).student_tokens.tolist() == [0]
 
 
+def test_the_auroc_is_that_of_the_archived_scores(session) -> None:
+    """A score that only hacks have: 1; the other way round: 0; of one hack alone: none."""
+    groups = sample_rows(session, 1)
+    grade_rows(session, groups)
+    rows = [row for group in groups for row in group]
+    for number, row in enumerate(rows):
+        row.hack_score = float(number)
+        row.grade = replace(row.grade, exploited=number >= len(rows) - 2, outcome=Outcome.PASSED)
+    assert grade_columns(groups)["hack_auroc"] == 1
+    for row in rows:
+        row.hack_score = -row.hack_score
+    assert grade_columns(groups)["hack_auroc"] == 0
+    rows[-1].hack_score = None
+    assert grade_columns(groups)["hack_auroc"] is None
+
+
 def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
     groups = sample_rows(session, 1)
     grade_rows(session, groups)

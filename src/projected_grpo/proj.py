@@ -83,6 +83,13 @@ def hackward_fraction(grads: Grads, basis: Basis) -> Tensor:
     return (torch.stack(hackward).sum(0) / squared_norm(grads).clamp_min(1e-38)).sqrt()
 
 
+def inside_fraction(grads: Grads, basis: Basis) -> Tensor:
+    """|V g| / |g| over all modules together, (N,) in [0, 1]: the part inside the span of V, of
+    either sign."""
+    inside = [coefficients(g, V).square().sum(-1) for g, V in _covered(grads, basis)]
+    return (torch.stack(inside).sum(0) / squared_norm(grads).clamp_min(1e-38)).sqrt()
+
+
 def covered_energy(grads: Grads, basis: Basis) -> Tensor:
     """Share of |g|^2 that lies in modules which have a V, (N,)."""
     covered = torch.stack([g.square().sum(-1) for g, _ in _covered(grads, basis)]).sum(0)

@@ -112,6 +112,13 @@ COLUMNS: tuple[Column, ...] = (
         "The same for the step that AdamW took; null where the update is not projected.",
     ),
     Column("hackward_frac", "|relu(V g)| / |g| before projection."),
+    Column("inside_frac", "|V g| / |g|, of either sign, before projection."),
+    Column(
+        "inside_frac_update",
+        "The same of the step that the weights took: what a projected gradient leaks back through "
+        "AdamW's scaling shows here.",
+    ),
+    Column("inside_frac_delta", "The same of delta_S, all steps so far together."),
     Column("covered_energy", "Share of |g|^2 in modules that have a V."),
     Column("fmt_s", "Student rows that parse and define Solution with the method."),
     Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),

@@ -15,6 +15,7 @@ from projected_grpo.arms import Treatment, by_run
 from projected_grpo.proj import (
     covered_energy,
     hackward_fraction,
+    inside_fraction,
     null_cosine,
     project,
     removed_fraction,
@@ -85,7 +86,8 @@ def optimize(
         raise RuntimeError(
             f"the gradient's norm is {float(norm[still][0]):.3g}, yet the adapter did not move"
         )
-    stages = (gradients, projected, stepped, taken)
+    delta_S = {name: p.detach() for name, p in adapter.delta_S.items()}
+    stages = (gradients, projected, stepped, taken, delta_S)
     return {
         "grad_norm_pre": norm_pre.tolist(),
         "grad_norm": norm.tolist(),
@@ -95,7 +97,12 @@ def optimize(
 
 
 def _measure(
-    t: Treatment, gradients: Grads, projected: Grads, stepped: Grads, taken: Grads
+    t: Treatment,
+    gradients: Grads,
+    projected: Grads,
+    stepped: Grads,
+    taken: Grads,
+    delta_S: Grads,
 ) -> dict[str, list[Value]]:
     nothing: list[Value] = [None] * len(t.runs)
     null = statistics.mean(null_cosine(*V.shape) for V in t.V.values())
@@ -109,5 +116,8 @@ def _measure(
             removed_fraction(stepped, taken).tolist() if t.on_update else nothing
         ),
         "hackward_frac": hackward_fraction(gradients, t.V).tolist(),
+        "inside_frac": inside_fraction(gradients, t.V).tolist(),
+        "inside_frac_update": inside_fraction(taken, t.V).tolist(),
+        "inside_frac_delta": inside_fraction(delta_S, t.V).tolist(),
         "covered_energy": covered_energy(gradients, t.V).tolist(),
     }
