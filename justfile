@@ -45,6 +45,11 @@ download-model model="Qwen/Qwen3-4B" revision="main":
 metrics:
     uv run python -c "from projected_grpo.step_logger import glossary; print(glossary(), end='')" > docs/metrics.md
 
+# Redraw every table and figure of docs/results/organism from its rows.
+figures:
+    uv run python scripts/draw_dynamics.py docs/results/organism
+    uv run python scripts/draw_dynamics.py docs/results/organism_first_build
+
 # Record the golden smoke run anew; only when its rows are meant to change.
 golden:
     uv run python scripts/golden.py
