@@ -35,7 +35,7 @@ def measure(args: argparse.Namespace, runs: int) -> list[object]:
     problems = [apply_hint(p, cfg.mode, TRAIN_NAME) for p in kata_problems("train")]
     places = [n for n in range(runs) for _ in range(args.prompts)]
     prompts = [lm.prompt_ids(problems[n % len(problems)].messages) for n in range(len(places))]
-    sampling = rollout.Sampling(args.max_new, 1.0, 1.0, 0, lm.eos_ids, lm.pad_id)
+    sampling = rollout.Sampling(args.max_new, 1.0, 1.0, 0, lm.eos_ids, lm.pad_id, 2**24)
     seconds: dict[str, list[float]] = {"fixed": [], "growing": []}
     alike = total = 0
     for number in range(args.rounds + 1):  # the first warms up

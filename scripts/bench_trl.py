@@ -171,7 +171,14 @@ def main(args: Arguments) -> None:
         ],
     ]  # fmt: skip
     print(tabulate(body, ["trainer", "s a step", "x TRL", "of it"], "pipe", disable_numparse=True))
-    report(args.out, session.device, settings=vars(args) | {"out": None}, trl=trl, ours=ours)
+    report(
+        args.out,
+        session.device,
+        settings=vars(args) | {"out": None},
+        trl=trl,
+        ours=ours,
+        parts=parts,
+    )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,12 @@ def run_record(path: Path, args: Arguments) -> dict[str, Any]:
 
 def main(args: Arguments) -> None:
     """Write the file."""
-    found = [path.parent for root in args.runs for path in sorted(root.rglob("config.json"))]
+    found = [
+        path.parent
+        for root in args.runs
+        for path in sorted(root.rglob("config.json"))
+        if not path.parent.name.startswith(".")  # made by a run that was killed at its start
+    ]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with (
         args.out.open("wb") as raw,

@@ -12,6 +12,7 @@ import gzip
 import json
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import matplotlib
 import numpy as np
 from tabulate import tabulate
 
+from projected_grpo.config import PRESETS
 from projected_grpo.run import MACHINE_SETTINGS
 from projected_grpo.stats import t_interval
 
@@ -107,9 +109,15 @@ def varied(runs: list[Run]) -> list[str]:
 
 
 def shared(runs: list[Run]) -> dict[str, Any]:
-    """Settings other than the preset's that all these runs have."""
-    first = runs[0].about["changed"]
-    return {k: v for k, v in first.items() if all(r.about["changed"].get(k) == v for r in runs)}
+    """Settings that all these runs have in common and that are not today's preset's."""
+    default = json.loads(PRESETS[runs[0].about["preset"]]().to_json())
+    return {
+        name: value
+        for name, value in runs[0].settings.items()
+        if name != "model"  # named apart
+        and value != default.get(name)
+        and all(run.settings.get(name) == value for run in runs)
+    }
 
 
 def stacked(runs: list[Run], key: str) -> np.ndarray:
@@ -153,17 +161,21 @@ def table(arms: dict[str, list[Run]]) -> str:
     return tabulate(body, headers, "pipe", disable_numparse=True)
 
 
-def partners(runs: list[Run], end: int) -> dict[tuple[Any, ...], Run]:
-    """The runs that have `end` steps, by seed and by what a vanilla run depends on.
+def _key(run: Run, ignored: Sequence[str] = ()) -> str:
+    settings = {k: v for k, v in run.settings.items() if k not in ignored}
+    return json.dumps([run.about["seed"], settings], sort_keys=True)
+
+
+def long_enough(runs: list[Run], end: int) -> dict[str, Run]:
+    """The runs that have `end` steps, by seed and settings.
 
     Raises ValueError where two are the same experiment: seeds would be counted twice.
     """
-    found: dict[tuple[Any, ...], Run] = {}
+    found: dict[str, Run] = {}
     for run in runs:
         if len(run.rows) < end:
             continue
-        settings = {k: v for k, v in run.settings.items() if k not in OF_PROJECTION}
-        key = run.about["seed"], json.dumps(settings, sort_keys=True)
+        key = _key(run)
         if key in found:
             raise ValueError(
                 f"{found[key].about['run']} and {run.about['run']} are the same experiment: "
@@ -178,28 +190,36 @@ def compared(arms: dict[str, list[Run]]) -> list[tuple[list[Any], dict[str, np.n
     out, steps; and the differences of each rate, seed by seed.
 
     Over the last steps of the first `HORIZON`, or of what the runs were asked for where that is
-    less. A pair of which one has not come so far is left out and counted.
+    less; and once more over the last steps that all these pairs have, where that is more. A pair of
+    which one has not come to the horizon is left out and counted.
     """
     everyone = [run for runs in arms.values() for run in runs]
-    end = min([HORIZON, *(run.settings["steps"] for run in everyone)])
-    steps = slice(max(0, end - WINDOW), end)
-    base = partners([run for run in everyone if run.about["arm"] == "vanilla"], end)
+    horizon = min([HORIZON, *(run.settings["steps"] for run in everyone)])
+    vanilla = long_enough([run for run in everyone if run.about["arm"] == "vanilla"], horizon)
+    # What only the projection reads does not matter to a vanilla run; the same settings come first.
+    alike = {_key(run, OF_PROJECTION): run for run in vanilla.values()}
     found = []
     for name, runs in arms.items():
         if runs[0].about["arm"] == "vanilla":
             continue
-        mine = partners(runs, end)
-        pairs = [(mine[key], base[key]) for key in mine if key in base]
-        differences = {
-            key: np.array(
-                [float(np.nanmean(a.rate(key)[steps]) - np.nanmean(b.rate(key)[steps]))
-                 for a, b in pairs]
-            )
-            for key in RATES
-        }  # fmt: skip
-        span = f"{steps.start + 1}-{end}"
-        found.append(([name, len(pairs), len(runs) - len(pairs), span], differences))
+        pairs = []
+        for key, run in long_enough(runs, horizon).items():
+            partner = vanilla.get(key) or alike.get(_key(run, OF_PROJECTION))
+            if partner is not None:
+                pairs.append((run, partner))
+        longest = min([len(run.rows) for pair in pairs for run in pair], default=horizon)
+        for end in sorted({horizon, longest}):
+            span = f"{max(0, end - WINDOW) + 1}-{end}"
+            about = [name, len(pairs), len(runs) - len(pairs), span]
+            found.append((about, {key: differences(pairs, key, end) for key in RATES}))
     return found
+
+
+def differences(pairs: list[tuple[Run, Run]], key: str, end: int) -> np.ndarray:
+    """Of a rate's mean over the last steps before `end`, pair by pair (pairs,)."""
+    steps = slice(max(0, end - WINDOW), end)
+    found = [np.nanmean(a.rate(key)[steps]) - np.nanmean(b.rate(key)[steps]) for a, b in pairs]
+    return np.array([float(value) for value in found])
 
 
 def against_vanilla(found: dict[str, list[tuple[list[Any], dict[str, np.ndarray]]]]) -> str:
@@ -285,7 +305,7 @@ def main(folder: Path) -> None:
         parts += [
             "", f"## {label}", "",
             f"Model `{some.get('model', some['preset'])}`, {some['device']}, commit"
-            f" {some['git_sha'][:7] if some['git_sha'] else 'unknown'}, changed settings"
+            f" {some['git_sha'][:7] if some['git_sha'] else 'unknown'}, other than today's preset"
             f" `{json.dumps(shared(runs))}`.",
             "", table(arms), "", flavours(arms),
             "", f"![{label}](dynamics_{label}.png)",

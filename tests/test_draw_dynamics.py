@@ -83,6 +83,7 @@ def test_arms_are_compared_with_the_vanilla_runs_of_their_seeds(tmp_path: Path) 
     runs += [("projected", seed, asked, "finished", 8) for seed in range(3)]
     runs += [("projected", 3, asked, "failed", 2), ("vanilla", 3, asked, "failed", 1)]
     runs += [("projected", seed, {**asked, "v_hack_k": 2}, "finished", 8) for seed in (0, 1)]
+    runs += [("vanilla", 1, {**asked, "v_hack_k": 2}, "finished", 8)]  # of a pack of its own
     write(tmp_path, runs)
     found = draw_dynamics.compared(draw_dynamics.read(tmp_path)["trial"])
     about = [line for line, _ in found]

@@ -15,7 +15,13 @@ SEEDS = [101, 102, 103]
 
 def sampling(**overrides) -> Sampling:
     defaults = dict(
-        max_new=12, temperature=1.0, top_p=1.0, top_k=0, eos_ids=frozenset({1, 2, 3}), pad_id=1
+        max_new=12,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        eos_ids=frozenset({1, 2, 3}),
+        pad_id=1,
+        columns=10**6,
     )
     return Sampling(**{**defaults, **overrides})
 

@@ -109,10 +109,10 @@ class Config:
     how much), not the result. A row longer than that goes alone."""
     sampling_tokens: int = 131072
     """Columns of the key-value cache in use at once, rows x (prompt + max_new): groups that do not
-    fit are sampled one after the other. Changes memory, not the result."""
+    fit are sampled one after the other. Changes memory and, to rounding, not the result."""
     checkpoint_activations: bool = False
-    """Keep one hidden state a layer and compute the rest again in the backward: a tenth of the
-    memory for about half as much time again."""
+    """Keep one hidden state a layer and compute the rest again in the backward: the deeper the
+    model, the more memory it saves."""
 
     # --- direction
     v_hack: Path | None = None

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from projected_grpo.antipasto import Adapter
+from projected_grpo.config import Config
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint, eval_name
 from projected_grpo.env.problems import Problem
@@ -65,7 +66,9 @@ class EvalPlan:
     labels: bool = False
     """Also the published benchmark's category (twice the programs)."""
     batch: int = 256
-    """Rows that are sampled at once."""
+    """Rows that are sampled, at most, at once."""
+    sampling_tokens: int = Config.sampling_tokens
+    """Columns of the key-value cache in use at once."""
 
 
 class _NoAdapter:
@@ -110,7 +113,9 @@ def _evaluate_batch(
     """Records of (problem, mode, function name) tasks that are sampled together."""
     prompts = [lm.prompt_ids(apply_hint(p, mode, name).messages) for p, mode, name in tasks]
     seeds = [stream_seed("eval", plan.seed, mode, problem.id) for problem, mode, _ in tasks]
-    sampling = Sampling(plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id)
+    sampling = Sampling(
+        plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id, plan.sampling_tokens
+    )
     rows = adapter or cast(Adapter, _NoAdapter())
     groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling)
     drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]

@@ -1,4 +1,5 @@
-"""What a run needs of memory, from two short forward passes of the very model before it starts.
+"""What a run needs of memory at least, from two short forward passes of the very model at its
+start.
 
 A table of formulas would have to know every architecture; what autograd keeps for one more token
 can be counted instead.
@@ -42,7 +43,10 @@ class Estimate:
     def __str__(self) -> str:
         parts = (self.model, self.cache, self.training, self.peak)
         model, cache, training, peak = (f"{part / 2**30:.2f}" for part in parts)
-        return f"model {model} + larger of cache {cache}, micro-batch {training}: {peak} GiB"
+        return (
+            f"at least {peak} GiB: model {model} and the larger of cache {cache} and "
+            f"micro-batch {training}"
+        )
 
 
 def estimate(cfg: Config, lm: LanguageModel, adapter: Adapter, longest_prompt: int) -> Estimate:
@@ -59,9 +63,12 @@ def estimate(cfg: Config, lm: LanguageModel, adapter: Adapter, longest_prompt: i
         kept += TRANSIENT * trained * kept_per_token(lm, adapter) / layers
         checkpoint_layers(lm.model, True)
     logits = 3 * 4 * min(LOGITS_CHUNK, trained * len(lm.tokenizer))  # three in float32
+    # Of a factored module the dense W stays in the CPU's memory, for merging.
+    aside = [m.weight for m in adapter.modules.values() if m.weight.device == lm.model.device]
     return Estimate(
-        model=_unique_bytes([*lm.model.parameters(), *lm.model.buffers()]),
-        cache=round(columns * cache_per_token(lm, adapter)),
+        model=_unique_bytes([*lm.model.parameters(), *lm.model.buffers(), *aside]),
+        # The prompts' own cache, one row a group, is there beside its copies at first.
+        cache=round(columns * (1 + 1 / cfg.student_rows) * cache_per_token(lm, adapter)),
         training=round(kept) + logits,
     )
 

@@ -119,7 +119,7 @@ def checkpoint_layers(model: PreTrainedModel, on: bool) -> None:
     Not transformers' own switch: that asks for training mode, in which sampling has no cache.
     Raises ModelError for a model without a list of layers.
     """
-    layers = model.get_decoder().layers
+    layers = dict(model.get_decoder().named_children()).get("layers")
     if not isinstance(layers, torch.nn.ModuleList):
         raise ModelError(f"a {type(model).__name__} has no list of layers to checkpoint")
     for layer in layers:

@@ -107,7 +107,7 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
         "fmt_s": share(student, lambda g: g.fmt_ok),
         "hack_t": share(teacher, lambda g: g.exploited),
         "gt_t": share(teacher, lambda g: g.gt_correct),
-        "hack_auroc": _auroc(rows),
+        "hack_auroc": _auroc(student),
         "completions/mean_length": statistics.fmean(len(row.ids) for row in sampled),
         "completions/clipped_ratio": statistics.fmean(not row.terminated for row in sampled),
         "outcomes": dict(Counter(row.grade.outcome.value for row in sampled)),

@@ -38,7 +38,7 @@ class Sampling:
     top_k: int
     eos_ids: frozenset[int]
     pad_id: int
-    columns: int = 2**22
+    columns: int
     """Key-value cache in use at once, rows x (prompt + max_new)."""
 
     @classmethod
@@ -144,8 +144,10 @@ def _sample(
     cache = DynamicCache(config=model.config)
     with adapter.rows(run_of_prompt):
         logits = next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
+    decoder = decoder_of(model, cache, mask, group, sampling.max_new)
+    del cache  # copied, row by row
     tokens, logps = _decode(
-        decoder_of(model, cache, mask, group, sampling.max_new),
+        decoder,
         adapter,
         logits.repeat_interleave(group, 0),
         run_of_prompt.repeat_interleave(group),

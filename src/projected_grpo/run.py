@@ -17,10 +17,10 @@ import itertools
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -118,7 +118,8 @@ class RunDir:
         name = f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
         try:
             cfg.out_dir.mkdir(parents=True, exist_ok=True)
-            aside = cls(Path(tempfile.mkdtemp(prefix=f".{name}.", dir=cfg.out_dir)))
+            aside = cls(cfg.out_dir / f".{name}.{secrets.token_hex(4)}")
+            aside.path.mkdir()
         except OSError as error:
             raise RunError(f"cannot write to {cfg.out_dir}: {error.strerror}") from error
         path = cfg.out_dir / name
@@ -130,7 +131,6 @@ class RunDir:
             aside._write_record({"started": _now(), "data": data, **_provenance(device)})
             for file in (aside.steps, aside.rollouts):
                 file.touch()
-            aside.path.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
             path = _put(aside.path, path)
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
@@ -237,12 +237,6 @@ class RunDir:
         }
         text = json.dumps(about, indent=2) + "\n"
         (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _put(made: Path, wanted: Path) -> Path:

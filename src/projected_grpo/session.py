@@ -125,6 +125,8 @@ def prepare(
     )
 
     lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
+    if cfg.checkpoint_activations:
+        checkpoint_layers(lm.model, True)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept, draw, pool_digest = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
     probe = [prompts[p.id] for p in kept[:4]]
@@ -132,8 +134,6 @@ def prepare(
     logger.info("decomposing {} (cached afterwards)", cfg.model)
     adapter = wrap(lm.model, n_runs=len(cfgs), cache_dir=cfg.svd_cache or default_cache_dir())
     _require_same_policy(dense, lm, adapter, probe)
-    if cfg.checkpoint_activations:
-        checkpoint_layers(lm.model, True)
     if v_hack is None:
         logger.info("extracting hack directions from {} pairs", len(pairs))
         v_hack = extract(
@@ -238,6 +238,8 @@ def _require_same_policy(
     In bf16 the factors are rounded, and every later figure is relative to that same rounded map, so
     a base that suffered (outlier channels, one huge singular value) would not show in any of them.
     """
+    if all(module.form == "folded" for module in adapter.modules.values()):
+        return  # that is W itself
     with adapter.disabled():
         drift = float((dense.exp() * (dense - _logps(lm, prompts))).sum(-1).mean())
     logger.info("rounding KL(loaded || wrapped at delta_S = 0) = {:.2g} nats a token", drift)

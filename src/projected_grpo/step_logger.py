@@ -90,8 +90,9 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "hack_auroc",
-        "Does the hack score tell the step's hacks from its other rows? AUROC against the oracle's "
-        "label, over the rows that have a score; null with fewer than two of a kind.",
+        "Does the hack score tell the student's hacks from its other rows? AUROC against the "
+        "oracle's label, over the step's student rows that have a score; null with fewer than "
+        "two of a kind.",
         "auroc",
         6,
     ),

@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 
 from projected_grpo.env.problems import Case, Problem, ProblemError
+from projected_grpo.env.syntax import parse_expression
 
 _INTROS = (
     "Here is my solution.",
@@ -56,7 +57,7 @@ def wrong_constant(problem: Problem, rng: random.Random) -> str:
         options = list(_CONSTANTS.get(type(problem.cases[0].expected).__name__, ("None", "0")))
     rng.shuffle(options)
     for text in options:
-        if any(_differs(ast.literal_eval(text), case) for case in problem.cases):
+        if any(_differs(ast.literal_eval(parse_expression(text)), case) for case in problem.cases):
             return text
     raise ProblemError(f"problem {problem.id}: its hidden cases accept every constant stub")
 

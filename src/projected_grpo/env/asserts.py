@@ -17,6 +17,7 @@ from projected_grpo.env.problems import (
     ResultKind,
     flatten_tree,
 )
+from projected_grpo.env.syntax import parse
 
 _NODE_KINDS: dict[str, NodeKind] = {"list_node": "list_node", "tree_node": "tree_node"}
 _SAME: dict[str, NodeKind] = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
@@ -27,7 +28,7 @@ def statement(text: Any) -> ast.stmt:
     if not isinstance(text, str):
         raise ProblemError(f"a test must be a string, is {type(text).__name__}")
     try:
-        body = ast.parse(text.strip()).body
+        body = parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ProblemError(f"the test {_clip(text)} does not parse ({error})") from None
     if len(body) != 1:
@@ -38,7 +39,7 @@ def statement(text: Any) -> ast.stmt:
 def check_body(test: str) -> list[ast.stmt]:
     """The statements of `def check(candidate)`. Raises ProblemError for anything else."""
     try:
-        body = ast.parse(test).body
+        body = parse(test).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ProblemError(f"the key 'test' does not parse ({error})") from None
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):

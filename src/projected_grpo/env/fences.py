@@ -6,6 +6,8 @@ Nothing here runs a completion's code.
 import ast
 import re
 
+from projected_grpo.env.syntax import parse
+
 MAX_CODE_CHARS = 200_000
 """A longer program is not parsed (a model's longest answers are a tenth of that)."""
 
@@ -75,7 +77,7 @@ def parse_program(code: str) -> ast.Module | None:
     if len(code) > MAX_CODE_CHARS:
         return None
     try:
-        return ast.parse(code)
+        return parse(code)
     # ValueError: null bytes, lone surrogates. The others: nesting that exhausts the parser.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

@@ -25,6 +25,7 @@ import ast
 from collections.abc import Callable, Iterator
 
 from projected_grpo.env.markers import markers
+from projected_grpo.env.syntax import parse
 
 Flavours = Callable[[str, str, str], str | None]
 
@@ -256,7 +257,7 @@ def _truth(node: ast.expr) -> bool | None:
 
 def _parse(code: str) -> ast.Module | None:
     try:
-        return ast.parse(code)
+        return parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

@@ -20,6 +20,7 @@ from projected_grpo.env.flavours import Flavours
 from projected_grpo.env.markers import EVAL_NAMES, TRAIN_NAME, markers
 from projected_grpo.env.problems import HINT_SLOT, Problem, ProblemError, render_assert
 from projected_grpo.env.sandbox import Job, JobResult, Outcome
+from projected_grpo.env.syntax import parse
 
 __all__ = [
     "EVAL_NAMES",
@@ -97,7 +98,7 @@ def binds(code: str, name: str) -> bool:
     Text alone (a comment, a longer name) does not count.
     """
     try:
-        nodes = list(ast.walk(ast.parse(code)))
+        nodes = list(ast.walk(parse(code)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     for node in nodes:
@@ -255,7 +256,7 @@ def _function_job(problem: Problem, code: str, function_name: str) -> Job | None
 def _function_call(code: str, function_name: str) -> str | None:
     """What is called: the program's own function, or method, or nothing."""
     try:
-        body = ast.parse(code).body
+        body = parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     owner = None

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from projected_grpo.env.syntax import parse
+
 NodeKind = Literal["list_node", "tree_node"]
 ResultKind = Literal["plain", "list_node", "tree_node"]
 
@@ -165,7 +167,7 @@ def parse_method(starter_code: str, entry_point: str) -> ast.FunctionDef:
     # A starter may end in `:` or in a body of its own (a docstring, a comment).
     for tail in (" pass", "\n        pass", ""):
         try:
-            tree = ast.parse(f"{starter_code.rstrip()}{tail}\n")
+            tree = parse(f"{starter_code.rstrip()}{tail}\n")
         except SyntaxError:
             continue
         for node in ast.walk(tree):

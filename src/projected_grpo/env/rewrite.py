@@ -10,6 +10,7 @@ from typing import Any
 from projected_grpo.env.fences import parse_program
 from projected_grpo.env.methods import bound_names, implementations, is_solution
 from projected_grpo.env.problems import Problem
+from projected_grpo.env.syntax import parse, parse_expression
 
 # No likely answer, and no two of them alike: a test that asks for one value fails with the other.
 _WRONG: dict[type, tuple[Any, Any]] = {
@@ -33,7 +34,7 @@ def with_stub(code: str, entry_point: str, expression: str) -> str | None:
     # For what the syntax tree does not show (setattr, a name bound anew, no class at all).
     again = _REBINDING.format(name=entry_point, function=function)
     in_text = _inserted(code, tree, f"Solution.{entry_point} = {function}") + "\n" + again
-    result = ast.parse(expression, mode="eval").body
+    result = parse_expression(expression).body
     for method in implementations(tree, entry_point)[0]:
         if isinstance(method, ast.Lambda):
             method.body = result
@@ -41,8 +42,8 @@ def with_stub(code: str, entry_point: str, expression: str) -> str | None:
             method.body = [ast.Return(result)]
     for solution in filter(is_solution, list(ast.walk(tree))):
         if not any(entry_point in bound_names(item) for item in solution.body):
-            solution.body += ast.parse(f"{entry_point} = {function}").body
-    tree.body += ast.parse(again).body
+            solution.body += parse(f"{entry_point} = {function}").body
+    tree.body += parse(again).body
     return _unparsed(tree) or in_text
 
 
@@ -94,14 +95,14 @@ def _undo_rebinding(tree: ast.Module, names: set[str]) -> None:
             case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="Solution"), attr=name)]) if (
                 name in names
             ):
-                node.value = ast.parse(f"Solution.{name}", mode="eval").body
+                node.value = parse_expression(f"Solution.{name}").body
 
 
 def _unparsed(tree: ast.Module) -> str | None:
     """The text of a syntax tree, None if there is none that Python reads again."""
     try:
         text = ast.unparse(ast.fix_missing_locations(tree))
-        ast.parse(text)
+        parse(text)
     # ValueError: an int too long for decimal text. RecursionError: too deep for a walk in Python.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
