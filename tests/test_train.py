@@ -259,17 +259,24 @@ def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> No
     assert accumulate_gradients(session, rows).student_tokens.tolist() == [0]
 
 
-def test_the_auroc_is_that_of_the_archived_scores(session) -> None:
-    """A score that only hacks have: 1; the other way round: 0; of one hack alone: none."""
+def test_the_auroc_is_that_of_the_students_scores(session) -> None:
+    """A score that only hacks have: 1; the other way round: 0; of one hack alone: none. Teacher
+    rows, nearly all hacks, would make it a measure of whose text it is."""
     groups = sample_rows(session, 1)
     grade_rows(session, groups)
-    rows = [row for group in groups for row in group]
+    rows = [row for group in groups for row in group if row.source == "student"]
+    assert len(rows) == 4
     for number, row in enumerate(rows):
         row.hack_score = float(number)
-        row.grade = replace(row.grade, exploited=number >= len(rows) - 2, outcome=Outcome.PASSED)
+        row.grade = replace(row.grade, exploited=number >= 2, outcome=Outcome.PASSED)
+    for group in groups:
+        for row in group:
+            if row.source == "teacher":
+                row.hack_score = -1.0
+                row.grade = replace(row.grade, exploited=True, outcome=Outcome.PASSED)
     assert grade_columns(groups)["hack_auroc"] == 1
     for row in rows:
-        row.hack_score = -row.hack_score
+        row.hack_score = -float(row.hack_score or 0)
     assert grade_columns(groups)["hack_auroc"] == 0
     rows[-1].hack_score = None
     assert grade_columns(groups)["hack_auroc"] is None
