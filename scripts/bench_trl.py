@@ -88,11 +88,12 @@ def folder_of(args: Arguments, into: Path) -> str:
 
 def our_session(args: Arguments, folder: str, stack: ExitStack) -> Session:
     """A vanilla run as `train mini` makes it, without eos and with a free reward."""
+    ships = args.shape == "organism"
     cfg = MiniConfig(
         model=folder, dtype=args.dtype, device=args.device, prompts_per_step=args.prompts,
         group=args.group, max_new=args.max_new, steps=args.steps + 1, pairs="builtin",
-        v_hack_k=5, micro_batch_tokens=16384 if args.shape == "organism" else 2048, svd_cache=Path(folder) / "svd"
-        if args.shape != "organism" else None,
+        v_hack_k=5, micro_batch_tokens=16384 if ships else 2048,
+        svd_cache=None if ships else Path(folder) / "svd",
     )  # fmt: skip
     session, _ = prepare([cfg], stack, None)
     return replace(session, lm=replace(session.lm, eos_ids=frozenset()), grader=Free())  # pyright: ignore[reportArgumentType]
