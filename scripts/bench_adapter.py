@@ -10,12 +10,11 @@ every sequence from one backward; the others one sum, or two sums (student, teac
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
-from benchmark import interleaved, machine, random_model, ratios, report, shaped
+from benchmark import Measured, interleaved, machine, random_model, ratios, report, shaped
 from peft import LoraConfig, get_peft_model
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -26,19 +25,14 @@ from projected_grpo.svd import Factors, cached_decompose
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Measured):
     """What is measured."""
 
     shape: Literal["organism", "smollm2", "qwen3-4b"] = "smollm2"
     layers: int = 6
-    """Layers of the model; every layer is alike, so ratios hold for all of them. 0 takes all."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["cpu", "cuda"] = "cpu"
     rows: int = 8
     tokens: int = 128
     rounds: int = 5
-    out: Path | None = None
-    """Also write the figures here (.json)."""
 
 
 class BesideLinear(nn.Module):
@@ -201,7 +195,7 @@ def main(args: Arguments) -> None:
         f"{args.tokens} tokens, {args.rounds} rounds; {machine(device)}\n"
     )
     print(tabulate(body, ["way", "ms", "x floor", "range"], "pipe", disable_numparse=True))
-    report(args.out, device, settings=vars(args) | {"out": None}, seconds=seconds)
+    report(args, device, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from benchmark import machine, random_model, report, shaped, wait
+from benchmark import Measured, machine, random_model, report, shaped, wait
 from datasets import Dataset
 from peft import LoraConfig
 from tabulate import tabulate
@@ -38,21 +38,15 @@ from projected_grpo.train import run_step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Measured):
     """What is measured."""
 
     shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
-    layers: int = 0
-    """Layers of a shaped model; 0 takes all."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["cpu", "cuda"] = "cpu"
     prompts: int = 4
     group: int = 8
     max_new: int = 128
     steps: int = 5
     """Steps that count; one more warms up."""
-    out: Path | None = None
-    """Also write the figures here (.json)."""
 
 
 def reward(text: str) -> float:
@@ -172,14 +166,7 @@ def main(args: Arguments) -> None:
         ],
     ]  # fmt: skip
     print(tabulate(body, ["trainer", "s a step", "x TRL", "of it"], "pipe", disable_numparse=True))
-    report(
-        args.out,
-        session.device,
-        settings=vars(args) | {"out": None},
-        trl=trl,
-        ours=ours,
-        parts=parts,
-    )
+    report(args, session.device, trl=trl, ours=ours, parts=parts)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -20,6 +21,19 @@ SHAPES = {
     "qwen3-4b": (2560, 9728, 36, 32, 8, 128),
 }
 """Hidden size, MLP size, layers, heads, key-value heads, head size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a model is measured on."""
+
+    shape: Literal["organism", "smollm2", "qwen3-4b"]
+    layers: int = 0
+    """Layers of a shaped model, which are all alike; 0 takes all."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    out: Path | None = None
+    """Also write the figures here (.json)."""
 
 
 def shaped(name: str, layers: int, vocabulary: int = 1024) -> Qwen3Config:
@@ -88,9 +102,10 @@ def machine(device: torch.device) -> str:
     return f"{where}; {versions}, Python {platform.python_version()}; commit {sha or 'unknown'}"
 
 
-def report(path: Path | None, device: torch.device, **found: Any) -> None:
+def report(args: Measured, device: torch.device, **found: Any) -> None:
     """Write the figures as JSON where a path is given."""
-    if path is not None:
-        record = {"argv": sys.argv, "machine": machine(device), **found}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if args.out is not None:
+        settings = vars(args) | {"out": None}
+        record = {"argv": sys.argv, "machine": machine(device), "settings": settings, **found}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,6 @@ from typing import Any
 
 import tyro
 
-from projected_grpo.config import PRESETS
 from projected_grpo.step_logger import read_steps
 
 COLUMNS = (
@@ -50,8 +49,6 @@ def run_record(path: Path, args: Arguments) -> dict[str, Any]:
     """What tells this run from others, and where it comes from."""
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     about = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    default = json.loads(PRESETS[stored["preset"]]().to_json())
-    changed = {k: v for k, v in stored.items() if k != "preset" and default.get(k) != v}
     return {
         "run": path.name,
         "label": args.label,
@@ -60,7 +57,6 @@ def run_record(path: Path, args: Arguments) -> dict[str, Any]:
         "arm": stored["arm"],
         "seed": stored["seed"],
         "settings": {k: v for k, v in stored.items() if k not in ("preset", "arm", "out_dir")},
-        "changed": {k: v for k, v in changed.items() if k not in ("arm", "seed", "out_dir")},
         "git_sha": about["git_sha"],
         "device": about["gpu"] or about["device"],
         "status": about.get("status"),

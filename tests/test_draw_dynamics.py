@@ -24,7 +24,7 @@ def write(folder: Path, runs: list[tuple[str, int, dict, str | None, int]]) -> N
         for n, (arm, seed, changed, status, steps) in enumerate(runs):
             about = {
                 "run": str(n), "label": "trial", "preset": "mini", "arm": arm, "seed": seed,
-                "changed": changed, "status": status, "git_sha": None, "device": "cpu",
+                "status": status, "git_sha": None, "device": "cpu",
                 "settings": {**MINI, **changed},
             }  # fmt: skip
             hacks = 8 if arm == "vanilla" else changed.get("v_hack_k", 32) % 32

@@ -4,7 +4,7 @@
     start.
 
 State carries a leading run axis N: delta_S is (N, r), so that N runs can share one frozen model.
-Two forms of the same map, chosen once when the model is wrapped:
+The same map is computed in two ways; which of them a module has is chosen when it is wrapped:
 
 - factored: y = U ((S + delta_S[run]) * (Vh x)); W itself is not needed. Every forward whose
   gradient is wanted, and sampling too where N > 1 or the base is bf16/fp16. Cheaper than the dense
@@ -240,6 +240,12 @@ class Adapter:
         return self.model.to(merged.dtype)
 
 
+def form_of(dtype: torch.dtype, n_runs: int) -> str:
+    """ "folded" or "factored" (module docstring)."""
+    exact = dtype in (torch.float32, torch.float64)
+    return "folded" if n_runs == 1 and exact else "factored"
+
+
 def wrap(
     model: nn.Module,
     *,
@@ -277,8 +283,7 @@ def wrap(
     modules: dict[str, SVDLinear] = {}
     for count, name in enumerate(found, 1):  # by name: what is replaced frees its memory at once
         linear = cast(nn.Linear, model.get_submodule(name))
-        exact = linear.weight.dtype in (torch.float32, torch.float64)
-        form = "folded" if n_runs == 1 and exact else "factored"
+        form = form_of(linear.weight.dtype, n_runs)
         modules[name] = SVDLinear(linear, n_runs, form, cache_dir)
         model.set_submodule(name, modules[name])
         if count % 50 == 0 or count == len(found):

@@ -13,7 +13,6 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
 """
 
 import errno
-import itertools
 import json
 import os
 import platform
@@ -242,16 +241,16 @@ class RunDir:
 def _put(made: Path, wanted: Path) -> Path:
     """Give a finished folder its name, or that name with a number: runs that differ in neither arm
     nor seed may start in the same second."""
-    for number in itertools.count(1):
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+    path, number = wanted, 1
+    while True:
         try:
             os.rename(made, path)  # fails where the other has files, and it always has
+            return path
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-        else:
-            return path
-    raise AssertionError("unreachable")
+        number += 1
+        path = wanted.with_name(f"{wanted.name}-{number}")
 
 
 def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from projected_grpo.antipasto import Adapter, wrap
+from projected_grpo.antipasto import Adapter, form_of, wrap
 from projected_grpo.arms import ARMS, Treatment, treatments
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.comparison import one_answer
@@ -29,7 +29,7 @@ from projected_grpo.model import (
     resolve_device,
 )
 from projected_grpo.pairs import load_pairs
-from projected_grpo.pool import Draw, open_pool
+from projected_grpo.pool import Pool, open_pool
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
@@ -55,8 +55,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: dict[int, list[int]]  # problem id -> token ids
-    draw: Draw | None
-    pool_digest: str
+    pool: Pool | None
     grader: Grader
     treatments: list[Treatment]
     device: torch.device
@@ -128,12 +127,9 @@ def prepare(
     if cfg.checkpoint_activations:
         checkpoint_layers(lm.model, True)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
-    kept, draw, pool_digest = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
-    probe = [prompts[p.id] for p in kept[:4]]
-    dense = _logps(lm, probe)
+    kept, pool = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
     logger.info("decomposing {} (cached afterwards)", cfg.model)
-    adapter = wrap(lm.model, n_runs=len(cfgs), cache_dir=cfg.svd_cache or default_cache_dir())
-    _require_same_policy(dense, lm, adapter, probe)
+    adapter = _wrapped(cfg, lm, len(cfgs), [prompts[p.id] for p in kept[:4]])
     if v_hack is None:
         logger.info("extracting hack directions from {} pairs", len(pairs))
         v_hack = extract(
@@ -163,7 +159,7 @@ def prepare(
     )
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
-        prompts=prompts, draw=draw, pool_digest=pool_digest, grader=grader,
+        prompts=prompts, pool=pool, grader=grader,
         treatments=treatments(cfgs, v_hack.select, device), device=device,
     )  # fmt: skip
     return session, v_hack
@@ -207,19 +203,20 @@ def _short_enough(
     return kept
 
 
-def _with_teacher(cfg: Config, problems: list[Problem]) -> tuple[list[Problem], Draw | None, str]:
-    """Those that the teacher pool has enough rows for, how to draw them, and the pool's digest.
-    Raises ConfigError where fewer are left than a step needs."""
+def _with_teacher(cfg: Config, problems: list[Problem]) -> tuple[list[Problem], Pool | None]:
+    """Those that the teacher pool has enough rows for, and that pool. Raises ConfigError where
+    fewer are left than a step needs."""
     if cfg.teacher_rows == 0:
-        return problems, None, ""
-    covered, draw, digest = open_pool(cfg.teacher_pool, problems, cfg.teacher_rows)
-    if len(covered) < cfg.prompts_per_step:
+        return problems, None
+    pool = open_pool(cfg.teacher_pool, problems, cfg.teacher_rows)
+    if len(pool.problems) < cfg.prompts_per_step:
         raise ConfigError(
             f"the teacher pool {cfg.teacher_pool} has at least {cfg.teacher_rows} rows for "
-            f"{len(covered)} of {len(problems)} problems, fewer than the {cfg.prompts_per_step} "
-            "prompts of a step: add rows to it, or lower --mix-ratio or --prompts-per-step"
+            f"{len(pool.problems)} of {len(problems)} problems, fewer than the "
+            f"{cfg.prompts_per_step} prompts of a step: add rows to it, or lower --mix-ratio or "
+            "--prompts-per-step"
         )
-    return covered, draw, digest
+    return pool.problems, pool
 
 
 @torch.no_grad()
@@ -230,16 +227,18 @@ def _logps(lm: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
     return lm.model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
 
 
-def _require_same_policy(
-    dense: torch.Tensor, lm: LanguageModel, adapter: Adapter, prompts: list[list[int]]
-) -> None:
-    """Is the wrapped model at delta_S = 0 the one that was loaded?
+def _wrapped(cfg: Config, lm: LanguageModel, n_runs: int, prompts: list[list[int]]) -> Adapter:
+    """The adapter in the model, if that model at delta_S = 0 is still the one that was loaded.
 
     In bf16 the factors are rounded, and every later figure is relative to that same rounded map, so
     a base that suffered (outlier channels, one huge singular value) would not show in any of them.
+    Raises ConfigError for such a base.
     """
-    if all(module.form == "folded" for module in adapter.modules.values()):
-        return  # that is W itself
+    cache_dir = cfg.svd_cache or default_cache_dir()
+    if form_of(lm.model.dtype, n_runs) == "folded":  # at delta_S = 0 that is W itself
+        return wrap(lm.model, n_runs=n_runs, cache_dir=cache_dir)
+    dense = _logps(lm, prompts)
+    adapter = wrap(lm.model, n_runs=n_runs, cache_dir=cache_dir)
     with adapter.disabled():
         drift = float((dense.exp() * (dense - _logps(lm, prompts))).sum(-1).mean())
     logger.info("rounding KL(loaded || wrapped at delta_S = 0) = {:.2g} nats a token", drift)
@@ -248,6 +247,7 @@ def _require_same_policy(
             f"in {lm.model.dtype} the decomposition changes this model by {drift:.2g} nats a "
             f"token, more than {MOST_DRIFT}: set --dtype=float32"
         )
+    return adapter
 
 
 def data_digest(s: Session) -> str:
@@ -255,9 +255,10 @@ def data_digest(s: Session) -> str:
     rows."""
     h = hashlib.sha256()
     for p in s.problems:
-        answers = s.draw(p, s.cfg.teacher_rows, 0) if s.draw is not None else []
+        answers = s.pool.draw(p, s.cfg.teacher_rows, 0) if s.pool is not None else []
         h.update(repr((p.id, p.mode, s.prompts[p.id], p.cases, answers)).encode())
-    h.update(s.pool_digest.encode())
+    if s.pool is not None:
+        h.update(s.pool.digest.encode())
     return h.hexdigest()
 
 

@@ -92,8 +92,8 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
             Row(problem, "student", prompt, x.ids, x.terminated, x.logps, s.lm.decode(x.ids), run=n)
             for x in samples
         ]
-        if s.draw is not None:
-            answers = s.draw(problem, cfg.teacher_rows, draw_seed(seed, step, problem.id))
+        if s.pool is not None:
+            answers = s.pool.draw(problem, cfg.teacher_rows, draw_seed(seed, step, problem.id))
             for ids in map(s.lm.completion_ids, answers):
                 cut = ids[: cfg.max_new]  # as a student's row would be; graded as cut
                 whole = len(ids) <= cfg.max_new
