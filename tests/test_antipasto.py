@@ -21,10 +21,9 @@ def nll_per_row(model: nn.Module) -> torch.Tensor:
     return -(logp * MASK[:, 1:]).sum(1)
 
 
-@torch.no_grad()
 def factored_logits(adapter: Adapter, ids: torch.Tensor) -> torch.Tensor:
-    with adapter.rows(torch.zeros(len(ids), dtype=torch.long)):
-        return adapter.model(input_ids=ids).logits
+    with adapter.rows(torch.zeros(len(ids), dtype=torch.long)):  # with gradient: hence factored
+        return adapter.model(input_ids=ids).logits.detach()
 
 
 def randomise(adapter, scale: float = 0.3, seed: int = 7) -> None:
@@ -92,7 +91,9 @@ def test_linears_left_unadapted_are_warned_about() -> None:
 def test_delta_is_float32_on_a_bfloat16_base() -> None:
     adapter = wrap(tiny_qwen(torch.bfloat16))
     assert all(d.dtype == torch.float32 for d in adapter.delta_S.values())
-    assert {m.form for m in adapter.modules.values()} == {"factored"}
+    assert {m.folded.dtype for m in adapter.modules.values() if m.folded is not None} == {
+        torch.bfloat16
+    }
 
 
 def test_a_model_without_targets_is_refused() -> None:
@@ -214,7 +215,8 @@ def test_a_small_delta_moves_a_bfloat16_base_as_it_moves_the_exact_one(
     size: float, tolerance: float
 ) -> None:
     """Rounding is noise on every logit, so the move is read along the exact move, over 4,096
-    tokens. A folded weight loses part of it: most of W + delta rounds back to W."""
+    tokens: with a gradient, and as sampled. A weight folded to the nearest loses part of it: most
+    of W + delta rounds back to W."""
     ids = torch.randint(0, 97, (64, 64), generator=torch.Generator().manual_seed(0))
     bf16 = wrap(tiny_qwen(torch.bfloat16))
     exact = wrap(tiny_qwen(torch.bfloat16).float(), n_runs=2)
@@ -229,14 +231,48 @@ def test_a_small_delta_moves_a_bfloat16_base_as_it_moves_the_exact_one(
         with adapter.disabled():
             before = adapter.model(input_ids=ids).logits.float()
         moves.append(factored_logits(adapter, ids).float() - before)
+    bf16.fold()
+    with torch.no_grad():
+        sampled = bf16.model(input_ids=ids).logits.float() - base
     for name, module in exact.modules.items():
         merged = module.weight + module.get_delta_weight(0)
         folded.get_submodule(name).weight.data = merged.bfloat16()
     moves.append(folded(input_ids=ids).logits.float() - base)
     along = [float((m * moves[1]).sum() / moves[1].square().sum()) for m in moves]
     assert along[0] == pytest.approx(1, abs=tolerance)
+    assert float((sampled * moves[1]).sum() / moves[1].square().sum()) == pytest.approx(
+        1, abs=tolerance
+    )
     if size == 1e-3:
         assert along[2] < 0.6
+
+
+def test_a_folded_bfloat16_weight_is_right_on_average_and_the_same_every_time() -> None:
+    adapter = wrap(tiny_qwen(torch.bfloat16))
+    base = tiny_qwen(torch.bfloat16)
+    adapter.fold()
+    for name, module in adapter.modules.items():
+        assert module.folded is not None
+        assert torch.equal(module.folded, base.get_submodule(name).weight)  # delta_S = 0
+    for delta in adapter.delta_S.values():
+        delta.data.fill_(3e-4)
+    adapter.fold()
+    first = {name: m.folded.clone() for name, m in adapter.modules.items() if m.folded is not None}
+    moved = exact = 0.0
+    for name, module in adapter.modules.items():
+        whole = module.get_delta_weight(0)
+        ulp = torch.exp2(module.weight.float().abs().log2().floor() - 7)
+        step = first[name].float() - module.weight.float()
+        assert ((step.abs() <= 1.01 * ulp) | (step.abs() < 2 * whole.abs())).all()
+        moved, exact = moved + float((step * whole).sum()), exact + float(whole.square().sum())
+    assert moved / exact == pytest.approx(1, abs=0.1)
+    for delta in adapter.delta_S.values():
+        delta.data.zero_()
+    adapter.fold()  # what was folded before leaves no trace
+    for delta in adapter.delta_S.values():
+        delta.data.fill_(3e-4)
+    adapter.fold()
+    assert all(torch.equal(first[name], m.folded) for name, m in adapter.modules.items())
 
 
 def test_disabled_is_the_base_and_comes_back() -> None:

@@ -7,14 +7,15 @@ State carries a leading run axis N: delta_S is (N, r), so that N runs can share 
 The same map is computed in two ways; which of them a module has is chosen when it is wrapped:
 
 - factored: y = U ((S + delta_S[run]) * (Vh x)); W itself is not needed. Every forward whose
-  gradient is wanted, and sampling too where N > 1 or the base is bf16/fp16. Cheaper than the dense
-  W with a delta beside it, in time and memory. U and Vh have the base's dtype, so at delta_S = 0
-  it is the base model to one more rounding of that dtype. W of a bf16 model lies on the bf16 grid:
-  in a folded weight a delta below half an ulp would round away; here S + delta_S is float32, and
-  rounding its product with the activations is no threshold: it averages out over tokens.
-- folded (N = 1, float32 or better, without a gradient): one dense W' per module, rebuilt after each
-  optimizer step. Sampling then costs what the base model costs, and float32 rounding is all that
-  separates it from the policy that is differentiated (the loop measures it).
+  gradient is wanted, and sampling too where N > 1. Cheaper than the dense W with a delta beside it,
+  in time and memory. U and Vh have the base's dtype, so at delta_S = 0 it is the base model to one
+  more rounding of that dtype; S + delta_S is float32, and rounding its product with the activations
+  is no threshold: it averages out over tokens.
+- folded (N = 1, without a gradient): one dense W' per module, rebuilt after each optimizer step.
+  Sampling then reads what the base model reads. W of a bf16 model lies on the bf16 grid, where
+  rounding W' to the nearest would lose every delta below half an ulp; so a bf16 W' is rounded up
+  or down by a fixed random draw of each weight (`_dithered`), which is exact on average and leaves
+  W alone at delta_S = 0. How far the two ways are apart is measured at every step by the loop.
 
 Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
 * Q. It comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of
@@ -78,6 +79,24 @@ class _FactoredLinear(torch.autograd.Function):
         return dx, _row_gradient(P, h), None, None, None, None
 
 
+def _dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
+    """float32 `exact` in like's dtype: bf16 is rounded up with the probability that makes it right
+    on average, by draws that depend on the seed alone; other dtypes need no rounding.
+
+    The draw of a weight stays the same from step to step: a weight changes when its delta crosses
+    its draw, and what did not move stays what it was. A value on the bf16 grid is kept.
+    """
+    if like.dtype != torch.bfloat16:
+        return exact.to(like.dtype)
+    generator = torch.Generator(exact.device).manual_seed(seed)
+    draw = torch.randint(
+        2**16, exact.shape, generator=generator, device=exact.device, dtype=torch.int32
+    )
+    # bf16 is the upper half of a float32: adding up to one ulp less one bit, then cutting, carries
+    # with the probability of the lower half.
+    return ((exact.view(torch.int32) + draw) & -(2**16)).view(torch.float32).to(torch.bfloat16)
+
+
 def _row_gradient(P: Tensor, Q: Tensor) -> Tensor:
     """Sum over tokens of P * Q: (B, T, r) twice -> (B, r), summed in float32 or better."""
     exact = torch.promote_types(P.dtype, torch.float32)
@@ -92,6 +111,7 @@ class SVDLinear(nn.Module):
         super().__init__()
         factors = cached_decompose(base.weight, cache_dir)
         self.digest = factors.digest()
+        self.seed = int(self.digest[:15], 16)  # of the rounding of a folded bf16 weight
         self.form = form
         # Of a factored module only `merge` needs W: no parameter, and not in the GPU's memory.
         weight = base.weight.detach()
@@ -123,16 +143,20 @@ class SVDLinear(nn.Module):
 
     def fold(self) -> None:
         """Rebuild W' from delta_S. Must follow every change of delta_S."""
-        if self.folded is not None:
-            torch.add(self.weight, self.get_delta_weight(0), out=self.folded)
+        if self.folded is None:
+            return
+        # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
+        delta = (self.U * self.delta_S[0]).to(self.U.dtype) @ self.Vh
+        exact = self.weight.to(self.delta_S.dtype) + delta
+        self.folded.copy_(_dithered(exact, self.weight, self.seed))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
         if self.folded is not None:
-            if not self.enabled:
+            if not self.enabled and self.U.dtype == self.S.dtype:
                 return F.linear(x, self.weight, self.bias)
-            if self.row_delta is None or not torch.is_grad_enabled():
+            if self.enabled and (self.row_delta is None or not torch.is_grad_enabled()):
                 return F.linear(x, self.folded, self.bias)
-        if not self.enabled:
+        if not self.enabled:  # of bf16 the same rounding as with a delta, for the KL between them
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
         if self.row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
@@ -240,12 +264,6 @@ class Adapter:
         return self.model.to(merged.dtype)
 
 
-def form_of(dtype: torch.dtype, n_runs: int) -> str:
-    """ "folded" or "factored" (module docstring)."""
-    exact = dtype in (torch.float32, torch.float64)
-    return "folded" if n_runs == 1 and exact else "factored"
-
-
 def wrap(
     model: nn.Module,
     *,
@@ -280,10 +298,10 @@ def wrap(
             len(left),
             left[0],
         )
+    form = "folded" if n_runs == 1 else "factored"
     modules: dict[str, SVDLinear] = {}
     for count, name in enumerate(found, 1):  # by name: what is replaced frees its memory at once
         linear = cast(nn.Linear, model.get_submodule(name))
-        form = form_of(linear.weight.dtype, n_runs)
         modules[name] = SVDLinear(linear, n_runs, form, cache_dir)
         model.set_submodule(name, modules[name])
         if count % 50 == 0 or count == len(found):

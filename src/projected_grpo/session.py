@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from projected_grpo.antipasto import Adapter, form_of, wrap
+from projected_grpo.antipasto import Adapter, wrap
 from projected_grpo.arms import ARMS, Treatment, treatments
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.comparison import one_answer
@@ -235,7 +235,7 @@ def _wrapped(cfg: Config, lm: LanguageModel, n_runs: int, prompts: list[list[int
     Raises ConfigError for such a base.
     """
     cache_dir = cfg.svd_cache or default_cache_dir()
-    if form_of(lm.model.dtype, n_runs) == "folded":  # at delta_S = 0 that is W itself
+    if n_runs == 1 and lm.model.dtype == torch.float32:  # at delta_S = 0 that is W itself
         return wrap(lm.model, n_runs=n_runs, cache_dir=cache_dir)
     dense = _logps(lm, prompts)
     adapter = wrap(lm.model, n_runs=n_runs, cache_dir=cache_dir)
