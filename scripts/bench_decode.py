@@ -1,25 +1,50 @@
-"""Seconds to sample one step of a pack: cache in fixed memory beside a growing one, interleaved.
+"""Seconds to sample: cache in fixed memory beside a growing one, interleaved; share of bandwidth.
 
     uv run python scripts/bench_decode.py --runs 1 6
-    python3 scripts/bench_decode.py --runs 1 8 24 --device cuda --prompts 16
+    python3 scripts/bench_decode.py --runs 4 24 --device cuda --prompts 16
+    python3 scripts/bench_decode.py --shape qwen3-4b --dtype bfloat16 --device cuda \\
+        --prompts 4 --group 4 --max-new 256
 
-The same prompts, seeds and tokens both ways (checked); medians over the rounds, and their ratio.
+The same prompts, seeds and tokens both ways (compared); medians over the rounds, and their ratio. A
+token's own time is that of max-new tokens less that of a quarter of them; the bandwidth's share is
+the time to read the base model's weights once, at the speed of a copy, over it. Shaped models have
+random weights, prompts of --prompt-tokens and no eos.
 """
 
-import argparse
 import statistics
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
+import tyro
+from benchmark import Measured, interleaved, machine, random_model, report, shaped
 from tabulate import tabulate
+from transformers import PreTrainedModel
 
-from projected_grpo import model as models
 from projected_grpo import rollout
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import MiniConfig
 from projected_grpo.decode import Decoder, GrowingDecoder, decoder_of
 from projected_grpo.env.katas import kata_problems
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
+from projected_grpo.model import DTYPES, ORGANISM, load, resolve_device
+
+VOCABULARY = {"smollm2": 49152, "qwen3-4b": 151936}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Measured):
+    """What is measured."""
+
+    shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
+    runs: tuple[int, ...] = (1,)
+    prompts: int = 8
+    group: int = 8
+    max_new: int = 208
+    prompt_tokens: int = 256
+    rounds: int = 3
 
 
 def growing(model, prefilled, mask, group, max_new) -> Decoder:
@@ -27,57 +52,83 @@ def growing(model, prefilled, mask, group, max_new) -> Decoder:
     return GrowingDecoder(model, prefilled, mask, group)
 
 
-def measure(args: argparse.Namespace, runs: int) -> list[object]:
+def model_and_prompts(
+    args: Arguments, device: torch.device, count: int
+) -> tuple[PreTrainedModel, list[list[int]], frozenset[int]]:
+    """The model, `count` prompts, and what ends a completion."""
+    if args.shape == "organism":
+        lm = load(ORGANISM, revision="main", dtype=DTYPES[args.dtype], device=device)
+        problems = [apply_hint(p, MiniConfig().mode, TRAIN_NAME) for p in kata_problems("train")]
+        prompts = [lm.prompt_ids(problems[n % len(problems)].messages) for n in range(count)]
+        return lm.model, prompts, lm.eos_ids
+    config = shaped(args.shape, args.layers, VOCABULARY[args.shape])
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 1000, (count, args.prompt_tokens), generator=g)
+    return random_model(config, DTYPES[args.dtype], device), ids.tolist(), frozenset()
+
+
+def copy_speed(device: torch.device) -> float:
+    """Bytes a second that a copy reads and writes."""
+    source = torch.empty(2**30 if device.type == "cuda" else 2**27, dtype=torch.uint8).to(device)
+    target = torch.empty_like(source)
+    seconds = interleaved({"copy": partial(target.copy_, source)}, 20, device)["copy"]
+    return 2 * source.nbytes / statistics.median(seconds)
+
+
+def measure(args: Arguments, device: torch.device, runs: int) -> dict[str, float | str]:
     """One row of the table."""
-    device, cfg = models.resolve_device(args.device), MiniConfig()
-    lm = models.load(args.model, revision="main", dtype=getattr(torch, args.dtype), device=device)
-    adapter = wrap(lm.model, n_runs=runs)
-    problems = [apply_hint(p, cfg.mode, TRAIN_NAME) for p in kata_problems("train")]
     places = [n for n in range(runs) for _ in range(args.prompts)]
-    prompts = [lm.prompt_ids(problems[n % len(problems)].messages) for n in range(len(places))]
-    sampling = rollout.Sampling(args.max_new, 1.0, 1.0, 0, lm.eos_ids, lm.pad_id, 2**24)
-    seconds: dict[str, list[float]] = {"fixed": [], "growing": []}
-    alike = total = 0
-    for number in range(args.rounds + 1):  # the first warms up
-        found = {}
-        for name, make in (("fixed", decoder_of), ("growing", growing)):
+    model, prompts, eos = model_and_prompts(args, device, len(places))
+    weights = sum(p.nbytes for p in {id(p): p for p in model.parameters()}.values())
+    adapter = wrap(model, n_runs=runs)
+    found: dict[str, list[list[int]]] = {}
+
+    def way(name: str, make: Callable[..., Decoder], max_new: int) -> Callable[[], None]:
+        sampling = rollout.Sampling(max_new, 1.0, 1.0, 0, eos, 0, 2**24)
+
+        def run() -> None:
             setattr(rollout, "decoder_of", make)  # noqa: B010
-            started = time.perf_counter()
             groups = rollout.sample_groups(
-                lm.model, adapter, prompts, args.group, range(len(places)), sampling, places
+                model, adapter, prompts, args.group, range(len(places)), sampling, places
             )
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
             found[name] = [sample.ids for group in groups for sample in group]
-        alike += sum(a == b for a, b in zip(found["fixed"], found["growing"], strict=True))
-        total += len(found["fixed"])
-    ratio = statistics.median(
-        a / b for a, b in zip(seconds["growing"], seconds["fixed"], strict=True)
-    )
-    medians = [round(statistics.median(values), 2) for values in seconds.values()]
-    return [runs, len(prompts) * args.group, *medians, round(ratio, 2), f"{alike}/{total}"]
+
+        return run
+
+    short = max(1, args.max_new // 4)
+    ways = {
+        "fixed": way("fixed", decoder_of, args.max_new),
+        "growing": way("growing", growing, args.max_new),
+        "short": way("short", decoder_of, short),
+    }
+    seconds = interleaved(ways, args.rounds, device)
+    fixed, grown, less = (seconds[name] for name in ways)
+    token = statistics.median(a - b for a, b in zip(fixed, less, strict=True))
+    token /= args.max_new - short
+    alike = sum(a == b for a, b in zip(found["fixed"], found["growing"], strict=True))
+    return {
+        "runs": runs,
+        "rollouts": len(places) * args.group,
+        "fixed s": statistics.median(fixed),
+        "growing s": statistics.median(grown),
+        "growing / fixed": statistics.median(a / b for a, b in zip(grown, fixed, strict=True)),
+        "same tokens": f"{alike}/{len(found['fixed'])}",
+        "ms a token": token * 1e3,
+        "share of bandwidth": weights / copy_speed(device) / token,
+    }
 
 
-def main() -> None:
+def main(args: Arguments) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="organism")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=int, nargs="+", default=[1])
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--max-new", type=int, default=208)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    rows = [measure(args, runs) for runs in args.runs]
-    where = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
-    print(f"{args.model}, {args.dtype}, {where}, {torch.get_num_threads()} threads")
-    names = ["runs", "rollouts", "fixed s", "growing s", "growing / fixed", "same tokens"]
-    print(tabulate(rows, headers=names, tablefmt="github"))
+    device = resolve_device(args.device)
+    rows = [measure(args, device, runs) for runs in args.runs]
+    print(
+        f"{args.shape}, {args.dtype}, {args.prompts} x {args.group} x {args.max_new} tokens, "
+        f"{args.rounds} rounds; {machine(device)}\n"
+    )
+    print(tabulate(rows, "keys", "pipe", floatfmt=".3g"))
+    report(args, device, rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Arguments, description=__doc__))
