@@ -1,5 +1,6 @@
 """Small real models for the tests: no download, no mocks."""
 
+import json
 import os
 import shutil
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from projected_grpo.step_logger import TIMINGS, read_steps
 
 BUBBLEWRAP = pytest.param(
     "bubblewrap",
@@ -26,6 +29,20 @@ torch.set_num_threads(1)  # two threads on busy cores make small tensors many ti
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def rows_of(run: Path) -> list[dict]:
+    """The rows of a run without what differs between two runs of one seed."""
+    return [
+        {k: v for k, v in row.items() if k not in TIMINGS}
+        for row in read_steps(run / "steps.jsonl")
+    ]
+
+
+def rollouts_of(run: Path) -> list[dict]:
+    """Its rollouts, likewise."""
+    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def tiny_qwen(

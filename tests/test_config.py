@@ -73,6 +73,7 @@ def test_presets_override_defaults_only() -> None:
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"adam_betas": (0.5, 1.0)}, "adam_betas"),
         ({"overshoot": -1.0}, "overshoot must not be negative"),
+        ({"refresh_every": -1}, "refresh_every must not be negative, it is -1"),
     ],
 )
 def test_contradictions_are_refused_with_their_numbers(settings: dict, message: str) -> None:

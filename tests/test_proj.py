@@ -18,6 +18,7 @@ from projected_grpo.proj import (
     project,
     random_orthonormal,
     removed_fraction,
+    subspace_overlap,
 )
 
 
@@ -168,6 +169,42 @@ def test_the_null_of_the_cosine() -> None:
         norms.append(float(c.norm()) ** 2)
     assert math.sqrt(sum(sums) / draws) == pytest.approx(null_cosine(k, r), rel=0.05)
     assert math.sqrt(sum(norms) / draws) == pytest.approx(null_cosine(k, r), rel=0.05)
+
+
+@given(problems(), st.integers(0, 2**31))
+def test_the_overlap_is_that_of_spans_not_of_axes(problem, seed: int) -> None:
+    """1 for one span in any rotated basis and for a part of it, 0 for orthogonal spans, the same
+    from both sides, in [0, 1]."""
+    _, V = problem
+    k, r = V.shape
+    rotated = random_orthonormal(k, k, generator(seed)).double() @ V
+    assert subspace_overlap({"m": V}, {"m": rotated}) == pytest.approx(1, abs=1e-6)
+    assert subspace_overlap({"m": V}, {"m": rotated[:1]}) == pytest.approx(1, abs=1e-6)
+    if k > 1:
+        overlap = subspace_overlap({"m": rotated[:1]}, {"m": rotated[1:]})
+        assert overlap == pytest.approx(0, abs=1e-6)
+    other = random_orthonormal(int(seed % r) + 1, r, generator(seed)).double()
+    there, back = subspace_overlap({"m": V}, {"m": other}), subspace_overlap({"m": other}, {"m": V})
+    assert there == pytest.approx(back, abs=1e-9) and -1e-9 <= there <= 1 + 1e-6
+
+
+def test_the_overlap_of_random_spans_is_k_over_r() -> None:
+    g, r, draws = generator(7), 60, 400
+    for k_a, k_b in ((4, 4), (2, 6)):
+        found = [
+            subspace_overlap(
+                {"m": random_orthonormal(k_a, r, g)}, {"m": random_orthonormal(k_b, r, g)}
+            )
+            for _ in range(draws)
+        ]
+        assert sum(found) / draws == pytest.approx(max(k_a, k_b) / r, rel=0.1)
+
+
+def test_the_overlap_weighs_modules_by_rank_and_leaves_out_those_of_one_basis_only() -> None:
+    a = {"same": torch.eye(3, 8), "apart": torch.eye(1, 8), "gone": torch.eye(2, 8)}
+    b = {"same": torch.eye(3, 8), "apart": torch.eye(2, 8)[1:], "new": torch.eye(2, 8)}
+    assert subspace_overlap(a, b) == pytest.approx(3 / 4)
+    assert subspace_overlap({"gone": a["gone"]}, b) is None
 
 
 def test_random_orthonormal_repeats_and_is_orthonormal() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import leetcode_dir
+from conftest import leetcode_dir, rollouts_of, rows_of
 from safetensors.torch import load_file
 
 from projected_grpo.cli import named_settings
@@ -28,7 +28,7 @@ from projected_grpo.proj import cosine
 from projected_grpo.records import grade_columns
 from projected_grpo.run import RunDir, RunError, resumed_config
 from projected_grpo.session import labels, prepare, problems_of_step
-from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
+from projected_grpo.step_logger import COLUMNS, read_steps
 from projected_grpo.train import (
     accumulate_gradients,
     grade_rows,
@@ -40,19 +40,6 @@ from projected_grpo.train import (
 from projected_grpo.update import optimize
 
 GOLDEN = Path(__file__).parent / "golden" / "smoke_projected.jsonl"
-
-
-def rows_of(run: Path) -> list[dict]:
-    """The rows of a run without what differs between two runs of one seed."""
-    return [
-        {k: v for k, v in row.items() if k not in TIMINGS}
-        for row in read_steps(run / "steps.jsonl")
-    ]
-
-
-def rollouts_of(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:

@@ -5,7 +5,7 @@ measured hack basis, so `vanilla` is also the measurement that the others are co
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,13 +40,17 @@ class Arm:
     basis: Callable[[Basis, int], dict[str, Tensor]] = _nothing
     """(measured hack basis, seed) -> the basis that is projected out; an empty one projects
     nothing."""
+    follows_v: bool = True
+    """Whether what is removed is made anew where V is extracted again."""
 
 
 ARMS: dict[str, Arm] = {
     "vanilla": Arm("plain GRPO"),
     "projected": Arm("the hack directions are projected out", _v_hack),
     "random_v": Arm(
-        "control: random orthonormal rows, as many in each module as the hack basis has", _random
+        "control: random orthonormal rows, as many in each module as the first hack basis has",
+        _random,
+        follows_v=False,
     ),
 }
 
@@ -59,6 +63,8 @@ class Treatment:
     """Indices on the run axis (n,)."""
     V: dict[str, Tensor]
     """Measured: module -> (k, r)."""
+    first: dict[str, Tensor]
+    """What was measured at the start of the run: V, unless that has been extracted again."""
     removed: dict[str, Tensor]
     """Projected out: module -> (n, k, r), zeros for a run that removes nothing; empty if all
     do."""
@@ -69,6 +75,18 @@ class Treatment:
     def of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """These runs' rows: module -> (N, r) becomes module -> (n, r)."""
         return {name: value[self.runs] for name, value in values.items()}
+
+
+def with_v(t: Treatment, cfg: Config, V: dict[str, Tensor]) -> Treatment:
+    """The treatment of one run from when V was extracted again.
+
+    random_v keeps the random rows that it started with, also where V has since gained or lost axes
+    in a module.
+    """
+    if not ARMS[cfg.arm].follows_v:
+        return replace(t, V=V)
+    removed = {name: rows[None] for name, rows in ARMS[cfg.arm].basis(V, cfg.seed).items()}
+    return replace(t, V=V, removed=removed)
 
 
 def by_run(
@@ -89,7 +107,8 @@ def by_run(
 def treatments(
     cfgs: Sequence[Config], select: Callable[[int, float], dict[str, Tensor]], device: torch.device
 ) -> list[Treatment]:
-    """The runs of a pack grouped by their projection settings, each run in exactly one group.
+    """The runs of a pack grouped by their projection settings, each run in exactly one group; a run
+    that refreshes V has its own.
 
     `select(k, drop_bottom_frac)` gives the measured hack basis.
     """
@@ -97,7 +116,7 @@ def treatments(
     for n, cfg in enumerate(cfgs):
         key = (
             cfg.v_hack_k, cfg.v_hack_drop_bottom_frac, cfg.gate, cfg.overshoot,
-            cfg.preserve_magnitude, cfg.project_on,
+            cfg.preserve_magnitude, cfg.project_on, n if cfg.refresh_every else None,
         )  # fmt: skip
         groups.setdefault(key, []).append(n)
     found: list[Treatment] = []
@@ -114,6 +133,7 @@ def treatments(
             Treatment(
                 runs=torch.tensor(runs, device=device),
                 V=V,
+                first=V,
                 removed=removed,
                 projection=Projection(cfg.gate, cfg.overshoot, cfg.preserve_magnitude),
                 on_grad=cfg.project_on != "update",

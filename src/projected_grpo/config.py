@@ -127,6 +127,9 @@ class Config:
     v_hack_drop_bottom_frac: float = 0.25
     """Noise floor: share of all kept (module, axis) pairs dropped, those with the least singular
     value."""
+    refresh_every: int = 0
+    """Steps between two extractions of V, from the same `pairs` and the policy as it is then; 0
+    keeps the first V."""
     gate: GateName = "one_sided"
     """one_sided removes hack-ward components only, no_gate the whole component, reverse twice of
     it."""
@@ -212,7 +215,10 @@ class Config:
         ):
             if not getattr(self, name) > 0:
                 found.append(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"):
+        for name in (
+            *("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"),
+            "refresh_every",
+        ):
             if not getattr(self, name) >= 0:
                 found.append(f"{name} must not be negative, it is {getattr(self, name)}")
         for name in ("warmup_frac", "v_hack_drop_bottom_frac"):

@@ -61,6 +61,11 @@ class VHack:
                 basis[name] = self.axes[name][:k][strong]
         return basis
 
+    def top(self, k: int) -> "VHack":
+        """The first k axes of every module: all that `select(k, ...)` looks at."""
+        axes = {name: rows[:k] for name, rows in self.axes.items()}
+        return VHack(axes, {name: s[:k] for name, s in self.singular.items()}, self.metadata)
+
     def save(self, path: Path) -> None:
         """Write axes, singular values and metadata (safetensors)."""
         tensors = {f"{name}.axes": rows.cpu().contiguous() for name, rows in self.axes.items()}
@@ -146,15 +151,22 @@ def pair_differences(
     *,
     temperature: float,
     micro_batch_tokens: int,
+    run: int = 0,
 ) -> dict[str, Tensor]:
-    """grad NLL(hack) - grad NLL(clean) of every pair: module -> D (n pairs, r)."""
+    """grad NLL(hack) - grad NLL(clean) of every pair, under the policy of one run: module -> D (n
+    pairs, r)."""
     rows = [
         (lm.prompt_ids(pair.messages), lm.completion_ids(text))
         for pair in pairs
         for text in (pair.hack, pair.clean)
     ]
     gradients = nll_gradients(
-        lm, adapter, rows, temperature=temperature, micro_batch_tokens=micro_batch_tokens
+        lm,
+        adapter,
+        rows,
+        temperature=temperature,
+        micro_batch_tokens=micro_batch_tokens,
+        run=run,
     )
     return {name: g[0::2] - g[1::2] for name, g in gradients.items()}
 
@@ -189,15 +201,21 @@ def extract(
     micro_batch_tokens: int,
     model_name: str,
     pair_norm: str = "none",
+    run: int = 0,
 ) -> VHack:
-    """Hack directions of the model as it is now, from labelled pairs.
+    """Hack directions of the model as it is now (the policy of `run`), from labelled pairs.
 
     Raises PairError for fewer than two pairs, or pairs whose gradients are not finite or all equal.
     """
     if len(pairs) < 2:
         raise PairError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
     D = pair_differences(
-        lm, adapter, pairs, temperature=temperature, micro_batch_tokens=micro_batch_tokens
+        lm,
+        adapter,
+        pairs,
+        temperature=temperature,
+        micro_batch_tokens=micro_batch_tokens,
+        run=run,
     )
     if pair_norm == "unit":
         D = unit_pairs(D)

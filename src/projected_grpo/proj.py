@@ -108,6 +108,20 @@ def null_cosine(k: int, r: int) -> float:
     return math.sqrt(k / r)
 
 
+def subspace_overlap(a: Basis, b: Basis) -> float | None:
+    """Mean squared cosine of the principal angles between two bases, over the modules that both
+    have: |V_a V_b^T|^2 / min(k_a, k_b), a module weighted by its min(k_a, k_b).
+
+    In [0, 1]: 1 where in every module one span holds the other, about max(k_a, k_b) / r for random
+    ones. None where they have no module in common.
+    """
+    common = [(V, b[name]) for name, V in a.items() if name in b]
+    if not common:
+        return None
+    squared = torch.stack([(V @ W.mT).square().sum() for V, W in common]).sum()
+    return float(squared) / sum(min(len(V), len(W)) for V, W in common)
+
+
 def squared_norm(grads: Grads) -> Tensor:
     """|g|^2 over all modules, (N,)."""
     return torch.stack([g.square().sum(-1) for g in grads.values()]).sum(0)

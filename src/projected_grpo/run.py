@@ -7,6 +7,7 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   steps.jsonl           one row a step, raw values
   rollouts.jsonl        one row a sample
   v_hack.safetensors    the directions measured (and, in `projected`, removed)
+  v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
   checkpoints/step_000005/   delta_S, AdamW's moments, step
   adapter/              the trained delta_S
   train.log             what the console showed
@@ -223,6 +224,18 @@ class RunDir:
         for path in (self.steps, self.rollouts):
             _keep_rows_until(path, step)
         return step, num_tokens
+
+    def v_hack_of(self, step: int) -> Path:
+        """Where the directions lie that were extracted again at the start of a step."""
+        return self.path / f"v_hack_{step:04d}.safetensors"
+
+    def save_v_hack(self, v_hack: VHack, step: int) -> None:
+        """Keep the directions extracted at the start of a step. Written aside and moved into
+        place."""
+        target = self.v_hack_of(step)
+        aside = target.with_name(f".{target.name}")
+        v_hack.save(aside)
+        os.replace(aside, target)
 
     def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
         """The trained delta_S of run `n` and what is needed to put it on its base model again."""

@@ -28,14 +28,14 @@ from projected_grpo.model import (
     load,
     resolve_device,
 )
-from projected_grpo.pairs import load_pairs
+from projected_grpo.pairs import Pair, load_pairs, pairs_digest
 from projected_grpo.pool import Pool, open_pool
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
 PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
-    *("gate", "overshoot", "preserve_magnitude", "project_on"),
+    *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
 
@@ -47,7 +47,8 @@ MOST_DRIFT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """All that the runs of a pack need and that does not change while they run."""
+    """All that the runs of a pack need and that does not change while they run; where V is
+    extracted again, a session with other treatments takes its place."""
 
     cfgs: list[Config]  # N; equal but for PER_RUN
     lm: LanguageModel
@@ -58,6 +59,7 @@ class Session:
     pool: Pool | None
     grader: Grader
     treatments: list[Treatment]
+    pairs: list[Pair]  # none where V is given and stays as it is
     device: torch.device
 
     @property
@@ -117,7 +119,10 @@ def prepare(
     problems = hinted_problems(cfg.problems, cfg.mode)
     v_file = stored_v or cfg.v_hack
     v_hack = load_vhack(v_file, device) if v_file else None
-    pairs = load_pairs(cfg.pairs) if v_hack is None else []
+    refreshing = any(one.refresh_every for one in cfgs)
+    pairs = load_pairs(cfg.pairs) if v_hack is None or refreshing else []
+    if v_hack is not None and refreshing:
+        _require_pairs(v_hack, pairs, v_file, cfg.pairs)
     limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
     grader = stack.enter_context(
         Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox)
@@ -132,15 +137,7 @@ def prepare(
     adapter = _wrapped(cfg, lm, len(cfgs), [prompts[p.id] for p in kept[:4]])
     if v_hack is None:
         logger.info("extracting hack directions from {} pairs", len(pairs))
-        v_hack = extract(
-            lm,
-            adapter,
-            pairs,
-            temperature=cfg.temperature,
-            micro_batch_tokens=cfg.micro_batch_tokens,
-            model_name=cfg.model,
-            pair_norm=cfg.pair_norm,
-        )
+        v_hack = extract_for(cfg, lm, adapter, pairs)
     v_hack.require(adapter, cfg.temperature, v_file)
     had = v_hack.metadata.get("pair_norm", "none")
     if stored_v is None and had != cfg.pair_norm:
@@ -160,9 +157,37 @@ def prepare(
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
         prompts=prompts, pool=pool, grader=grader,
-        treatments=treatments(cfgs, v_hack.select, device), device=device,
+        treatments=treatments(cfgs, v_hack.select, device), pairs=pairs, device=device,
     )  # fmt: skip
     return session, v_hack
+
+
+def extract_for(
+    cfg: Config, lm: LanguageModel, adapter: Adapter, pairs: Sequence[Pair], run: int = 0
+) -> VHack:
+    """Hack directions of one run's policy as it is now, in the way that its settings ask for."""
+    return extract(
+        lm,
+        adapter,
+        pairs,
+        temperature=cfg.temperature,
+        micro_batch_tokens=cfg.micro_batch_tokens,
+        model_name=cfg.model,
+        pair_norm=cfg.pair_norm,
+        run=run,
+    )
+
+
+def _require_pairs(v_hack: VHack, pairs: Sequence[Pair], v_file: object, source: str) -> None:
+    """Raises ConfigError unless V was made from these pairs, of which a refresh would make the
+    next."""
+    had, mine = v_hack.metadata.get("pairs", "unknown"), pairs_digest(pairs)
+    if had != mine:
+        raise ConfigError(
+            f"{v_file} was extracted from other pairs (digest {had[:12]}) than --pairs={source} "
+            f"({mine[:12]}), of which --refresh-every would extract again: give the run the pairs "
+            "of that file"
+        )
 
 
 def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:
@@ -284,9 +309,8 @@ def describe(s: Session) -> None:
         trained,
         total,
     )
-    for t in s.treatments:
-        axes = sum(len(V) for V in t.V.values())
-        logger.info("V        {} axes in {} of {} modules", axes, len(t.V), len(s.adapter.modules))
+    for text in dict.fromkeys(_v_in_words(s, t) for t in s.treatments):
+        logger.info("V        {}", text)
     logger.info(
         "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts{}; {} problems",
         cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
@@ -301,3 +325,9 @@ def describe(s: Session) -> None:
             "--checkpoint-activations",
             room / 2**30,
         )
+
+
+def _v_in_words(s: Session, t: Treatment) -> str:
+    axes, every = sum(len(V) for V in t.V.values()), s.cfgs[int(t.runs[0])].refresh_every
+    again = f", extracted again every {every} steps" if every else ""
+    return f"{axes} axes in {len(t.V)} of {len(s.adapter.modules)} modules{again}"

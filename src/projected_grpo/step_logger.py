@@ -121,6 +121,13 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("inside_frac_delta", "The same of delta_S, all steps so far together."),
     Column("covered_energy", "Share of |g|^2 in modules that have a V."),
+    Column(
+        "v_overlap",
+        "Where V was extracted again at the start of the step (`refresh_every`): mean squared "
+        "cosine of its principal angles with the V before it, over modules that both have; 1 is "
+        "the same span, k/r chance. Null at other steps.",
+    ),
+    Column("v_overlap_first", "The same with the run's first V."),
     Column("fmt_s", "Student rows that parse and define Solution with the method."),
     Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),
     Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
@@ -141,10 +148,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("t_rew", "Seconds spent grading."),
     Column("fb", "Seconds spent in forward and backward passes."),
     Column("t_proj", "Seconds spent in projection, optimizer step and folding."),
+    Column("t_refresh", "Seconds spent extracting V again; 0 where it was not."),
     Column("step_time", "Seconds of the whole step (TRL's name)."),
     Column("peak_mem_gib", "Peak memory so far: of the GPU, or resident memory on the CPU."),
 )
-TIMINGS = ("gen", "t_rew", "fb", "t_proj", "step_time", "peak_mem_gib")
+TIMINGS = ("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time", "peak_mem_gib")
 """Columns that differ between two runs of the same seed; all others repeat."""
 _BY_KEY = {column.key: column for column in COLUMNS}
 

@@ -46,6 +46,7 @@ from projected_grpo.records import (
     peak_memory_gib,
     rollout_record,
 )
+from projected_grpo.refresh import NO_REFRESH, Refresh, refresh, resumed
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir, append_rows, resumed_config
 from projected_grpo.seeds import stream_seed
@@ -220,11 +221,12 @@ def learning_rate(cfg: Config, step: int) -> float:
 
 
 def run_step(
-    s: Session, step: int, num_tokens: list[int]
+    s: Session, step: int, num_tokens: list[int], refreshed: Refresh = NO_REFRESH
 ) -> list[tuple[dict[str, Value], list[Row]]]:
     """One step of all runs: for each a row of every declared column, and its rollouts.
 
-    `num_tokens` (N) is what each run has seen so far; it is brought up to date.
+    `num_tokens` (N) is what each run has seen so far; it is brought up to date. `refreshed` says
+    what became of V just before.
     """
     clock = [time.perf_counter()]
 
@@ -250,7 +252,8 @@ def run_step(
         ),
     }  # fmt: skip
     timings["t_proj"] = lap()
-    timings["step_time"] = clock[-1] - clock[0]
+    timings["t_refresh"] = refreshed.seconds
+    timings["step_time"] = clock[-1] - clock[0] + refreshed.seconds
     results = []
     P = s.cfg.prompts_per_step
     for n in range(len(s.cfgs)):
@@ -261,6 +264,7 @@ def run_step(
             "step": step,
             **grade_columns(mine),
             **{key: values[n] for key, values in columns.items()},
+            **refreshed.columns(n),
             **timings,
             "num_tokens": num_tokens[n],
             "peak_mem_gib": peak_memory_gib(s.device),
@@ -324,6 +328,7 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
         if runs:
             runs[0].require_data(digest)
             done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer)
+            s = resumed(s, runs[0], done)
             runs[0].note_resume(done, s.device)
         status = "failed"
         try:
@@ -369,7 +374,8 @@ def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> s
     (logs[0] if alone else pack).header()
     with _stop_on_signal() as stop:
         for step in range(done + 1, cfg.steps + 1):
-            results = run_step(s, step, num_tokens)
+            s, refreshed = refresh(s, step, runs)
+            results = run_step(s, step, num_tokens, refreshed)
             for run, log, (row, rows) in zip(runs, logs, results, strict=True):
                 append_rows(run.rollouts, [rollout_record(step, i, r) for i, r in enumerate(rows)])
                 log.step(row)
