@@ -72,16 +72,25 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     logps = torch.log_softmax(logits.float() / sampling.temperature, -1)
     p = logps.double().exp()
     if sampling.top_p < 1 or sampling.top_k > 0:
-        falling, order = p.sort(stable=True, dim=-1, descending=True)
-        keep = falling.cumsum(-1) - falling < sampling.top_p  # the one that crosses top_p stays
-        if sampling.top_k > 0:
-            keep[:, sampling.top_k :] = False
-        p = torch.where(torch.zeros_like(keep).scatter(-1, order, keep), p, 0.0)
+        p = torch.where(_kept(p, sampling), p, 0.0)
     cumulative = p.cumsum(-1)
     # Above 0, so that a token without probability is never the first to reach it.
     target = (uniform.to(p)[:, None] * cumulative[:, -1:]).clamp_min(torch.finfo(p.dtype).tiny)
     ids = torch.searchsorted(cumulative, target).clamp_max(p.shape[-1] - 1)
     return ids[:, 0], logps.gather(-1, ids)[:, 0]
+
+
+def _kept(p: Tensor, sampling: Sampling) -> Tensor:
+    """Which tokens top_k and top_p leave, (B, vocabulary) bool; of equal ones those with lower
+    ids."""
+    most = min(sampling.top_k or p.shape[-1], p.shape[-1])
+    falling = p.topk(most).values  # a whole sort of a large vocabulary is many times slower
+    # The one that crosses top_p stays.
+    count = (falling.cumsum(-1) - falling < sampling.top_p).sum(-1, keepdim=True)
+    least = falling.gather(-1, count - 1)
+    above, equal = p > least, p == least
+    room = count - above.sum(-1, keepdim=True)
+    return above | (equal & (equal.cumsum(-1) <= room))
 
 
 @torch.no_grad()

@@ -61,8 +61,11 @@ from projected_grpo.session import (
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
 from projected_grpo.update import optimize
 
-LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype."""
+LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype.
+
+A random model with Qwen3-4B's dimensions has 0.06 in bf16; a wrong temperature, or a fold that was
+forgotten, is far above."""
 
 
 def ensure(condition: bool | Tensor, message: str) -> None:
