@@ -6,7 +6,7 @@
 Head only, random hidden states and weights, forward and backward to the hidden states: what the
 trunk costs is the same in both. Vocabularies and hidden sizes are the organism's, SmolLM2-135M's
 and Qwen3-4B's. `dense` makes all logits in float32, log_softmax, gather, autograd; `chunked` is
-what `completion_logprobs` does, with at most 64 MiB of float32 logits at a time.
+what `completion_logprobs` does, with at most --logits-chunk logits at a time (2^24: 64 MiB).
 
 Memory is the largest sum of what was allocated during one forward and backward and not yet freed:
 on the GPU max_memory_allocated less what was allocated before; on the CPU the running sum over the
@@ -38,6 +38,8 @@ class Arguments(Measured):
     tokens: int = 128
     """Completion tokens a row."""
     temperature: float = 0.7
+    logits_chunk: int = LOGITS_CHUNK
+    """Most logits at a time of the chunked way."""
     rounds: int = 3
 
 
@@ -72,7 +74,7 @@ def measured(args: Arguments, name: str, device: torch.device) -> dict[str, Any]
     slopes = torch.randn(n, device=device)  # the loss's gradient to every log p
 
     def chunked() -> tuple[Tensor, Tensor]:
-        chunk = max(1, LOGITS_CHUNK // V)
+        chunk = max(1, args.logits_chunk // V)
         logp = _TokenLogprobs.apply(hidden, weight, targets, args.temperature, chunk)
         return logp.detach(), torch.autograd.grad(logp, hidden, slopes)[0]
 
