@@ -1,7 +1,7 @@
 """Decomposing every target Linear of a model: seconds by shape, accuracy, the cache on disk.
 
-    OMP_NUM_THREADS=2 uv run python scripts/bench_svd.py --shape smollm2 --cache
-    OMP_NUM_THREADS=2 uv run python scripts/bench_svd.py --shape smollm2 --decay 1e5
+    OMP_NUM_THREADS=1 uv run python scripts/bench_svd.py --shape smollm2 --cache
+    OMP_NUM_THREADS=1 uv run python scripts/bench_svd.py --shape smollm2 --decay 1e5
     python3 scripts/bench_svd.py --shape qwen3-4b --dtype bfloat16 --device cuda --cache
     python3 scripts/bench_svd.py --shape qwen3-4b --layers 1 --dtype bfloat16 --device cuda \\
         --decay 1e5

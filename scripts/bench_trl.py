@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from benchmark import Measured, machine, random_model, report, shaped, wait
+from benchmark import VOCABULARY, Measured, machine, random_model, report, shaped, wait
 from datasets import Dataset
 from peft import LoraConfig
 from tabulate import tabulate
@@ -73,7 +73,7 @@ def folder_of(args: Arguments, into: Path) -> str:
         return str(Path(__file__).parents[1] / "src" / "projected_grpo" / ORGANISM)
     device = resolve_device(args.device)
     tokenizer = load(ORGANISM, revision="main", dtype=DTYPES["float32"], device=device).tokenizer
-    config = shaped(args.shape, args.layers, {"smollm2": 49152, "qwen3-4b": 151936}[args.shape])
+    config = shaped(args.shape, args.layers, VOCABULARY[args.shape])
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     random_model(config, DTYPES[args.dtype], device).save_pretrained(into)
     tokenizer.save_pretrained(into)

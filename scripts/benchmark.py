@@ -21,6 +21,7 @@ SHAPES = {
     "qwen3-4b": (2560, 9728, 36, 32, 8, 128),
 }
 """Hidden size, MLP size, layers, heads, key-value heads, head size."""
+VOCABULARY = {"organism": 4096, "smollm2": 49152, "qwen3-4b": 151936}
 
 
 @dataclass(frozen=True, kw_only=True)
