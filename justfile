@@ -49,6 +49,7 @@ metrics:
 figures:
     uv run python scripts/draw_dynamics.py docs/results/organism
     uv run python scripts/draw_dynamics.py docs/results/organism_first_build
+    uv run python scripts/draw_dynamics.py docs/results/smollm2
 
 # Record the golden smoke run anew; only when its rows are meant to change.
 golden:

@@ -189,12 +189,13 @@ def compared(arms: dict[str, list[Run]]) -> list[tuple[list[Any], dict[str, np.n
     """Every arm against the vanilla runs of the same seeds and settings: name, pairs, pairs left
     out, steps; and the differences of each rate, seed by seed.
 
-    Over the last steps of the first `HORIZON`, or of what the runs were asked for where that is
-    less; and once more over the last steps that all these pairs have, where that is more. A pair of
+    Over the last steps of the first `HORIZON`, or of what the runs were asked for or the longest
+    came to where that is less; and once more over the last steps that all these pairs have, where that is more. A pair of
     which one has not come to the horizon is left out and counted.
     """
     everyone = [run for runs in arms.values() for run in runs]
-    horizon = min([HORIZON, *(run.settings["steps"] for run in everyone)])
+    asked = [run.settings["steps"] for run in everyone]
+    horizon = min([HORIZON, *asked, max(len(run.rows) for run in everyone)])
     vanilla = long_enough([run for run in everyone if run.about["arm"] == "vanilla"], horizon)
     # What only the projection reads does not matter to a vanilla run; the same settings come first.
     alike = {_key(run, OF_PROJECTION): run for run in vanilla.values()}
@@ -287,7 +288,7 @@ def main(folder: Path) -> None:
     """Write README.md and the figures."""
     matplotlib.rcParams["svg.hashsalt"] = "projected_grpo"
     parts = [
-        "# The organism: dynamics by arm",
+        "# Dynamics by arm",
         "",
         f"Written by `uv run python scripts/draw_dynamics.py {folder}` from the rows in"
         " this folder; do not edit. Rates are those of student rows in training, on-policy, T = 1;"
