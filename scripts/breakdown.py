@@ -1,4 +1,4 @@
-"""Where a run's time went: start-up, generate, reward, forward-backward, projection, rest.
+"""Where a run's time went: start-up, generate, reward, forward-backward, projection, refresh, rest.
 
     uv run python scripts/breakdown.py runs/20260101-120000_mini_projected_s1_abc1234
     python3 scripts/breakdown.py $OUT/runs/* --out breakdown.json
@@ -24,7 +24,11 @@ from tabulate import tabulate
 
 from projected_grpo.step_logger import read_steps
 
-PARTS = {"generate": "gen", "reward": "t_rew", "forward-backward": "fb", "projection": "t_proj"}
+PARTS = {
+    **{"generate": "gen", "reward": "t_rew", "forward-backward": "fb"},
+    **{"projection": "t_proj", "refresh": "t_refresh"},
+}
+"""Parts of a step and their columns; rows written before V could be refreshed lack the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ def breakdown(run: Path) -> dict[str, Any]:
     rows = read_steps(run / "steps.jsonl")
     if not rows:
         sys.exit(f"{run} has no steps yet")
-    steps = {part: [row[key] for row in rows] for part, key in PARTS.items()}
+    steps = {part: [row.get(key, 0.0) for row in rows] for part, key in PARTS.items()}
     whole = [row["step_time"] for row in rows]
     known = [sum(values) for values in zip(*steps.values(), strict=True)]
     steps["rest of a step"] = [a - b for a, b in zip(whole, known, strict=True)]

@@ -21,7 +21,8 @@ COLUMNS = (
     *("cos_pre", "cos_post", "cos_update", "hackward_frac", "removed_frac", "removed_frac_update"),
     *("hack_auroc", "inside_frac", "inside_frac_update", "inside_frac_delta"),
     *("grad_norm_pre", "completions/mean_length", "completions/clipped_ratio", "infra_errors"),
-    *("gen", "t_rew", "fb", "t_proj", "step_time"),
+    *("v_overlap", "v_overlap_first", "sampling_logp_diff_max"),
+    *("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time"),
 )
 DIGITS = 4
 

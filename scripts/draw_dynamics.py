@@ -36,7 +36,7 @@ RETIRED = ("micro_batch",)
 """Machine settings of earlier versions."""
 OF_PROJECTION = (
     *("v_hack", "pairs", "pair_norm", "v_hack_k", "v_hack_drop_bottom_frac"),
-    *("gate", "overshoot", "preserve_magnitude", "project_on"),
+    *("gate", "overshoot", "preserve_magnitude", "project_on", "refresh_every"),
 )
 """Settings that change nothing in a vanilla run but what it measures."""
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}

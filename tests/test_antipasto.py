@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import tiny_qwen
 from torch import nn
 
-from projected_grpo.antipasto import Adapter, AdapterError, SVDLinear, wrap
+from projected_grpo.antipasto import Adapter, AdapterError, SVDLinear, _hashed, wrap
 
 IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -273,6 +273,29 @@ def test_a_folded_bfloat16_weight_is_right_on_average_and_the_same_every_time() 
         delta.data.fill_(3e-4)
     adapter.fold()
     assert all(torch.equal(first[name], m.folded) for name, m in adapter.modules.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_delta_that_was_not_folded_is_never_sampled_from(dtype: torch.dtype) -> None:
+    adapter = wrap(tiny_qwen(dtype))
+    delta = next(iter(adapter.delta_S.values()))
+    with torch.no_grad():
+        adapter.model(input_ids=IDS)
+        delta.add_(1e-3)
+        with pytest.raises(RuntimeError, match="not folded"):
+            adapter.model(input_ids=IDS)
+        adapter.fold()
+        adapter.model(input_ids=IDS)
+
+
+def test_the_draws_of_rounding_are_uniform_and_differ_between_modules() -> None:
+    n = 2**18
+    first, second = (_hashed(n, seed, torch.device("cpu")) for seed in (1, 2**28 - 1))
+    assert first.min() >= 0 and first.max() < 2**16
+    counts = torch.bincount(first >> 8, minlength=256).double()
+    assert float(((counts - n / 256) ** 2 / (n / 256)).sum()) < 350  # chi-squared, 255 degrees
+    for other in (second, first.roll(1)):
+        assert abs(float(torch.corrcoef(torch.stack([first, other]).double())[0, 1])) < 0.01
 
 
 def test_disabled_is_the_base_and_comes_back() -> None:

@@ -6,7 +6,7 @@ from conftest import tiny_qwen
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.grpo import collate, completion_logprobs
-from projected_grpo.rollout import Sampling, draw, sample_groups
+from projected_grpo.rollout import Sampling, _kept, draw, sample_groups
 from projected_grpo.seeds import stream_seed
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
@@ -120,6 +120,21 @@ def test_draw_truncates(overrides: dict, allowed: set[int]) -> None:
     tokens, logp = draw(logits, u, sampling(**overrides))
     assert set(tokens.tolist()) == allowed
     assert torch.allclose(logp, logits.gather(1, tokens[:, None])[:, 0], atol=1e-6)  # whole softmax
+
+
+def test_truncation_is_that_of_a_stable_sort() -> None:
+    g = torch.Generator().manual_seed(0)
+    for case in range(300):
+        top_k, top_p = (0, 1, 3, 7, 50)[case % 5], (1.0, 0.9, 0.5, 0.01)[case % 4]
+        # Few distinct values: ties at every edge.
+        p = torch.randint(0, 4, (3, 11), generator=g).double()
+        p = (p + (p.sum(-1, keepdim=True) == 0)) / (p.sum(-1, keepdim=True)).clamp_min(1)
+        falling, order = torch.sort(p, dim=-1, descending=True, stable=True)
+        keep = falling.cumsum(-1) - falling < top_p
+        keep[:, (top_k or 11) :] = False
+        keep[:, 0] = True
+        expected = torch.zeros_like(keep).scatter(-1, order, keep)
+        assert torch.equal(_kept(p, sampling(top_k=top_k, top_p=top_p)), expected), (top_k, top_p)
 
 
 def test_temperature_sharpens() -> None:

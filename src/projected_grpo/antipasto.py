@@ -81,20 +81,26 @@ class _FactoredLinear(torch.autograd.Function):
 
 def _dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
     """float32 `exact` in like's dtype: bf16 is rounded up with the probability that makes it right
-    on average, by draws that depend on the seed alone; other dtypes need no rounding.
+    on average, by draws that depend on the seed alone; float32 and float64 need no rounding.
 
     The draw of a weight stays the same from step to step: a weight changes when its delta crosses
     its draw, and what did not move stays what it was. A value on the bf16 grid is kept.
     """
     if like.dtype != torch.bfloat16:
         return exact.to(like.dtype)
-    generator = torch.Generator(exact.device).manual_seed(seed)
-    draw = torch.randint(
-        2**16, exact.shape, generator=generator, device=exact.device, dtype=torch.int32
-    )
     # bf16 is the upper half of a float32: adding up to one ulp less one bit, then cutting, carries
     # with the probability of the lower half.
+    draw = _hashed(exact.numel(), seed, exact.device).view(exact.shape)
     return ((exact.view(torch.int32) + draw) & -(2**16)).view(torch.float32).to(torch.bfloat16)
+
+
+def _hashed(n: int, seed: int, device: torch.device) -> Tensor:
+    """n draws from 0 to 2^16 - 1, int32: a hash of place and seed (the finalizer of MurmurHash3),
+    the same on every device, as a generator's are not."""
+    x = torch.arange(n, dtype=torch.int32, device=device).add_(seed)
+    for shift, factor in ((16, 0x85EBCA6B - 2**32), (13, 0xC2B2AE35 - 2**32), (16, 1)):
+        x.bitwise_xor_((x >> shift) & (2 ** (32 - shift) - 1)).mul_(factor)
+    return x.bitwise_and_(2**16 - 1)
 
 
 def _row_gradient(P: Tensor, Q: Tensor) -> Tensor:
@@ -111,7 +117,7 @@ class SVDLinear(nn.Module):
         super().__init__()
         factors = cached_decompose(base.weight, cache_dir)
         self.digest = factors.digest()
-        self.seed = int(self.digest[:15], 16)  # of the rounding of a folded bf16 weight
+        self.seed = int(self.digest[:7], 16)  # of the rounding of a folded bf16 weight
         self.form = form
         # Of a factored module only `merge` needs W: no parameter, and not in the GPU's memory.
         weight = base.weight.detach()
@@ -129,6 +135,7 @@ class SVDLinear(nn.Module):
         self.delta_S = nn.Parameter(factors.S.new_zeros(n_runs, len(factors.S)))
         self.folded: Tensor | None
         self.register_buffer("folded", weight.clone() if form == "folded" else None, False)
+        self.folded_from = self.delta_S._version  # which delta_S `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
 
@@ -149,12 +156,15 @@ class SVDLinear(nn.Module):
         delta = (self.U * self.delta_S[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
         self.folded.copy_(_dithered(exact, self.weight, self.seed))
+        self.folded_from = self.delta_S._version
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
         if self.folded is not None:
             if not self.enabled and self.U.dtype == self.S.dtype:
                 return F.linear(x, self.weight, self.bias)
             if self.enabled and (self.row_delta is None or not torch.is_grad_enabled()):
+                if self.folded_from != self.delta_S._version:
+                    raise RuntimeError("delta_S changed and was not folded: call Adapter.fold")
                 return F.linear(x, self.folded, self.bias)
         if not self.enabled:  # of bf16 the same rounding as with a delta, for the KL between them
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)

@@ -86,7 +86,7 @@ def _kept(p: Tensor, sampling: Sampling) -> Tensor:
     most = min(sampling.top_k or p.shape[-1], p.shape[-1])
     falling = p.topk(most).values  # a whole sort of a large vocabulary is many times slower
     # The one that crosses top_p stays.
-    count = (falling.cumsum(-1) - falling < sampling.top_p).sum(-1, keepdim=True)
+    count = (falling.cumsum(-1) - falling < sampling.top_p).sum(-1, keepdim=True).clamp_min(1)
     least = falling.gather(-1, count - 1)
     above, equal = p > least, p == least
     room = count - above.sum(-1, keepdim=True)

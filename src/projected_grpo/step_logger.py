@@ -148,7 +148,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("t_rew", "Seconds spent grading."),
     Column("fb", "Seconds spent in forward and backward passes."),
     Column("t_proj", "Seconds spent in projection, optimizer step and folding."),
-    Column("t_refresh", "Seconds spent extracting V again; 0 where it was not."),
+    Column("t_refresh", "Seconds the pack spent extracting V again; 0 where it did not."),
     Column("step_time", "Seconds of the whole step (TRL's name)."),
     Column("peak_mem_gib", "Peak memory so far: of the GPU, or resident memory on the CPU."),
 )
