@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 ArmName = Literal["vanilla", "projected", "random_v"]
-GateName = Literal["one_sided", "no_gate", "reverse"]
+GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 
 
 class ConfigError(ValueError):
@@ -132,7 +132,7 @@ class Config:
     keeps the first V."""
     gate: GateName = "one_sided"
     """one_sided removes hack-ward components only, no_gate the whole component, reverse twice of
-    it."""
+    it, whole the whole component where, over all axes and modules, it adds up to hack-ward."""
     overshoot: float = 1.0
     """Factor on what is removed."""
     preserve_magnitude: bool = False
