@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-ArmName = Literal["vanilla", "projected", "random_v"]
+ArmName = Literal[
+    "vanilla", "projected", "random_v", "shuffled_v", "placebo_v", "norm_matched",
+]  # fmt: skip
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 
 
@@ -23,8 +25,9 @@ class Config:
 
     # --- run
     arm: ArmName = "vanilla"
-    """Treatment: vanilla (plain GRPO), projected (hack directions removed), random_v (control:
-    random directions of the same rank)."""
+    """Treatment: vanilla (plain GRPO), projected (hack directions removed), or a control: random_v
+    (random directions of the same rank), shuffled_v (of the pairs' texts without their labels),
+    placebo_v (of clean against clean pairs), norm_matched (as much removed, elsewhere)."""
     seed: int = 41
     """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
     last."""

@@ -103,6 +103,37 @@ def _without(g: Tensor, removed: Tensor, projection: Projection) -> Tensor:
     return left * torch.where(after > 0, before / after, 1.0)
 
 
+def turned(before: Grads, after: Grads, about: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`after` with what was removed from `before` turned about `before`: the same norm, the same
+    angle to `before`, and so the same norm left, but in a random direction.
+
+    about: module -> random unit vectors (N, r), zeros for a run that is to stay as it is. What is
+    removed lies in the plane of `before` and that vector h, on the side on which h's own component
+    is: where that component has the norm of what was removed, it is what is removed. Module by
+    module; a module in which nothing was removed comes back bit for bit.
+    """
+    return {
+        name: _turned(g, after[name], about[name]) if name in about else after[name]
+        for name, g in before.items()
+    }
+
+
+def _turned(before: Tensor, after: Tensor, h: Tensor) -> Tensor:
+    removed = before - after
+
+    def along(x: Tensor) -> Tensor:  # the part of x in the direction of `before`
+        length = before.square().sum(-1, keepdim=True).clamp_min(1e-38)
+        return (x * before).sum(-1, keepdim=True) / length * before
+
+    parallel = along(removed)
+    across = h - along(h)
+    side = torch.where((h * before).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    unit = side * across / across.norm(dim=-1, keepdim=True).clamp_min(1e-38)
+    other = parallel + (removed - parallel).norm(dim=-1, keepdim=True) * unit
+    acts = h.any(-1, keepdim=True) & removed.any(-1, keepdim=True)
+    return torch.where(acts, before - other, after)
+
+
 def cosine(grads: Grads, basis: Basis) -> Tensor:
     """Signed alignment (N,): the mean over modules of sum(V g) / |g|, 0 for a module without
     gradient.

@@ -7,7 +7,9 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   steps.jsonl           one row a step, raw values
   rollouts.jsonl        one row a sample
   v_hack.safetensors    the directions measured (and, in `projected`, removed)
+  v_own.safetensors     those that the arm removes instead (placebo_v, shuffled_v)
   v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
+  v_own_0011.safetensors    likewise
   checkpoints/step_000005/   delta_S, AdamW's moments, step
   adapter/              the trained delta_S
   train.log             what the console showed
@@ -91,6 +93,7 @@ class RunDir:
         self.steps = path / "steps.jsonl"
         self.rollouts = path / "rollouts.jsonl"
         self.v_hack = path / "v_hack.safetensors"
+        self.v_own = path / "v_own.safetensors"
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
@@ -106,12 +109,19 @@ class RunDir:
 
     @classmethod
     def create(
-        cls, cfg: Config, device: torch.device, v_hack: VHack, prompt: str, data: str
+        cls,
+        cfg: Config,
+        device: torch.device,
+        v_hack: VHack,
+        prompt: str,
+        data: str,
+        own: VHack | None = None,
     ) -> Self:
         """Make the directory, whole or not at all. Called once all that can be refused has been.
 
-        `prompt` is the first one as rendered, `data` the digest of what the rows are made from.
-        Raises RunError where it cannot be made; never overwrites.
+        `own` are the directions that the arm has for itself, `prompt` is the first one as rendered,
+        `data` the digest of what the rows are made from. Raises RunError where it cannot be made;
+        never overwrites.
         """
         sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -128,6 +138,8 @@ class RunDir:
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
             v_hack.save(aside.v_hack)
+            if own is not None:
+                own.save(aside.v_own)
             aside._write_record({"started": _now(), "data": data, **_provenance(device)})
             for file in (aside.steps, aside.rollouts):
                 file.touch()
@@ -229,13 +241,18 @@ class RunDir:
         """Where the directions lie that were extracted again at the start of a step."""
         return self.path / f"v_hack_{step:04d}.safetensors"
 
+    def v_own_of(self, step: int) -> Path:
+        """The same of the directions that the arm has for itself."""
+        return self.path / f"v_own_{step:04d}.safetensors"
+
     def save_v_hack(self, v_hack: VHack, step: int) -> None:
         """Keep the directions extracted at the start of a step. Written aside and moved into
         place."""
-        target = self.v_hack_of(step)
-        aside = target.with_name(f".{target.name}")
-        v_hack.save(aside)
-        os.replace(aside, target)
+        _save_aside(v_hack, self.v_hack_of(step))
+
+    def save_v_own(self, v_own: VHack, step: int) -> None:
+        """Likewise those that the arm has for itself."""
+        _save_aside(v_own, self.v_own_of(step))
 
     def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
         """The trained delta_S of run `n` and what is needed to put it on its base model again."""
@@ -249,6 +266,12 @@ class RunDir:
         }
         text = json.dumps(about, indent=2) + "\n"
         (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _save_aside(v_hack: VHack, target: Path) -> None:
+    aside = target.with_name(f".{target.name}")
+    v_hack.save(aside)
+    os.replace(aside, target)
 
 
 def _put(made: Path, wanted: Path) -> Path:

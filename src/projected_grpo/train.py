@@ -325,7 +325,7 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
     else:
         RunDir.require_writable(cfgs[0].out_dir)
     with ExitStack() as stack:
-        s, v_hack = prepare(cfgs, stack, runs[0].v_hack if runs else None)
+        s, v_hack = prepare(cfgs, stack, runs[0] if runs else None)
         done, num_tokens = 0, [0] * len(cfgs)
         digest = data_digest(s)
         if runs:
@@ -335,10 +335,10 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
             runs[0].note_resume(done, s.device)
         status = "failed"
         try:
-            for cfg in cfgs[len(runs) :]:  # within the try: one may fail after others are made
+            for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
                 first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
                 prompt = s.lm.render(first.messages)
-                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest))
+                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest, s.own.get(n)))
             log_format = "{time:HH:mm:ss} {level: <7} {message}"
             for run in runs:
                 stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))

@@ -20,6 +20,7 @@ from projected_grpo.proj import (
     project,
     removed_fraction,
     squared_norm,
+    turned,
 )
 from projected_grpo.records import alignment
 from projected_grpo.step_logger import Value
@@ -31,13 +32,16 @@ Grads = dict[str, Tensor]
 def apply_projections(
     values: Grads, treatments: Sequence[Treatment], which: Sequence[bool]
 ) -> Grads:
-    """`values` with the rows of every treatment for which `which` holds projected off its basis."""
+    """`values` with the rows of every treatment for which `which` holds projected off its basis, or
+    with as much removed elsewhere."""
     todo = [t for t, wanted in zip(treatments, which, strict=True) if wanted and t.removed]
     if not todo:
         return values
     out = {name: value.clone() for name, value in values.items()}
     for t in todo:
-        for name, rows in project(t.of(values), t.removed, t.projection).items():
+        before = t.of(values)
+        after = project(before, t.removed, t.projection)
+        for name, rows in turned(before, after, t.turn).items():
             out[name][t.runs] = rows
     return out
 
