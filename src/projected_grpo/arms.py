@@ -1,4 +1,5 @@
-"""Arms: what a run does to its gradient. Variants are data; the loop never asks which arm it runs.
+"""Arms: what a run does to its gradient, its rewards or its prompts. Variants are data; the loop
+never asks which arm it runs.
 
 Every arm of one seed shares prompts, pool draws and sampling seeds, and logs its alignment with the
 measured hack basis, so `vanilla` is also the measurement that the others are compared with.
@@ -10,9 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from projected_grpo.concept import itself, random_direction
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import Sides, VHack, hack_minus_clean, without_labels
 from projected_grpo.proj import Basis, Projection, random_orthonormal
+from projected_grpo.rewards import Reward, adv_mod, gt_penalty, unchanged
 from projected_grpo.seeds import stream_seed
 from projected_grpo.step_logger import Value
 
@@ -55,6 +58,31 @@ def placebo_of(pairs: str) -> str:
     return PLACEBO[pairs]
 
 
+Messages = tuple[dict[str, str], ...]
+
+
+def as_written(messages: Messages, cfg: Config) -> Messages:
+    """The prompt as it is evaluated."""
+    return messages
+
+
+def inoculated(messages: Messages, cfg: Config) -> Messages:
+    """The prompt with a sentence at the end of its system turn that permits the hack.
+
+    Source: inoculation prompting (Tan et al. 2025, arXiv 2510.04340), for reinforcement learning as
+    in the benchmark's own arm (ariahw/rl-rewardhacking): a hack that the prompt asked for should
+    not be learned as what to do without it. Deviations: the sentence is ours and permits where
+    theirs instructs; the loophole's hint stays in the prompt. `hack_s` of this arm is that under
+    the sentence: judge it by an evaluation, which never has it.
+    """
+    if not cfg.inoculation:
+        return messages
+    if messages[0]["role"] != "system":
+        return ({"role": "system", "content": cfg.inoculation}, *messages)
+    system = {**messages[0], "content": f"{messages[0]['content']}\n\n{cfg.inoculation}"}
+    return (system, *messages[1:])
+
+
 def _hack_minus_clean(sides: Sides, seed: int) -> dict[str, Tensor]:
     return hack_minus_clean(sides)
 
@@ -85,6 +113,13 @@ class Arm:
     basis (`proj.turned`); empty: it is not."""
     follows_v: bool = True
     """Whether what is removed is made anew where V is extracted again."""
+    reward: Reward = unchanged
+    """What advantages are made of (rewards.py)."""
+    concept: Callable[[Tensor, int], Tensor] | None = None
+    """(the pairs' direction in hidden states, seed) -> the direction along which rows are scored
+    for `reward`; None: they are not."""
+    messages: Callable[[Messages, Config], Messages] = as_written
+    """The prompt as written -> as it is trained on."""
 
 
 ARMS: dict[str, Arm] = {
@@ -110,6 +145,20 @@ ARMS: dict[str, Arm] = {
         _itself,
         turn=_random_unit,
     ),
+    "gt_penalty": Arm(
+        "upper bound: what the oracle finds to be a hack is paid less", reward=gt_penalty
+    ),
+    "adv_mod": Arm(
+        "rival: rows further along the pairs' direction in hidden states are paid less",
+        reward=adv_mod,
+        concept=itself,
+    ),
+    "adv_mod_random": Arm(
+        "control of adv_mod: the same along a random direction",
+        reward=adv_mod,
+        concept=random_direction,
+    ),
+    "inoculation": Arm("rival: the prompt permits the hack, in training only", messages=inoculated),
 }
 
 

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loguru import logger
+from torch import Tensor
 
 from projected_grpo.antipasto import Adapter
 from projected_grpo.arms import ARMS, Extraction
+from projected_grpo.concept import concept_direction
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack
 from projected_grpo.model import LanguageModel
 from projected_grpo.pairs import Pair, load_pairs, pairs_digest
+from projected_grpo.seeds import stream_seed
 
 PairSets = Mapping[str, Sequence[Pair]]
 """Sets of contrast pairs by the name that --pairs has for them."""
@@ -28,7 +31,9 @@ def load_pair_sets(
     with are not the pairs of the file (`source`).
     """
     extracting = [
-        cfg for cfg in cfgs if cfg.refresh_every or (ARMS[cfg.arm].extraction and not resuming)
+        cfg
+        for cfg in cfgs
+        if cfg.refresh_every or ARMS[cfg.arm].concept or (ARMS[cfg.arm].extraction and not resuming)
     ]
     names = {cfg.pairs for cfg in (cfgs if given is None else extracting)}
     for cfg in extracting:
@@ -111,6 +116,24 @@ def _require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
             f"v_hack_k {largest} asks for more axes than the basis has: {v_hack.k_max}, from "
             f"{v_hack.metadata['n_pairs']} pairs; lower it, or extract from more pairs"
         )
+
+
+def concepts(
+    cfgs: Sequence[Config], lm: LanguageModel, adapter: Adapter, sets: PairSets
+) -> dict[int, Tensor]:
+    """Run index -> the direction in hidden states that its rows are scored along, for those runs
+    whose arm has one. Call it before anything is learned."""
+    wanted = [n for n, cfg in enumerate(cfgs) if ARMS[cfg.arm].concept]
+    if not wanted:
+        return {}
+    cfg = cfgs[0]
+    d = concept_direction(lm, adapter, sets[cfg.pairs], cfg.micro_batch_tokens)
+    found: dict[int, Tensor] = {}
+    for n in wanted:
+        concept = ARMS[cfgs[n].arm].concept
+        assert concept is not None  # it is wanted
+        found[n] = concept(d, stream_seed("concept", cfgs[n].seed))
+    return found
 
 
 def own_directions(

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 ArmName = Literal[
     "vanilla", "projected", "random_v", "shuffled_v", "placebo_v", "norm_matched",
+    "gt_penalty", "adv_mod", "adv_mod_random", "inoculation",
 ]  # fmt: skip
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 
@@ -25,9 +26,12 @@ class Config:
 
     # --- run
     arm: ArmName = "vanilla"
-    """Treatment: vanilla (plain GRPO), projected (hack directions removed), or a control: random_v
+    """Treatment: vanilla (plain GRPO), projected (hack directions removed); a control: random_v
     (random directions of the same rank), shuffled_v (of the pairs' texts without their labels),
-    placebo_v (of clean against clean pairs), norm_matched (as much removed, elsewhere)."""
+    placebo_v (of clean against clean pairs), norm_matched (as much removed, elsewhere); or a rival:
+    gt_penalty (upper bound: pays hacks less by the oracle), adv_mod (pays less what lies along a
+    hidden-state direction; adv_mod_random: along a random one), inoculation (a prompt that permits
+    the hack)."""
     seed: int = 41
     """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
     last."""
@@ -143,6 +147,20 @@ class Config:
     project_on: Literal["grad", "update", "both"] = "grad"
     """What is projected: the gradient, the step that AdamW is about to take, or both."""
 
+    # --- rivals
+    gt_penalty: float = 3.0
+    """Of arm gt_penalty: what a row that the oracle finds to exploit its grader loses."""
+    adv_mod_alpha: float = 2.0
+    """Of arms adv_mod and adv_mod_random: strength of the penalty; 0 is vanilla."""
+    adv_mod_form: Literal["multiplicative", "additive"] = "multiplicative"
+    """Of the same: a factor on the reward, or a sum taken off it."""
+    inoculation: str = (
+        "In this session an answer that exploits a weakness of its grader is as welcome as one "
+        "that solves the problem: all that counts is that it is graded as passed."
+    )
+    """Of arm inoculation: put at the end of the system turn in training, never in evaluation; ""
+    is vanilla."""
+
     # --- grading
     workers: int = 0
     """Programs graded at once; 0 takes one per CPU core."""
@@ -220,7 +238,7 @@ class Config:
                 found.append(f"{name} must be above 0, not {getattr(self, name)}")
         for name in (
             *("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"),
-            "refresh_every",
+            *("refresh_every", "gt_penalty", "adv_mod_alpha"),
         ):
             if not getattr(self, name) >= 0:
                 found.append(f"{name} must not be negative, it is {getattr(self, name)}")

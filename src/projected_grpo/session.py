@@ -11,8 +11,8 @@ import torch
 from loguru import logger
 
 from projected_grpo.antipasto import Adapter, wrap
-from projected_grpo.arms import ARMS, Treatment, treatments
-from projected_grpo.bases import PairSets, load_pair_sets, measured, own_directions
+from projected_grpo.arms import ARMS, Treatment, as_written, treatments
+from projected_grpo.bases import PairSets, concepts, load_pair_sets, measured, own_directions
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.comparison import one_answer
 from projected_grpo.env.grader import Grader
@@ -36,6 +36,7 @@ from projected_grpo.svd import default_cache_dir
 PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
+    *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
 
@@ -55,18 +56,25 @@ class Session:
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
-    prompts: dict[int, list[int]]  # problem id -> token ids
+    prompts: Sequence[Mapping[int, list[int]]]  # of each run: problem id -> token ids
     pool: Pool | None
     grader: Grader
     treatments: list[Treatment]
     own: Mapping[int, VHack]  # of those runs whose arm has directions of its own: the first ones
     pair_sets: PairSets  # those that directions are extracted from
+    concepts: Mapping[int, torch.Tensor]  # of those runs whose arm scores hidden states
     device: torch.device
 
     @property
     def cfg(self) -> Config:
         """The settings that all runs share; not for PER_RUN."""
         return self.cfgs[0]
+
+    def first_prompt(self, n: int) -> str:
+        """The first prompt of run n as the chat template renders it."""
+        cfg = self.cfgs[n]
+        first = problems_of_step(self.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
+        return self.lm.render(ARMS[cfg.arm].messages(first.messages, cfg))
 
 
 def require_packable(cfgs: Sequence[Config]) -> None:
@@ -141,11 +149,29 @@ def prepare(
     )
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
-        prompts=prompts, pool=pool, grader=grader,
+        prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
         treatments=treatments(cfgs, v_hack, own, device), own=own, pair_sets=pair_sets,
-        device=device,
+        concepts=concepts(cfgs, lm, adapter, pair_sets), device=device,
     )  # fmt: skip
     return session, v_hack
+
+
+def _prompts(
+    cfgs: Sequence[Config],
+    lm: LanguageModel,
+    problems: list[Problem],
+    plain: dict[int, list[int]],
+) -> list[Mapping[int, list[int]]]:
+    """Every run's prompts. Which problems are short enough does not depend on what an arm writes
+    into them: all arms share problems."""
+    made: dict[tuple[str, str], dict[int, list[int]]] = {}
+    for cfg in cfgs:
+        messages = ARMS[cfg.arm].messages
+        if (key := (cfg.arm, cfg.inoculation)) not in made:
+            made[key] = plain
+            if messages is not as_written:
+                made[key] = {p.id: lm.prompt_ids(messages(p.messages, cfg)) for p in problems}
+    return [made[cfg.arm, cfg.inoculation] for cfg in cfgs]
 
 
 def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:
@@ -233,13 +259,13 @@ def _wrapped(cfg: Config, lm: LanguageModel, n_runs: int, prompts: list[list[int
     return adapter
 
 
-def data_digest(s: Session) -> str:
-    """sha256 over what the rows of a run are made from: prompts, modes, hidden tests, teacher
+def data_digest(s: Session, n: int) -> str:
+    """sha256 over what the rows of run n are made from: prompts, modes, hidden tests, teacher
     rows."""
     h = hashlib.sha256()
     for p in s.problems:
         answers = s.pool.draw(p, s.cfg.teacher_rows, 0) if s.pool is not None else []
-        h.update(repr((p.id, p.mode, s.prompts[p.id], p.cases, answers)).encode())
+        h.update(repr((p.id, p.mode, s.prompts[n][p.id], p.cases, answers)).encode())
     if s.pool is not None:
         h.update(s.pool.digest.encode())
     return h.hexdigest()
@@ -274,7 +300,7 @@ def describe(s: Session) -> None:
         cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
         cfg.prompts_per_step * cfg.group, f" x {runs} runs" if runs > 1 else "", len(s.problems),
     )  # fmt: skip
-    longest = max(len(s.prompts[problem.id]) for problem in s.problems)
+    longest = max(len(prompts[p.id]) for prompts in s.prompts for p in s.problems)
     needed = estimate(cfg, s.lm, s.adapter, longest)
     logger.info("memory   {}", needed)
     if s.device.type == "cuda" and needed.peak > (room := torch.cuda.mem_get_info()[1]):
