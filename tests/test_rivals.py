@@ -121,7 +121,7 @@ def test_the_layers_are_those_at_60_to_75_percent() -> None:
 @pytest.fixture(scope="module")
 def session():
     """adv_mod, its control of two seeds, and vanilla."""
-    base = SmokeConfig(problems="katas:validation", labels=False)
+    base = SmokeConfig(problems="katas:validation", labels=False, adv_mod_form="additive")
     cfgs = [replace(base, arm=arm) for arm in ("adv_mod", "adv_mod_random", "vanilla")]
     with ExitStack() as stack:
         yield prepare([*cfgs, replace(cfgs[1], seed=7)], stack, None)[0]
@@ -218,6 +218,7 @@ def test_the_arm_does_not_change_which_problems_are_short_enough(tmp_path: Path)
 # Packs
 
 
+@pytest.mark.slow
 def test_a_pack_of_rivals_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
     cfg = settings(tmp_path / "pack")
     cfgs = [
