@@ -115,6 +115,9 @@ class Arm:
     """Whether what is removed is made anew where V is extracted again."""
     reward: Reward = unchanged
     """What advantages are made of (rewards.py)."""
+    routes: bool = False
+    """Whether what is removed trains a second vector, which is ablated in evaluation
+    (quarantine.py)."""
     concept: Callable[[Tensor, int], Tensor] | None = None
     """(the pairs' direction in hidden states, seed) -> the direction along which rows are scored
     for `reward`; None: they are not."""
@@ -144,6 +147,11 @@ ARMS: dict[str, Arm] = {
         "control: as much is removed as on the hack basis, at the same angle, elsewhere",
         _itself,
         turn=_random_unit,
+    ),
+    "routed": Arm(
+        "rival: what lies along the hack directions trains a quarantine that is not deployed",
+        _itself,
+        routes=True,
     ),
     "gt_penalty": Arm(
         "upper bound: what the oracle finds to be a hack is paid less", reward=gt_penalty

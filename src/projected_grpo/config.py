@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 ArmName = Literal[
     "vanilla", "projected", "random_v", "shuffled_v", "placebo_v", "norm_matched",
-    "gt_penalty", "adv_mod", "adv_mod_random", "inoculation",
+    "routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation",
 ]  # fmt: skip
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 
@@ -29,9 +29,9 @@ class Config:
     """Treatment: vanilla (plain GRPO), projected (hack directions removed); a control: random_v
     (random directions of the same rank), shuffled_v (of the pairs' texts without their labels),
     placebo_v (of clean against clean pairs), norm_matched (as much removed, elsewhere); or a rival:
-    gt_penalty (upper bound: pays hacks less by the oracle), adv_mod (pays less what lies along a
-    hidden-state direction; adv_mod_random: along a random one), inoculation (a prompt that permits
-    the hack)."""
+    routed (what projected removes trains a quarantine that is not deployed), gt_penalty (upper
+    bound: pays hacks less by the oracle), adv_mod (pays less what lies along a hidden-state
+    direction; adv_mod_random: along a random one), inoculation (a prompt that permits the hack)."""
     seed: int = 41
     """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
     last."""
@@ -255,6 +255,11 @@ class Config:
             found.append(f"top_p must lie in (0, 1], not {self.top_p}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             found.append(f"adam_betas must lie in [0, 1), not {self.adam_betas}")
+        if self.preserve_magnitude and "routed" in (self.arm, *self.arms):
+            found.append(
+                "arm routed sends what it removes to the quarantine, and preserve_magnitude would "
+                "put some of it back: leave --preserve-magnitude out"
+            )
         return found + self._group_contradictions()
 
     def _group_contradictions(self) -> list[str]:

@@ -53,7 +53,8 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
         cfg = s.cfgs[n]
         if not is_due(cfg.refresh_every, step):
             continue
-        v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
+        with s.adapter.ablated():  # V of what is deployed: a hack that the quarantine has is done
+            v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
         runs[n].save_v_hack(v_hack.top(cfg.v_hack_k), step)  # all axes of a 4B model: 200 MB
         V, own = selected(v_hack, cfg), None
         extraction = ARMS[cfg.arm].extraction

@@ -10,8 +10,8 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   v_own.safetensors     those that the arm removes instead (placebo_v, shuffled_v)
   v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
   v_own_0011.safetensors    likewise
-  checkpoints/step_000005/   delta_S, AdamW's moments, step
-  adapter/              the trained delta_S
+  checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too
+  adapter/              the trained delta_S; quarantine.safetensors is not part of it
   train.log             what the console showed
 """
 
@@ -37,6 +37,7 @@ from projected_grpo import __version__
 from projected_grpo.antipasto import Adapter
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
+from projected_grpo.quarantine import Quarantine
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
@@ -200,6 +201,7 @@ class RunDir:
         optimizer: torch.optim.Optimizer,
         num_tokens: int,
         n: int = 0,
+        quarantine: Quarantine | None = None,
     ) -> None:
         """Everything that the next step of run `n` depends on. Written aside and moved into place.
 
@@ -211,13 +213,19 @@ class RunDir:
         aside.mkdir()
         adapter.save(aside / "adapter.safetensors", n)
         torch.save(_of_run(optimizer, n), aside / "optimizer.pt")
+        if quarantine is not None and quarantine.routed[n]:
+            adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
+            torch.save(_of_run(quarantine.optimizer, n), aside / "quarantine_optimizer.pt")
         state = {"step": step, "num_tokens": num_tokens}
         (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(aside, target)
 
     def load_checkpoint(
-        self, adapter: Adapter, optimizer: torch.optim.Optimizer
+        self,
+        adapter: Adapter,
+        optimizer: torch.optim.Optimizer,
+        quarantine: Quarantine | None = None,
     ) -> tuple[int, int]:
         """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
 
@@ -228,9 +236,11 @@ class RunDir:
         step, num_tokens = 0, 0
         if found:
             adapter.load(found[-1] / "adapter.safetensors")
-            optimizer.load_state_dict(
-                torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
-            )
+            optimizer.load_state_dict(_read_state(found[-1] / "optimizer.pt"))
+            if quarantine is not None:
+                adapter.load(found[-1] / "quarantine.safetensors", quarantine=True)
+                state = _read_state(found[-1] / "quarantine_optimizer.pt")
+                quarantine.optimizer.load_state_dict(state)
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]
         for path in (self.steps, self.rollouts):
@@ -255,9 +265,13 @@ class RunDir:
         _save_aside(v_own, self.v_own_of(step))
 
     def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
-        """The trained delta_S of run `n` and what is needed to put it on its base model again."""
+        """The trained delta_S of run `n` and what is needed to put it on its base model again.
+
+        A quarantine lies beside it: who reads the adapter has the policy without it."""
         self.adapter.mkdir(exist_ok=True)
         adapter.save(self.adapter / "adapter.safetensors", n)
+        if any(value[n].any() for value in adapter.quarantine.values()):
+            adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
         about = {
             "base_model": cfg.model,
             "revision": cfg.model_revision,
@@ -287,6 +301,10 @@ def _put(made: Path, wanted: Path) -> Path:
                 raise
         number += 1
         path = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:

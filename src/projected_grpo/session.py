@@ -29,6 +29,7 @@ from projected_grpo.model import (
     resolve_device,
 )
 from projected_grpo.pool import Pool, open_pool
+from projected_grpo.quarantine import Quarantine, quarantine_for
 from projected_grpo.run import RunDir
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
@@ -55,6 +56,7 @@ class Session:
     lm: LanguageModel
     adapter: Adapter
     optimizer: torch.optim.Optimizer
+    quarantine: Quarantine | None  # where an arm routes
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: Sequence[Mapping[int, list[int]]]  # of each run: problem id -> token ids
     pool: Pool | None
@@ -148,7 +150,8 @@ def prepare(
         adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
     )
     session = Session(
-        cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
+        cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
+        quarantine=quarantine_for(adapter, cfgs), problems=kept,
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
         treatments=treatments(cfgs, v_hack, own, device), own=own, pair_sets=pair_sets,
         concepts=concepts(cfgs, lm, adapter, pair_sets), device=device,

@@ -220,7 +220,7 @@ def run_step(
         **by_run(s.treatments, len(s.cfgs), lambda t: _by_source(t, accumulated)),
         **optimize(
             s.adapter, s.optimizer, s.treatments, accumulated.total,
-            lr=lr, grad_clip=s.cfg.grad_clip,
+            lr=lr, grad_clip=s.cfg.grad_clip, quarantine=s.quarantine,
         ),
     }  # fmt: skip
     timings["t_proj"] = lap()
@@ -298,7 +298,7 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
             runs[0].require_data(data_digest(s, 0))
-            done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer)
+            done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer, s.quarantine)
             s = resumed(s, runs[0], done)
             runs[0].note_resume(done, s.device)
         status = "failed"
@@ -353,7 +353,9 @@ def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> s
                 pack.step([row for row, _ in results])
             if step % cfg.checkpoint_every == 0 or step == cfg.steps or stop:
                 for n, run in enumerate(runs):
-                    run.save_checkpoint(step, s.adapter, s.optimizer, num_tokens[n], n)
+                    run.save_checkpoint(
+                        step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine
+                    )
             if stop and step < cfg.steps:
                 return "stopped"
     return "finished"

@@ -22,6 +22,7 @@ from projected_grpo.proj import (
     squared_norm,
     turned,
 )
+from projected_grpo.quarantine import Quarantine
 from projected_grpo.records import alignment
 from projected_grpo.step_logger import Value
 
@@ -54,8 +55,11 @@ def optimize(
     *,
     lr: Sequence[float],
     grad_clip: float,
+    quarantine: Quarantine | None = None,
 ) -> dict[str, list[Value]]:
     """Take one step of every run; returns what was measured on the way, a list over runs each.
+
+    What is removed trains the `quarantine` where there is one, in those runs that route.
 
     lr (N): AdamW's step is proportional to it, weight decay included, so all runs step at the
     largest one and each then takes its share. Raises RuntimeError where a gradient is not finite,
@@ -84,6 +88,13 @@ def optimize(
         with torch.no_grad():
             for name, p in adapter.delta_S.items():
                 p.copy_(before[name] - taken[name])
+    if quarantine is not None:
+        quarantine.step(
+            {name: g - projected[name] for name, g in gradients.items()},
+            {name: step - taken[name] for name, step in stepped.items()},
+            lr=lr,
+            grad_clip=grad_clip,
+        )
     adapter.fold()
     still = (squared_norm(taken) == 0) & (norm > 0)
     if still.any():
