@@ -10,6 +10,7 @@ from conftest import rollouts_of, rows_of
 from safetensors.torch import load_file
 
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.problems import load_problems
 from projected_grpo.evaluate import EvalPlan, evaluate
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.quarantine import quarantine_for
@@ -75,7 +76,8 @@ def test_without_its_quarantine_the_policy_is_that_of_delta_s(tmp_path: Path) ->
         s.adapter.fold()
         kept = logits()
         plan = EvalPlan(modes=["run_tests"], samples=2, max_new=24)
-        before = evaluate(s.lm, s.adapter, s.problems[:1], plan, s.grader)
+        problems = load_problems("katas:validation", 1)
+        before = evaluate(s.lm, s.adapter, problems, plan, s.grader)
         with torch.no_grad():
             for value in s.adapter.quarantine.values():
                 value.copy_(0.1 * torch.randn(value.shape, generator=g))
@@ -85,7 +87,7 @@ def test_without_its_quarantine_the_policy_is_that_of_delta_s(tmp_path: Path) ->
         with s.adapter.ablated():
             assert torch.equal(logits(), kept)
         assert torch.equal(logits(), full)
-        assert evaluate(s.lm, s.adapter, s.problems[:1], plan, s.grader) == before
+        assert evaluate(s.lm, s.adapter, problems, plan, s.grader) == before
         assert torch.equal(
             s.adapter.merge().get_submodule(name := next(iter(s.adapter.modules))).weight,
             s.adapter.modules[name].weight + s.adapter.modules[name].get_delta_weight(0),
