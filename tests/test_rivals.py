@@ -240,6 +240,20 @@ def test_a_pack_of_rivals_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> No
                 assert r["penalty"] == (3.0 if r["exploited"] else 0.0)
 
 
+def test_a_scored_run_resumes_with_its_direction_and_only_on_its_pairs(tmp_path: Path) -> None:
+    """The direction is made anew, of the base model, before the checkpoint is read."""
+    cfg = settings(tmp_path, arm="adv_mod_random", adv_mod_form="additive", steps=3)
+    whole = train(cfg)
+    stopped = train(replace(cfg, steps=2, out_dir=tmp_path / "stopped"))
+    config = (stopped / "config.json").read_text().replace('"steps": 2', '"steps": 3')
+    (stopped / "config.json").write_text(config)
+    train(SmokeConfig(resume=stopped))
+    assert rows_of(stopped) == rows_of(whole) and rollouts_of(stopped) == rollouts_of(whole)
+    (stopped / "config.json").write_text(config.replace('"pairs": "builtin"', '"pairs": "framing"'))
+    with pytest.raises(ConfigError, match="from other pairs"):
+        train(SmokeConfig(resume=stopped))
+
+
 def test_contradictions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="adv_mod_alpha must not be negative"):
         settings(tmp_path, arm="adv_mod", adv_mod_alpha=-1.0)
