@@ -18,30 +18,22 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
 import errno
 import json
 import os
-import platform
 import secrets
 import shutil
-import subprocess
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from loguru import logger
 
-from projected_grpo import __version__
 from projected_grpo.antipasto import Adapter
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
+from projected_grpo.provenance import git, provenance
 from projected_grpo.quarantine import Quarantine
-
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
-"""The only environment variables that are recorded: a key must not end up in a run directory."""
 
 MACHINE_SETTINGS = (
     "micro_batch_tokens",
@@ -57,29 +49,9 @@ MACHINE_SETTINGS = (
 """What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
 what."""
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
 
 class RunError(ValueError):
     """A run directory cannot be made or continued; the message is one sentence."""
-
-
-def _git(*args: str) -> str | None:
-    """Output of git in the package's own checkout.
-
-    None where there is no git, no checkout (an installed wheel), or only somebody else's repository
-    around the package (a virtual environment inside theirs), whose state is not ours to record.
-    """
-    if shutil.which("git") is None:
-        return None
-
-    def ask(*words: str) -> str | None:
-        command = ["git", "-C", str(CHECKOUT), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    top = ask("rev-parse", "--show-toplevel")
-    return ask(*args) if top is not None and Path(top) == CHECKOUT else None
 
 
 def _now() -> str:
@@ -124,7 +96,7 @@ class RunDir:
         `data` the digest of what the rows are made from. Raises RunError where it cannot be made;
         never overwrites.
         """
-        sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
+        sha = (git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
         try:
@@ -141,7 +113,7 @@ class RunDir:
             v_hack.save(aside.v_hack)
             if own is not None:
                 own.save(aside.v_own)
-            aside._write_record({"started": _now(), "data": data, **_provenance(device)})
+            aside._write_record({"started": _now(), "data": data, **provenance(device)})
             for file in (aside.steps, aside.rollouts):
                 file.touch()
             path = _put(aside.path, path)
@@ -186,7 +158,7 @@ class RunDir:
     def note_resume(self, step: int, device: torch.device) -> None:
         """Record that the run goes on after `step`, where and with what."""
         record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        entry = {"after_step": step, "started": _now(), **_provenance(device)}
+        entry = {"after_step": step, "started": _now(), **provenance(device)}
         self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
@@ -346,24 +318,6 @@ def _keep_rows_until(path: Path, step: int) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)
-
-
-def _provenance(device: torch.device) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "argv": sys.argv,
-        "git_sha": _git("rev-parse", "HEAD"),
-        "git_diff": _git("diff", "HEAD"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "projected_grpo": __version__,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": str(device),
-        "gpu": gpu,
-        "cuda": torch.version.cuda if gpu else None,
-        "cpu_count": os.cpu_count(),
-        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-    }
 
 
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
