@@ -86,7 +86,7 @@ def our_session(args: Arguments, folder: str, stack: ExitStack) -> Session:
     cfg = MiniConfig(
         model=folder, dtype=args.dtype, device=args.device, prompts_per_step=args.prompts,
         group=args.group, max_new=args.max_new, steps=args.steps + 1, pairs="builtin",
-        v_hack_k=5, micro_batch_tokens=16384 if ships else 2048,
+        v_hack_k=5, micro_batch_tokens=2048,
         svd_cache=None if ships else Path(folder) / "svd",
     )  # fmt: skip
     session, _ = prepare([cfg], stack, None)

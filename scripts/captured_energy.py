@@ -58,7 +58,7 @@ class Arguments:
     temperature: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: int = 2048
     seed: int = 0
     out: Path | None = None
     """Also write the figures here (.json)."""

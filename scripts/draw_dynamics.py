@@ -190,8 +190,8 @@ def compared(arms: dict[str, list[Run]]) -> list[tuple[list[Any], dict[str, np.n
     out, steps; and the differences of each rate, seed by seed.
 
     Over the last steps of the first `HORIZON`, or of what the runs were asked for or the longest
-    came to where that is less; and once more over the last steps that all these pairs have, where that is more. A pair of
-    which one has not come to the horizon is left out and counted.
+    came to where that is less; and once more over the last steps that all these pairs have, where
+    that is more. A pair of which one has not come to the horizon is left out and counted.
     """
     everyone = [run for runs in arms.values() for run in runs]
     asked = [run.settings["steps"] for run in everyone]
