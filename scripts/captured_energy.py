@@ -3,9 +3,9 @@
     python scripts/captured_energy.py --model organism --pairs katas --pair-norm unit
 
 V is made from a part of the pairs, the energy |D V^T|^2 / |D|^2 (over all modules together) is that
-of the others, which share no family of tasks with them; beside it random V and V from placebo
-pairs, of the same k. (Labels shuffled within pairs only change signs, and an uncentred SVD has the
-same span then.) A control that captures much is no null for the arm that it controls.
+of the others, which share no family of tasks with them; beside it V from placebo pairs, from the
+same pairs without their labels (arm shuffled_v), and random V, of the same k. A control that
+captures much is no null for the arm that it controls.
 
 Intervals resample the held-out pairs, by family: V is fixed, so they say nothing of other training
 pairs.
@@ -23,7 +23,15 @@ from tabulate import tabulate
 from torch import Tensor
 
 from projected_grpo.antipasto import wrap
-from projected_grpo.extract_vhack_grad import directions, pair_differences, unit_pairs
+from projected_grpo.arms import PLACEBO
+from projected_grpo.extract_vhack_grad import (
+    Sides,
+    directions,
+    hack_minus_clean,
+    side_gradients,
+    unit_pairs,
+    without_labels,
+)
 from projected_grpo.model import DTYPES, load, resolve_device
 from projected_grpo.pairs import Pair, PairError, holdout_split, load_pairs
 from projected_grpo.proj import random_orthonormal, squared_norm
@@ -32,9 +40,6 @@ from projected_grpo.stats import Estimate, clustered_bootstrap
 from projected_grpo.svd import default_cache_dir
 
 Differences = dict[str, Tensor]
-
-PLACEBO = {"builtin": "placebo", "katas": "katas-placebo"}
-"""The clean-against-clean set on the same tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +105,22 @@ def main(args: Arguments) -> None:
     lm = load(args.model, revision="main", dtype=DTYPES[args.dtype], device=device)
     adapter = wrap(lm.model, cache_dir=default_cache_dir())
 
-    def differences(pairs: list[Pair]) -> Differences:
-        D = pair_differences(
+    def sides(pairs: list[Pair]) -> Sides:
+        return side_gradients(
             lm,
             adapter,
             pairs,
             temperature=args.temperature,
             micro_batch_tokens=args.micro_batch_tokens,
         )
+
+    def normed(D: Differences) -> Differences:
         return unit_pairs(D) if args.pair_norm == "unit" else D
 
-    D, H = differences(train), differences(held_out)
-    P = differences([pair for pair in placebo if pair.family not in families])
+    texts = sides(train)
+    D, H = normed(hack_minus_clean(texts)), normed(hack_minus_clean(sides(held_out)))
+    P = normed(hack_minus_clean(sides([p for p in placebo if p.family not in families])))
+    shuffled = normed(without_labels(texts, args.seed))
     random = {}
     for name, d in D.items():
         g = torch.Generator().manual_seed(stream_seed("energy", args.seed, name))
@@ -119,6 +128,7 @@ def main(args: Arguments) -> None:
     sources = {
         "V": {name: directions(d)[0] for name, d in D.items()},
         "placebo V": {name: directions(d)[0] for name, d in P.items()},
+        "shuffled V": {name: directions(d)[0] for name, d in shuffled.items()},
         "random V": random,
     }
     found = energies(H, sources, args.ks, families)

@@ -81,6 +81,31 @@ def test_reverse_is_a_reflection(problem) -> None:
     assert torch.allclose(Projection("reverse")(g, V).norm(dim=-1), g.norm(dim=-1), rtol=1e-6)
 
 
+@given(problems(), problems())
+def test_whole_removes_the_component_of_all_modules_or_nothing(first, second) -> None:
+    """The sum of all coefficients decides: it is removed as by no_gate where that is hack-ward."""
+    N = min(len(first[0]), len(second[0]))
+    grads = {"a": first[0][:N], "b": second[0][:N]}
+    basis = {"a": first[1], "b": second[1]}
+    after = project(grads, basis, Projection("whole"))
+    none, every = grads, project(grads, basis, Projection("no_gate"))
+    total = sum((g @ basis[name].T).sum(-1) for name, g in grads.items())
+    for n in range(N):
+        wanted = every if total[n] > 0 else none
+        assert all(torch.equal(after[name][n], wanted[name][n]) for name in grads)
+    left = sum((g @ basis[name].T).sum(-1) for name, g in after.items())
+    assert (left <= 1e-6 * sum(g.norm(dim=-1) for g in grads.values())).all()
+
+
+def test_whole_does_not_let_the_minoritys_flavour_through() -> None:
+    """Two axes, a gradient that is hack-ward on the first and goes against the vote on the second:
+    one_sided keeps the second, whole takes both; where anti-hack outweighs, whole keeps all."""
+    V = torch.eye(2, 3)
+    g = torch.tensor([[3.0, -1.0, 5.0], [1.0, -2.0, 5.0]])
+    assert Projection("one_sided")(g, V).tolist() == [[0.0, -1.0, 5.0], [0.0, -2.0, 5.0]]
+    assert Projection("whole")(g, V).tolist() == [[0.0, 0.0, 5.0], [1.0, -2.0, 5.0]]
+
+
 @given(problems(), st.floats(-3, 3))
 def test_no_gate_is_linear_and_one_sided_is_positively_homogeneous(problem, factor: float) -> None:
     g, V = problem

@@ -83,7 +83,7 @@ def test_every_arm_measures_the_new_v_and_random_v_keeps_what_it_removes(tmp_pat
             move(s, n)
         again, done = refresh(s, 3, run_dirs(tmp_path, 4))
         D = pair_differences(
-            s.lm, s.adapter, s.pairs, temperature=0.7, micro_batch_tokens=4096, run=1
+            s.lm, s.adapter, s.pair_sets[cfg.pairs], temperature=0.7, micro_batch_tokens=4096, run=1
         )
     frozen, projected, vanilla, random = again.treatments
     assert frozen is s.treatments[0] and done.overlaps.keys() == {1, 2, 3}

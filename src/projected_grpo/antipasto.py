@@ -133,6 +133,8 @@ class SVDLinear(nn.Module):
         self.S = nn.Buffer(factors.S, persistent=False)
         self.Vh = nn.Buffer(factors.Vh, persistent=False)
         self.delta_S = nn.Parameter(factors.S.new_zeros(n_runs, len(factors.S)))
+        self.quarantine: nn.Parameter | None = None  # (N, r), of Adapter.add_quarantine
+        self.ablated = False
         self.folded: Tensor | None
         self.register_buffer("folded", weight.clone() if form == "folded" else None, False)
         self.folded_from = self.delta_S._version  # which delta_S `folded` was made of
@@ -143,8 +145,16 @@ class SVDLinear(nn.Module):
         d_out, d_in = len(self.U), self.Vh.shape[1]
         return f"{d_in}, {d_out}, runs={self.delta_S.shape[0]}, form={self.form}"
 
+    @property
+    def total(self) -> Tensor:
+        """What the forward pass uses: delta_S, and the quarantine unless it is ablated (N, r)."""
+        if self.quarantine is None or self.ablated:
+            return self.delta_S.detach()
+        return (self.delta_S + self.quarantine).detach()
+
     def get_delta_weight(self, run: int) -> Tensor:
-        """U diag(delta_S[run]) Vh, (d_out, d_in), in delta_S's dtype (float32 or better)."""
+        """U diag(delta_S[run]) Vh, (d_out, d_in), in delta_S's dtype (float32 or better); without
+        the quarantine."""
         delta = self.delta_S[run].detach()
         return (self.U.to(delta.dtype) * delta) @ self.Vh.to(delta.dtype)
 
@@ -153,7 +163,7 @@ class SVDLinear(nn.Module):
         if self.folded is None:
             return
         # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
-        delta = (self.U * self.delta_S[0]).to(self.U.dtype) @ self.Vh
+        delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
         self.folded.copy_(_dithered(exact, self.weight, self.seed))
         self.folded_from = self.delta_S._version
@@ -208,13 +218,43 @@ class Adapter:
         """
         leaves: dict[str, Tensor] = {}
         for name, module in self.modules.items():
-            leaves[name] = module.delta_S.detach()[run_of_row].requires_grad_()
+            leaves[name] = module.total[run_of_row].requires_grad_()
             module.row_delta = leaves[name]
         try:
             yield leaves
         finally:
             for module in self.modules.values():
                 module.row_delta = None
+
+    def add_quarantine(self) -> dict[str, nn.Parameter]:
+        """Give every module a second vector that is added to delta_S in every forward pass but
+        those in `ablated`: module -> (N, r), zero at the start. It is no part of what is deployed:
+        `merge` leaves it out."""
+        for module in self.modules.values():
+            module.quarantine = nn.Parameter(torch.zeros_like(module.delta_S))
+        return self.quarantine
+
+    @property
+    def quarantine(self) -> dict[str, nn.Parameter]:
+        """Module name -> second vector (N, r); empty where none was added."""
+        found = {name: module.quarantine for name, module in self.modules.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @contextmanager
+    def ablated(self) -> Iterator[None]:
+        """The policy without its quarantine: what is deployed, evaluated, and measured for V."""
+        if not self.quarantine:
+            yield
+            return
+        for module in self.modules.values():
+            module.ablated = True
+        self.fold()
+        try:
+            yield
+        finally:
+            for module in self.modules.values():
+                module.ablated = False
+            self.fold()
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -227,14 +267,14 @@ class Adapter:
             for module in self.modules.values():
                 module.enabled = True
 
-    def save(self, path: Path, run: int = 0) -> None:
-        """Write one run's delta_S (1, r) with the fingerprint of its axes (safetensors)."""
-        tensors = {
-            name: delta.detach()[run : run + 1].cpu() for name, delta in self.delta_S.items()
-        }
+    def save(self, path: Path, run: int = 0, *, quarantine: bool = False) -> None:
+        """Write one run's delta_S (1, r), or its quarantine, with the fingerprint of its axes
+        (safetensors)."""
+        values = self.quarantine if quarantine else self.delta_S
+        tensors = {name: value.detach()[run : run + 1].cpu() for name, value in values.items()}
         save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, *, quarantine: bool = False) -> None:
         """Read what `save` wrote into every run. Raises AdapterError if it was trained on other
         singular axes."""
         with safe_open(path, "pt") as f:
@@ -247,8 +287,8 @@ class Adapter:
                     f"this model's {self.fingerprint()[:12]}"
                 )
             with torch.no_grad():
-                for name, delta in self.delta_S.items():
-                    delta.copy_(f.get_tensor(name))
+                for name, value in (self.quarantine if quarantine else self.delta_S).items():
+                    value.copy_(f.get_tensor(name))
         self.fold()
 
     def merge(self, run: int = 0) -> nn.Module:

@@ -78,6 +78,10 @@ class _NoAdapter:
     def rows(self, runs: Tensor) -> Iterator[None]:
         yield
 
+    @contextmanager
+    def ablated(self) -> Iterator[None]:
+        yield
+
 
 def evaluate(
     lm: LanguageModel,
@@ -86,7 +90,8 @@ def evaluate(
     plan: EvalPlan,
     grader: Grader,
 ) -> list[EvalRecord]:
-    """Records in the order modes, problems, samples.
+    """Records in the order modes, problems, samples; of what would be deployed, without a
+    quarantine, under prompts that no arm has touched.
 
     Each (problem, mode) has a random stream of its own, so a figure does not depend on what else is
     evaluated, nor on the size of a batch.
@@ -117,7 +122,8 @@ def _evaluate_batch(
         plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id, plan.sampling_tokens
     )
     rows = adapter or cast(Adapter, _NoAdapter())
-    groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling)
+    with rows.ablated():
+        groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling)
     drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]
     submissions = [
         Submission(problem=problem, completion=lm.decode(sample.ids), mode=mode, function_name=name)

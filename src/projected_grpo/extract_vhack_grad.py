@@ -11,7 +11,7 @@ through the model's chat template, and prompt and completion are tokenised apart
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,12 +28,18 @@ from projected_grpo.grpo import collate, completion_logprobs, micro_batches
 from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pairs import Pair, PairError, load_pairs, pairs_digest
 from projected_grpo.proj import squared_norm
+from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
 if TYPE_CHECKING:
     from projected_grpo.cli import ExtractConfig
 
 FORMAT = "v_hack-1"
+
+Sides = dict[str, Tensor]
+"""module -> grad NLL of every pair's sides, (n pairs, 2, r): hack, clean."""
+Contrast = Callable[[Sides], dict[str, Tensor]]
+"""sides -> the differences that axes are taken of: module -> D (n, r)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ def nll_gradients(
     return found
 
 
-def pair_differences(
+def side_gradients(
     lm: LanguageModel,
     adapter: Adapter,
     pairs: Sequence[Pair],
@@ -152,9 +158,8 @@ def pair_differences(
     temperature: float,
     micro_batch_tokens: int,
     run: int = 0,
-) -> dict[str, Tensor]:
-    """grad NLL(hack) - grad NLL(clean) of every pair, under the policy of one run: module -> D (n
-    pairs, r)."""
+) -> Sides:
+    """grad NLL of both sides of every pair, under the policy of one run."""
     rows = [
         (lm.prompt_ids(pair.messages), lm.completion_ids(text))
         for pair in pairs
@@ -168,7 +173,54 @@ def pair_differences(
         micro_batch_tokens=micro_batch_tokens,
         run=run,
     )
-    return {name: g[0::2] - g[1::2] for name, g in gradients.items()}
+    return {name: g.unflatten(0, (-1, 2)) for name, g in gradients.items()}
+
+
+def hack_minus_clean(sides: Sides) -> dict[str, Tensor]:
+    """The gradient of a labelled pair with advantages +1 and -1: module -> D (n, r)."""
+    return {name: g[:, 0] - g[:, 1] for name, g in sides.items()}
+
+
+def without_labels(sides: Sides, seed: int) -> dict[str, Tensor]:
+    """As many differences of the same texts, none of them between a hack and a clean one: module ->
+    D (n, r).
+
+    A derangement of the pairs gives each a partner; half of the pairs, drawn too, differ by their
+    hack from the partner's hack, the others clean from clean. Labels shuffled within pairs only
+    change signs of D's rows and leave its span; labels shuffled over all texts leave a hack against
+    a clean one in half of the rows, of either sign, and a span does not know signs.
+    """
+    n = len(next(iter(sides.values())))
+    generator = torch.Generator().manual_seed(stream_seed("without_labels", seed))
+    order = torch.randperm(n, generator=generator)
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(1)  # one cycle through all pairs: none is its own partner
+    side = (torch.randperm(n, generator=generator) < n // 2).long()
+    rows = torch.arange(n)
+    return {name: g[rows, side] - g[partner, side] for name, g in sides.items()}
+
+
+def pair_differences(
+    lm: LanguageModel,
+    adapter: Adapter,
+    pairs: Sequence[Pair],
+    *,
+    temperature: float,
+    micro_batch_tokens: int,
+    run: int = 0,
+) -> dict[str, Tensor]:
+    """grad NLL(hack) - grad NLL(clean) of every pair, under the policy of one run: module -> D (n
+    pairs, r)."""
+    return hack_minus_clean(
+        side_gradients(
+            lm,
+            adapter,
+            pairs,
+            temperature=temperature,
+            micro_batch_tokens=micro_batch_tokens,
+            run=run,
+        )
+    )
 
 
 def unit_pairs(D: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -202,20 +254,24 @@ def extract(
     model_name: str,
     pair_norm: str = "none",
     run: int = 0,
+    contrast: Contrast = hack_minus_clean,
 ) -> VHack:
-    """Hack directions of the model as it is now (the policy of `run`), from labelled pairs.
+    """Hack directions of the model as it is now (the policy of `run`), from labelled pairs, or what
+    another contrast of them gives.
 
     Raises PairError for fewer than two pairs, or pairs whose gradients are not finite or all equal.
     """
     if len(pairs) < 2:
         raise PairError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
-    D = pair_differences(
-        lm,
-        adapter,
-        pairs,
-        temperature=temperature,
-        micro_batch_tokens=micro_batch_tokens,
-        run=run,
+    D = contrast(
+        side_gradients(
+            lm,
+            adapter,
+            pairs,
+            temperature=temperature,
+            micro_batch_tokens=micro_batch_tokens,
+            run=run,
+        )
     )
     if pair_norm == "unit":
         D = unit_pairs(D)

@@ -15,12 +15,43 @@ from torch import Tensor
 Basis = Mapping[str, Tensor]
 Grads = Mapping[str, Tensor]
 
-GATES: dict[str, Callable[[Tensor], Tensor]] = {
-    "one_sided": torch.relu,  # only what moves hack-ward is removed
-    "no_gate": lambda c: c,  # the whole component: the gradient ends orthogonal to V
-    "reverse": lambda c: 2 * c,  # the component changes sign
+Coefficients = dict[str, Tensor]
+"""module -> c = V g, (N, k)."""
+
+
+def _one_sided(c: Coefficients) -> Coefficients:
+    """Only what moves hack-ward is removed, axis by axis."""
+    return {name: torch.relu(values) for name, values in c.items()}
+
+
+def _no_gate(c: Coefficients) -> Coefficients:
+    """The whole component: the gradient ends orthogonal to V."""
+    return c
+
+
+def _reverse(c: Coefficients) -> Coefficients:
+    """The component changes sign."""
+    return {name: 2 * values for name, values in c.items()}
+
+
+def _whole(c: Coefficients) -> Coefficients:
+    """The whole component in all modules, or nothing: a run's coefficients are summed over axes and
+    modules, and the component goes where that sum is hack-ward.
+
+    The axes of an SVD mix the flavours of the hack, each with its own sign, so that one_sided lets
+    a flavour through where its sign is the minority's. Here one decision holds for all axes.
+    """
+    hackward = torch.stack([values.sum(-1) for values in c.values()]).sum(0) > 0  # (N,)
+    return {name: torch.where(hackward[..., None], values, 0.0) for name, values in c.items()}
+
+
+GATES: dict[str, Callable[[Coefficients], Coefficients]] = {
+    "one_sided": _one_sided,
+    "no_gate": _no_gate,
+    "reverse": _reverse,
+    "whole": _whole,
 }
-"""gate -> how much of each coefficient c (..., k) is taken away."""
+"""gate -> how much of each coefficient is taken away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +66,8 @@ class Projection:
     """Rescale to the length before the projection ("erase, then boost")."""
 
     def __call__(self, g: Tensor, V: Tensor) -> Tensor:
-        """g (..., r) with its part along the rows of V (k, r) removed. A zero V returns g bit for
-        bit."""
-        removed = self.overshoot * _combine(GATES[self.gate](coefficients(g, V)), V)
-        left = g - removed
-        if not self.preserve_magnitude:
-            return left
-        before, after = g.norm(dim=-1, keepdim=True), left.norm(dim=-1, keepdim=True)
-        return left * torch.where(after > 0, before / after, 1.0)
+        """g (..., r) of a single module with its part along the rows of V (k, r) removed."""
+        return project({"": g}, {"": V}, self)[""]
 
 
 def coefficients(g: Tensor, V: Tensor) -> Tensor:
@@ -57,8 +82,56 @@ def _combine(c: Tensor, V: Tensor) -> Tensor:
 
 
 def project(grads: Grads, basis: Basis, projection: Projection) -> dict[str, Tensor]:
-    """Every gradient that has a V in `basis` projected off it; the others as they are."""
-    return {name: projection(g, basis[name]) if name in basis else g for name, g in grads.items()}
+    """Every gradient that has a V in `basis` projected off it; the others as they are. A zero V
+    returns its gradient bit for bit."""
+    inside = {name: coefficients(g, basis[name]) for name, g in grads.items() if name in basis}
+    taken = GATES[projection.gate](inside) if inside else {}
+    return {
+        name: _without(g, projection.overshoot * _combine(taken[name], basis[name]), projection)
+        if name in taken
+        else g
+        for name, g in grads.items()
+    }
+
+
+def _without(g: Tensor, removed: Tensor, projection: Projection) -> Tensor:
+    """g less `removed`, both (..., r), at the length of g where that is to be preserved."""
+    left = g - removed
+    if not projection.preserve_magnitude:
+        return left
+    before, after = g.norm(dim=-1, keepdim=True), left.norm(dim=-1, keepdim=True)
+    return left * torch.where(after > 0, before / after, 1.0)
+
+
+def turned(before: Grads, after: Grads, about: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`after` with what was removed from `before` turned about `before`: the same norm, the same
+    angle to `before`, and so the same norm left, but in a random direction.
+
+    about: module -> random unit vectors (N, r), zeros for a run that is to stay as it is. What is
+    removed lies in the plane of `before` and that vector h, on the side on which h's own component
+    is: where that component has the norm of what was removed, it is what is removed. Module by
+    module; a module in which nothing was removed comes back bit for bit.
+    """
+    return {
+        name: _turned(g, after[name], about[name]) if name in about else after[name]
+        for name, g in before.items()
+    }
+
+
+def _turned(before: Tensor, after: Tensor, h: Tensor) -> Tensor:
+    removed = before - after
+
+    def along(x: Tensor) -> Tensor:  # the part of x in the direction of `before`
+        length = before.square().sum(-1, keepdim=True).clamp_min(1e-38)
+        return (x * before).sum(-1, keepdim=True) / length * before
+
+    parallel = along(removed)
+    across = h - along(h)
+    side = torch.where((h * before).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    unit = side * across / across.norm(dim=-1, keepdim=True).clamp_min(1e-38)
+    other = parallel + (removed - parallel).norm(dim=-1, keepdim=True) * unit
+    acts = h.any(-1, keepdim=True) & removed.any(-1, keepdim=True)
+    return torch.where(acts, before - other, after)
 
 
 def cosine(grads: Grads, basis: Basis) -> Tensor:

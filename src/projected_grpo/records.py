@@ -35,6 +35,8 @@ class Row:
     advantage: float = 0.0
     learns: bool = False  # part of the loss: neither masked nor in a group without reward variance
     hack_score: float | None = None  # alignment of grad NLL with V, whatever the advantage
+    concept_score: float | None = None  # of the hidden state, where the arm scores it
+    penalty: float = 0.0  # what the arm takes off the grade's reward
 
     @property
     def mode(self) -> str:
@@ -98,6 +100,8 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
     return {
         "reward": statistics.fmean(rewards) if rewards else None,
         "reward_std": statistics.pstdev(rewards) if rewards else None,
+        "penalty": statistics.fmean(row.penalty for row in rows) if rows else None,
+        "concept_std": _concept_std(groups),
         "frac_reward_zero_std": statistics.fmean(
             not any(row.learns for row in group) for group in groups
         ),
@@ -114,6 +118,12 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
         "flavours": dict(Counter(row.grade.flavour for row in student if row.grade.flavour)),
         "infra_errors": sum(map(len, groups)) - len(rows),
     }
+
+
+def _concept_std(groups: list[list[Row]]) -> float | None:
+    scores = [[r.concept_score for r in group if r.concept_score is not None] for group in groups]
+    spread = [statistics.stdev(group) for group in scores if len(group) > 1]
+    return statistics.fmean(spread) if spread else None
 
 
 def _auroc(rows: list[Row]) -> float | None:
@@ -168,5 +178,7 @@ def rollout_record(step: int, index: int, row: Row) -> dict[str, Any]:
         "terminated": row.terminated,
         "advantage": row.advantage,
         "hack_score": row.hack_score,
+        "concept_score": row.concept_score,
+        "penalty": row.penalty,
         **asdict(row.grade),
     }

@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from projected_grpo.arms import with_v
+from projected_grpo.arms import ARMS, selected, with_v
+from projected_grpo.bases import extract_for
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import subspace_overlap
 from projected_grpo.run import RunDir
-from projected_grpo.session import Session, extract_for
+from projected_grpo.session import Session
 from projected_grpo.step_logger import Value
 
 
@@ -52,11 +53,17 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
         cfg = s.cfgs[n]
         if not is_due(cfg.refresh_every, step):
             continue
-        v_hack = extract_for(cfg, s.lm, s.adapter, s.pairs, n)
+        with s.adapter.ablated():  # V of what is deployed: a hack that the quarantine has is done
+            v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
         runs[n].save_v_hack(v_hack.top(cfg.v_hack_k), step)  # all axes of a 4B model: 200 MB
-        V = v_hack.select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
+        V, own = selected(v_hack, cfg), None
+        extraction = ARMS[cfg.arm].extraction
+        if extraction is not None:  # the control is refreshed as the arm that it is compared with
+            v_own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
+            runs[n].save_v_own(v_own.top(cfg.v_hack_k), step)
+            own = selected(v_own, cfg)
         overlaps[n] = (subspace_overlap(V, t.V), subspace_overlap(V, t.first))
-        treatments[i] = with_v(t, cfg, V)
+        treatments[i] = with_v(t, cfg, V, own)
     seconds = time.perf_counter() - started
     return replace(s, treatments=treatments), Refresh(overlaps, seconds)
 
@@ -72,6 +79,8 @@ def resumed(s: Session, run: RunDir, done: int) -> Session:
     newest = max(1, (done - 1) // every * every + 1) if every > 0 else 1
     if newest == 1:
         return s
-    v_hack = load_vhack(run.v_hack_of(newest), s.device)
-    V = v_hack.select(s.cfg.v_hack_k, s.cfg.v_hack_drop_bottom_frac)
-    return replace(s, treatments=[with_v(t, s.cfg, V) for t in s.treatments])
+    cfg = s.cfg
+    V, own = selected(load_vhack(run.v_hack_of(newest), s.device), cfg), None
+    if ARMS[cfg.arm].extraction is not None:
+        own = selected(load_vhack(run.v_own_of(newest), s.device), cfg)
+    return replace(s, treatments=[with_v(t, cfg, V, own) for t in s.treatments])

@@ -7,38 +7,33 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   steps.jsonl           one row a step, raw values
   rollouts.jsonl        one row a sample
   v_hack.safetensors    the directions measured (and, in `projected`, removed)
+  v_own.safetensors     those that the arm removes instead (placebo_v, shuffled_v)
   v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
-  checkpoints/step_000005/   delta_S, AdamW's moments, step
-  adapter/              the trained delta_S
+  v_own_0011.safetensors    likewise
+  checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too
+  adapter/              the trained delta_S; quarantine.safetensors is not part of it
   train.log             what the console showed
 """
 
 import errno
 import json
 import os
-import platform
 import secrets
 import shutil
-import subprocess
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from loguru import logger
 
-from projected_grpo import __version__
 from projected_grpo.antipasto import Adapter
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
-
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
-"""The only environment variables that are recorded: a key must not end up in a run directory."""
+from projected_grpo.provenance import git, provenance
+from projected_grpo.quarantine import Quarantine
 
 MACHINE_SETTINGS = (
     "micro_batch_tokens",
@@ -54,29 +49,9 @@ MACHINE_SETTINGS = (
 """What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
 what."""
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
 
 class RunError(ValueError):
     """A run directory cannot be made or continued; the message is one sentence."""
-
-
-def _git(*args: str) -> str | None:
-    """Output of git in the package's own checkout.
-
-    None where there is no git, no checkout (an installed wheel), or only somebody else's repository
-    around the package (a virtual environment inside theirs), whose state is not ours to record.
-    """
-    if shutil.which("git") is None:
-        return None
-
-    def ask(*words: str) -> str | None:
-        command = ["git", "-C", str(CHECKOUT), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    top = ask("rev-parse", "--show-toplevel")
-    return ask(*args) if top is not None and Path(top) == CHECKOUT else None
 
 
 def _now() -> str:
@@ -91,6 +66,7 @@ class RunDir:
         self.steps = path / "steps.jsonl"
         self.rollouts = path / "rollouts.jsonl"
         self.v_hack = path / "v_hack.safetensors"
+        self.v_own = path / "v_own.safetensors"
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
@@ -106,14 +82,21 @@ class RunDir:
 
     @classmethod
     def create(
-        cls, cfg: Config, device: torch.device, v_hack: VHack, prompt: str, data: str
+        cls,
+        cfg: Config,
+        device: torch.device,
+        v_hack: VHack,
+        prompt: str,
+        data: str,
+        own: VHack | None = None,
     ) -> Self:
         """Make the directory, whole or not at all. Called once all that can be refused has been.
 
-        `prompt` is the first one as rendered, `data` the digest of what the rows are made from.
-        Raises RunError where it cannot be made; never overwrites.
+        `own` are the directions that the arm has for itself, `prompt` is the first one as rendered,
+        `data` the digest of what the rows are made from. Raises RunError where it cannot be made;
+        never overwrites.
         """
-        sha = (_git("rev-parse", "HEAD") or "nogit")[:7]
+        sha = (git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
         try:
@@ -128,7 +111,9 @@ class RunDir:
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
             v_hack.save(aside.v_hack)
-            aside._write_record({"started": _now(), "data": data, **_provenance(device)})
+            if own is not None:
+                own.save(aside.v_own)
+            aside._write_record({"started": _now(), "data": data, **provenance(device)})
             for file in (aside.steps, aside.rollouts):
                 file.touch()
             path = _put(aside.path, path)
@@ -173,7 +158,7 @@ class RunDir:
     def note_resume(self, step: int, device: torch.device) -> None:
         """Record that the run goes on after `step`, where and with what."""
         record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        entry = {"after_step": step, "started": _now(), **_provenance(device)}
+        entry = {"after_step": step, "started": _now(), **provenance(device)}
         self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
@@ -188,6 +173,7 @@ class RunDir:
         optimizer: torch.optim.Optimizer,
         num_tokens: int,
         n: int = 0,
+        quarantine: Quarantine | None = None,
     ) -> None:
         """Everything that the next step of run `n` depends on. Written aside and moved into place.
 
@@ -199,13 +185,19 @@ class RunDir:
         aside.mkdir()
         adapter.save(aside / "adapter.safetensors", n)
         torch.save(_of_run(optimizer, n), aside / "optimizer.pt")
+        if quarantine is not None and quarantine.routed[n]:
+            adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
+            torch.save(_of_run(quarantine.optimizer, n), aside / "quarantine_optimizer.pt")
         state = {"step": step, "num_tokens": num_tokens}
         (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(aside, target)
 
     def load_checkpoint(
-        self, adapter: Adapter, optimizer: torch.optim.Optimizer
+        self,
+        adapter: Adapter,
+        optimizer: torch.optim.Optimizer,
+        quarantine: Quarantine | None = None,
     ) -> tuple[int, int]:
         """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
 
@@ -216,9 +208,11 @@ class RunDir:
         step, num_tokens = 0, 0
         if found:
             adapter.load(found[-1] / "adapter.safetensors")
-            optimizer.load_state_dict(
-                torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
-            )
+            optimizer.load_state_dict(_read_state(found[-1] / "optimizer.pt"))
+            if quarantine is not None:
+                adapter.load(found[-1] / "quarantine.safetensors", quarantine=True)
+                state = _read_state(found[-1] / "quarantine_optimizer.pt")
+                quarantine.optimizer.load_state_dict(state)
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]
         for path in (self.steps, self.rollouts):
@@ -229,18 +223,27 @@ class RunDir:
         """Where the directions lie that were extracted again at the start of a step."""
         return self.path / f"v_hack_{step:04d}.safetensors"
 
+    def v_own_of(self, step: int) -> Path:
+        """The same of the directions that the arm has for itself."""
+        return self.path / f"v_own_{step:04d}.safetensors"
+
     def save_v_hack(self, v_hack: VHack, step: int) -> None:
         """Keep the directions extracted at the start of a step. Written aside and moved into
         place."""
-        target = self.v_hack_of(step)
-        aside = target.with_name(f".{target.name}")
-        v_hack.save(aside)
-        os.replace(aside, target)
+        _save_aside(v_hack, self.v_hack_of(step))
+
+    def save_v_own(self, v_own: VHack, step: int) -> None:
+        """Likewise those that the arm has for itself."""
+        _save_aside(v_own, self.v_own_of(step))
 
     def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
-        """The trained delta_S of run `n` and what is needed to put it on its base model again."""
+        """The trained delta_S of run `n` and what is needed to put it on its base model again.
+
+        A quarantine lies beside it: who reads the adapter has the policy without it."""
         self.adapter.mkdir(exist_ok=True)
         adapter.save(self.adapter / "adapter.safetensors", n)
+        if any(value[n].any() for value in adapter.quarantine.values()):
+            adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
         about = {
             "base_model": cfg.model,
             "revision": cfg.model_revision,
@@ -249,6 +252,12 @@ class RunDir:
         }
         text = json.dumps(about, indent=2) + "\n"
         (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _save_aside(v_hack: VHack, target: Path) -> None:
+    aside = target.with_name(f".{target.name}")
+    v_hack.save(aside)
+    os.replace(aside, target)
 
 
 def _put(made: Path, wanted: Path) -> Path:
@@ -264,6 +273,10 @@ def _put(made: Path, wanted: Path) -> Path:
                 raise
         number += 1
         path = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
@@ -305,24 +318,6 @@ def _keep_rows_until(path: Path, step: int) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)
-
-
-def _provenance(device: torch.device) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "argv": sys.argv,
-        "git_sha": _git("rev-parse", "HEAD"),
-        "git_diff": _git("diff", "HEAD"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "projected_grpo": __version__,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": str(device),
-        "gpu": gpu,
-        "cuda": torch.version.cuda if gpu else None,
-        "cpu_count": os.cpu_count(),
-        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-    }
 
 
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -3,23 +3,23 @@ written."""
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from loguru import logger
 
 from projected_grpo.antipasto import Adapter, wrap
-from projected_grpo.arms import ARMS, Treatment, treatments
+from projected_grpo.arms import ARMS, Treatment, as_written, treatments
+from projected_grpo.bases import PairSets, concepts, load_pair_sets, measured, own_directions
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.comparison import one_answer
 from projected_grpo.env.grader import Grader
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
 from projected_grpo.env.problems import Problem, load_problems
 from projected_grpo.env.sandbox import Limits
-from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack
+from projected_grpo.extract_vhack_grad import VHack, load_vhack
 from projected_grpo.memory import estimate
 from projected_grpo.model import (
     DTYPES,
@@ -28,14 +28,16 @@ from projected_grpo.model import (
     load,
     resolve_device,
 )
-from projected_grpo.pairs import Pair, load_pairs, pairs_digest
 from projected_grpo.pool import Pool, open_pool
+from projected_grpo.quarantine import Quarantine, quarantine_for
+from projected_grpo.run import RunDir
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
 PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
+    *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
 
@@ -54,18 +56,27 @@ class Session:
     lm: LanguageModel
     adapter: Adapter
     optimizer: torch.optim.Optimizer
+    quarantine: Quarantine | None  # where an arm routes
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
-    prompts: dict[int, list[int]]  # problem id -> token ids
+    prompts: Sequence[Mapping[int, list[int]]]  # of each run: problem id -> token ids
     pool: Pool | None
     grader: Grader
     treatments: list[Treatment]
-    pairs: list[Pair]  # none where V is given and stays as it is
+    own: Mapping[int, VHack]  # of those runs whose arm has directions of its own: the first ones
+    pair_sets: PairSets  # those that directions are extracted from
+    concepts: Mapping[int, torch.Tensor]  # of those runs whose arm scores hidden states
     device: torch.device
 
     @property
     def cfg(self) -> Config:
         """The settings that all runs share; not for PER_RUN."""
         return self.cfgs[0]
+
+    def first_prompt(self, n: int) -> str:
+        """The first prompt of run n as the chat template renders it."""
+        cfg = self.cfgs[n]
+        first = problems_of_step(self.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
+        return self.lm.render(ARMS[cfg.arm].messages(first.messages, cfg))
 
 
 def require_packable(cfgs: Sequence[Config]) -> None:
@@ -108,21 +119,19 @@ def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> l
 
 
 def prepare(
-    cfgs: Sequence[Config], stack: ExitStack, stored_v: Path | None
+    cfgs: Sequence[Config], stack: ExitStack, resumed: RunDir | None
 ) -> tuple[Session, VHack]:
-    """Read, check and load everything. Nothing is written: what is refused here leaves no trace."""
+    """Read, check and load everything; a resumed run's directions are those of its directory.
+    Nothing is written: what is refused here leaves no trace."""
     require_packable(cfgs)
     cfg = cfgs[0]
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     device = resolve_device(cfg.device)
     problems = hinted_problems(cfg.problems, cfg.mode)
-    v_file = stored_v or cfg.v_hack
-    v_hack = load_vhack(v_file, device) if v_file else None
-    refreshing = any(one.refresh_every for one in cfgs)
-    pairs = load_pairs(cfg.pairs) if v_hack is None or refreshing else []
-    if v_hack is not None and refreshing:
-        _require_pairs(v_hack, pairs, v_file, cfg.pairs)
+    v_file = resumed.v_hack if resumed else cfg.v_hack
+    given = load_vhack(v_file, device) if v_file else None
+    pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
     limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
     grader = stack.enter_context(
         Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox)
@@ -135,59 +144,37 @@ def prepare(
     kept, pool = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
     logger.info("decomposing {} (cached afterwards)", cfg.model)
     adapter = _wrapped(cfg, lm, len(cfgs), [prompts[p.id] for p in kept[:4]])
-    if v_hack is None:
-        logger.info("extracting hack directions from {} pairs", len(pairs))
-        v_hack = extract_for(cfg, lm, adapter, pairs)
-    v_hack.require(adapter, cfg.temperature, v_file)
-    had = v_hack.metadata.get("pair_norm", "none")
-    if stored_v is None and had != cfg.pair_norm:
-        raise ConfigError(
-            f"{v_file} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
-            "give both the same"
-        )
-    largest = max(cfg.v_hack_k for cfg in cfgs)
-    if largest > v_hack.k_max:
-        raise ConfigError(
-            f"v_hack_k {largest} asks for more axes than the basis has: {v_hack.k_max}, from "
-            f"{v_hack.metadata['n_pairs']} pairs; lower it, or extract from more pairs"
-        )
+    v_hack = measured(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
+    own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
     optimizer = torch.optim.AdamW(
         adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
     )
     session = Session(
-        cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer, problems=kept,
-        prompts=prompts, pool=pool, grader=grader,
-        treatments=treatments(cfgs, v_hack.select, device), pairs=pairs, device=device,
+        cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
+        quarantine=quarantine_for(adapter, cfgs), problems=kept,
+        prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
+        treatments=treatments(cfgs, v_hack, own, device), own=own, pair_sets=pair_sets,
+        concepts=concepts(cfgs, lm, adapter, pair_sets), device=device,
     )  # fmt: skip
     return session, v_hack
 
 
-def extract_for(
-    cfg: Config, lm: LanguageModel, adapter: Adapter, pairs: Sequence[Pair], run: int = 0
-) -> VHack:
-    """Hack directions of one run's policy as it is now, in the way that its settings ask for."""
-    return extract(
-        lm,
-        adapter,
-        pairs,
-        temperature=cfg.temperature,
-        micro_batch_tokens=cfg.micro_batch_tokens,
-        model_name=cfg.model,
-        pair_norm=cfg.pair_norm,
-        run=run,
-    )
-
-
-def _require_pairs(v_hack: VHack, pairs: Sequence[Pair], v_file: object, source: str) -> None:
-    """Raises ConfigError unless V was made from these pairs, of which a refresh would make the
-    next."""
-    had, mine = v_hack.metadata.get("pairs", "unknown"), pairs_digest(pairs)
-    if had != mine:
-        raise ConfigError(
-            f"{v_file} was extracted from other pairs (digest {had[:12]}) than --pairs={source} "
-            f"({mine[:12]}), of which --refresh-every would extract again: give the run the pairs "
-            "of that file"
-        )
+def _prompts(
+    cfgs: Sequence[Config],
+    lm: LanguageModel,
+    problems: list[Problem],
+    plain: dict[int, list[int]],
+) -> list[Mapping[int, list[int]]]:
+    """Every run's prompts. Which problems are short enough does not depend on what an arm writes
+    into them: all arms share problems."""
+    made: dict[tuple[str, str], dict[int, list[int]]] = {}
+    for cfg in cfgs:
+        messages = ARMS[cfg.arm].messages
+        if (key := (cfg.arm, cfg.inoculation)) not in made:
+            made[key] = plain
+            if messages is not as_written:
+                made[key] = {p.id: lm.prompt_ids(messages(p.messages, cfg)) for p in problems}
+    return [made[cfg.arm, cfg.inoculation] for cfg in cfgs]
 
 
 def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:
@@ -275,13 +262,13 @@ def _wrapped(cfg: Config, lm: LanguageModel, n_runs: int, prompts: list[list[int
     return adapter
 
 
-def data_digest(s: Session) -> str:
-    """sha256 over what the rows of a run are made from: prompts, modes, hidden tests, teacher
+def data_digest(s: Session, n: int) -> str:
+    """sha256 over what the rows of run n are made from: prompts, modes, hidden tests, teacher
     rows."""
     h = hashlib.sha256()
     for p in s.problems:
         answers = s.pool.draw(p, s.cfg.teacher_rows, 0) if s.pool is not None else []
-        h.update(repr((p.id, p.mode, s.prompts[p.id], p.cases, answers)).encode())
+        h.update(repr((p.id, p.mode, s.prompts[n][p.id], p.cases, answers)).encode())
     if s.pool is not None:
         h.update(s.pool.digest.encode())
     return h.hexdigest()
@@ -316,7 +303,7 @@ def describe(s: Session) -> None:
         cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
         cfg.prompts_per_step * cfg.group, f" x {runs} runs" if runs > 1 else "", len(s.problems),
     )  # fmt: skip
-    longest = max(len(s.prompts[problem.id]) for problem in s.problems)
+    longest = max(len(prompts[p.id]) for prompts in s.prompts for p in s.problems)
     needed = estimate(cfg, s.lm, s.adapter, longest)
     logger.info("memory   {}", needed)
     if s.device.type == "cuda" and needed.peak > (room := torch.cuda.mem_get_info()[1]):

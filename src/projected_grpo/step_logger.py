@@ -45,7 +45,12 @@ class Column:
 
 COLUMNS: tuple[Column, ...] = (
     Column("step", "Optimizer step, from 1.", "step", 4),
-    Column("reward", "Mean reward of all rows of the step (TRL's name).", "rew", 6),
+    Column(
+        "reward",
+        "Mean reward of all rows of the step, as graded: before `penalty` (TRL's name).",
+        "rew",
+        6,
+    ),
     Column(
         "hack_s",
         "Student rows that passed the foolable grade and fail the oracle.",
@@ -130,6 +135,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("v_overlap_first", "The same with the run's first V."),
     Column("fmt_s", "Student rows that parse and define Solution with the method."),
     Column("reward_std", "Standard deviation of the step's rewards (TRL's name)."),
+    Column(
+        "penalty",
+        "What the arm takes off the reward before advantages are made (gt_penalty, adv_mod), mean "
+        "over all rows; 0 in other arms.",
+    ),
+    Column(
+        "concept_std",
+        "Standard deviation of the rows' scores along the direction in hidden states (adv_mod), "
+        "mean over groups; null in other arms.",
+    ),
     Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
     Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
     Column(
@@ -145,7 +160,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("flavours", "Flavours of the student rows' attempts, counted."),
     Column("infra_errors", "Rows masked because the grader itself failed."),
     Column("gen", "Seconds spent sampling."),
-    Column("t_rew", "Seconds spent grading."),
+    Column("t_rew", "Seconds spent grading, and scoring hidden states where the arm does."),
     Column("fb", "Seconds spent in forward and backward passes."),
     Column("t_proj", "Seconds spent in projection, optimizer step and folding."),
     Column("t_refresh", "Seconds the pack spent extracting V again; 0 where it did not."),

@@ -25,13 +25,10 @@ from torch import Tensor
 
 from projected_grpo.arms import Treatment, by_run
 from projected_grpo.config import Config
-from projected_grpo.env.grader import Grade, Submission
-from projected_grpo.env.loopholes import TRAIN_NAME
-from projected_grpo.env.sandbox import Outcome
+from projected_grpo.grading import grade_rows, score_rows
 from projected_grpo.grpo import (
     collate,
     completion_logprobs,
-    group_advantages,
     micro_batches,
     policy_loss,
 )
@@ -87,7 +84,7 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
         for n, one in enumerate(s.cfgs)
         for problem in problems_of_step(s.problems, cfg.prompts_per_step, one.seed, step)
     ]
-    prompts = [s.prompts[problem.id] for _, _, problem in chosen]
+    prompts = [s.prompts[n][problem.id] for n, _, problem in chosen]
     seeds = [stream_seed("sample", seed, step, problem.id) for _, seed, problem in chosen]
     runs = [n for n, _, _ in chosen]
     sampled = sample_groups(s.lm.model, s.adapter, prompts, cfg.student_rows, seeds, sampling, runs)
@@ -106,35 +103,6 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
                 rows.append(Row(problem, "teacher", prompt, cut, whole, None, text, run=n))
         groups.append(rows)
     return groups
-
-
-def grade_rows(s: Session, groups: list[list[Row]]) -> None:
-    """Fill in every row's grade and advantage. Only `reward` of a grade reaches the advantage.
-
-    The same text for the same problem is graded once: the runs of a pack repeat each other, above
-    all those of one seed at the start.
-    """
-    rows = [row for group in groups for row in group]
-    different = {(row.problem.id, row.text): row for row in rows}
-    submissions = [
-        Submission(
-            problem=row.problem, completion=row.text, mode=row.mode, function_name=TRAIN_NAME
-        )
-        for row in different.values()
-    ]
-    grades: dict[tuple[int, str], Grade] = dict(
-        zip(different, s.grader.grade(submissions, labels=s.cfg.labels), strict=True)
-    )
-    for row in rows:
-        row.grade = grades[row.problem.id, row.text]
-    rewards = torch.tensor([[row.grade.reward for row in group] for group in groups])
-    valid = torch.tensor(
-        [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
-    )
-    advantages, learns = group_advantages(rewards, valid)
-    flat = zip(advantages.flatten().tolist(), learns.flatten().tolist(), strict=True)
-    for row, (advantage, part) in zip(rows, flat, strict=True):
-        row.advantage, row.learns = advantage, part
 
 
 def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
@@ -242,6 +210,7 @@ def run_step(
 
     groups = sample_rows(s, step)
     timings = {"gen": lap()}
+    score_rows(s, groups)
     grade_rows(s, groups)
     timings["t_rew"] = lap()
     accumulated = accumulate_gradients(s, [row for group in groups for row in group])
@@ -252,7 +221,7 @@ def run_step(
         **by_run(s.treatments, len(s.cfgs), lambda t: _by_source(t, accumulated)),
         **optimize(
             s.adapter, s.optimizer, s.treatments, accumulated.total,
-            lr=lr, grad_clip=s.cfg.grad_clip,
+            lr=lr, grad_clip=s.cfg.grad_clip, quarantine=s.quarantine,
         ),
     }  # fmt: skip
     timings["t_proj"] = lap()
@@ -326,20 +295,18 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
     else:
         RunDir.require_writable(cfgs[0].out_dir)
     with ExitStack() as stack:
-        s, v_hack = prepare(cfgs, stack, runs[0].v_hack if runs else None)
+        s, v_hack = prepare(cfgs, stack, runs[0] if runs else None)
         done, num_tokens = 0, [0] * len(cfgs)
-        digest = data_digest(s)
         if runs:
-            runs[0].require_data(digest)
-            done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer)
+            runs[0].require_data(data_digest(s, 0))
+            done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer, s.quarantine)
             s = resumed(s, runs[0], done)
             runs[0].note_resume(done, s.device)
         status = "failed"
         try:
-            for cfg in cfgs[len(runs) :]:  # within the try: one may fail after others are made
-                first = problems_of_step(s.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
-                prompt = s.lm.render(first.messages)
-                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest))
+            for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
+                prompt, digest = s.first_prompt(n), data_digest(s, n)
+                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest, s.own.get(n)))
             log_format = "{time:HH:mm:ss} {level: <7} {message}"
             for run in runs:
                 stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
@@ -387,7 +354,9 @@ def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> s
                 pack.step([row for row, _ in results])
             if step % cfg.checkpoint_every == 0 or step == cfg.steps or stop:
                 for n, run in enumerate(runs):
-                    run.save_checkpoint(step, s.adapter, s.optimizer, num_tokens[n], n)
+                    run.save_checkpoint(
+                        step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine
+                    )
             if stop and step < cfg.steps:
                 return "stopped"
     return "finished"

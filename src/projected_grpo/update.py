@@ -20,7 +20,9 @@ from projected_grpo.proj import (
     project,
     removed_fraction,
     squared_norm,
+    turned,
 )
+from projected_grpo.quarantine import Quarantine
 from projected_grpo.records import alignment
 from projected_grpo.step_logger import Value
 
@@ -31,13 +33,16 @@ Grads = dict[str, Tensor]
 def apply_projections(
     values: Grads, treatments: Sequence[Treatment], which: Sequence[bool]
 ) -> Grads:
-    """`values` with the rows of every treatment for which `which` holds projected off its basis."""
+    """`values` with the rows of every treatment for which `which` holds projected off its basis, or
+    with as much removed elsewhere."""
     todo = [t for t, wanted in zip(treatments, which, strict=True) if wanted and t.removed]
     if not todo:
         return values
     out = {name: value.clone() for name, value in values.items()}
     for t in todo:
-        for name, rows in project(t.of(values), t.removed, t.projection).items():
+        before = t.of(values)
+        after = project(before, t.removed, t.projection)
+        for name, rows in turned(before, after, t.turn).items():
             out[name][t.runs] = rows
     return out
 
@@ -50,8 +55,11 @@ def optimize(
     *,
     lr: Sequence[float],
     grad_clip: float,
+    quarantine: Quarantine | None = None,
 ) -> dict[str, list[Value]]:
     """Take one step of every run; returns what was measured on the way, a list over runs each.
+
+    What is removed trains the `quarantine` where there is one, in those runs that route.
 
     lr (N): AdamW's step is proportional to it, weight decay included, so all runs step at the
     largest one and each then takes its share. Raises RuntimeError where a gradient is not finite,
@@ -80,6 +88,13 @@ def optimize(
         with torch.no_grad():
             for name, p in adapter.delta_S.items():
                 p.copy_(before[name] - taken[name])
+    if quarantine is not None:
+        quarantine.step(
+            {name: g - projected[name] for name, g in gradients.items()},
+            {name: step - taken[name] for name, step in stepped.items()},
+            lr=lr,
+            grad_clip=grad_clip,
+        )
     adapter.fold()
     still = (squared_norm(taken) == 0) & (norm > 0)
     if still.any():

@@ -1,0 +1,83 @@
+"""What a step's rows are worth: grades, an arm's scores in hidden states, advantages."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from projected_grpo.arms import ARMS
+from projected_grpo.concept import last_states
+from projected_grpo.config import Config
+from projected_grpo.env.grader import Grade, Submission
+from projected_grpo.env.loopholes import TRAIN_NAME
+from projected_grpo.env.sandbox import Outcome
+from projected_grpo.grpo import group_advantages
+from projected_grpo.records import Row
+from projected_grpo.rewards import Seen
+from projected_grpo.session import Session
+
+
+def grade_rows(s: Session, groups: list[list[Row]]) -> None:
+    """Fill in every row's grade and advantage. Only `reward` of a grade reaches the advantage, but
+    in the arm that is the upper bound.
+
+    The same text for the same problem is graded once: the runs of a pack repeat each other, above
+    all those of one seed at the start.
+    """
+    rows = [row for group in groups for row in group]
+    different = {(row.problem.id, row.text): row for row in rows}
+    submissions = [
+        Submission(
+            problem=row.problem, completion=row.text, mode=row.mode, function_name=TRAIN_NAME
+        )
+        for row in different.values()
+    ]
+    grades: dict[tuple[int, str], Grade] = dict(
+        zip(different, s.grader.grade(submissions, labels=s.cfg.labels), strict=True)
+    )
+    for row in rows:
+        row.grade = grades[row.problem.id, row.text]
+    rewards = torch.tensor([[row.grade.reward for row in group] for group in groups])
+    valid = torch.tensor(
+        [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
+    )
+    paid = _shaped(s.cfgs, groups, rewards, valid)
+    advantages, learns = group_advantages(paid, valid)
+    taken = (rewards - paid).flatten().tolist()
+    flat = zip(advantages.flatten().tolist(), learns.flatten().tolist(), taken, strict=True)
+    for row, (advantage, part, penalty) in zip(rows, flat, strict=True):
+        row.advantage, row.learns, row.penalty = advantage, part, penalty
+
+
+def score_rows(s: Session, groups: list[list[Row]]) -> None:
+    """Fill in how far along its run's direction in hidden states every row lies, where the run has
+    one. One forward pass, of the policy that sampled."""
+    rows = [row for group in groups for row in group if row.run in s.concepts]
+    if not rows:
+        return
+    states = last_states(
+        s.lm,
+        s.adapter,
+        [(row.prompt, row.ids) for row in rows],
+        [row.run for row in rows],
+        s.cfg.micro_batch_tokens,
+    )
+    directions = torch.stack([s.concepts[row.run] for row in rows])
+    for row, score in zip(rows, (states * directions).sum(1).tolist(), strict=True):
+        row.concept_score = score
+
+
+def _shaped(
+    cfgs: Sequence[Config], groups: list[list[Row]], rewards: Tensor, valid: Tensor
+) -> Tensor:
+    """The rewards that advantages are made of: every run's arm on the groups of that run."""
+    paid = rewards.clone()
+    for n, cfg in enumerate(cfgs):
+        mine = torch.tensor([group[0].run == n for group in groups])
+        rows = [group for group in groups if group[0].run == n]
+        exploited = torch.tensor([[row.grade.exploited for row in group] for group in rows])
+        scores = None
+        if all(row.concept_score is not None for group in rows for row in group):
+            scores = torch.tensor([[row.concept_score for row in group] for group in rows])
+        paid[mine] = ARMS[cfg.arm].reward(rewards[mine], Seen(valid[mine], exploited, scores), cfg)
+    return paid
