@@ -45,6 +45,8 @@ class Arguments(Measured):
     prompts: int = 4
     group: int = 8
     max_new: int = 128
+    micro_batch_tokens: int = 2048
+    """Of ours; TRL takes all rows at once."""
     steps: int = 5
     """Steps that count; one more warms up."""
 
@@ -86,7 +88,7 @@ def our_session(args: Arguments, folder: str, stack: ExitStack) -> Session:
     cfg = MiniConfig(
         model=folder, dtype=args.dtype, device=args.device, prompts_per_step=args.prompts,
         group=args.group, max_new=args.max_new, steps=args.steps + 1, pairs="builtin",
-        v_hack_k=5, micro_batch_tokens=2048,
+        v_hack_k=5, micro_batch_tokens=args.micro_batch_tokens,
         svd_cache=None if ships else Path(folder) / "svd",
     )  # fmt: skip
     session, _ = prepare([cfg], stack, None)

@@ -15,6 +15,8 @@ import torch
 import transformers
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from projected_grpo.model import fuse_norms
+
 SHAPES = {
     "organism": (256, 768, 6, 4, 2, 64),
     "smollm2": (576, 1536, 30, 9, 3, 64),
@@ -48,15 +50,17 @@ def shaped(name: str, layers: int, vocabulary: int = 1024) -> Qwen3Config:
 
 
 def random_model(config: Qwen3Config, dtype: torch.dtype, device: torch.device) -> Qwen3ForCausalLM:
-    """Seeded random weights, made on the device."""
+    """Seeded random weights, made on the device; norms as `model.load` makes them."""
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
-            return Qwen3ForCausalLM(config).eval().requires_grad_(False)
+            model = Qwen3ForCausalLM(config).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(before)
+    fuse_norms(model)
+    return model
 
 
 def interleaved(

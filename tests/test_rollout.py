@@ -6,7 +6,7 @@ from conftest import tiny_qwen
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.grpo import collate, completion_logprobs
-from projected_grpo.rollout import Sampling, _kept, draw, sample_groups
+from projected_grpo.rollout import Sampling, _truncated, draw, sample_groups
 from projected_grpo.seeds import stream_seed
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
@@ -129,12 +129,17 @@ def test_truncation_is_that_of_a_stable_sort() -> None:
         # Few distinct values: ties at every edge.
         p = torch.randint(0, 4, (3, 11), generator=g).double()
         p = (p + (p.sum(-1, keepdim=True) == 0)) / (p.sum(-1, keepdim=True)).clamp_min(1)
+        logps = torch.log(p).float()
+        p = logps.double().exp()  # as it is summed
         falling, order = torch.sort(p, dim=-1, descending=True, stable=True)
         keep = falling.cumsum(-1) - falling < top_p
         keep[:, (top_k or 11) :] = False
         keep[:, 0] = True
         expected = torch.zeros_like(keep).scatter(-1, order, keep)
-        assert torch.equal(_kept(p, sampling(top_k=top_k, top_p=top_p)), expected), (top_k, top_p)
+        ids, left = _truncated(logps, sampling(top_k=top_k, top_p=top_p))
+        got = torch.zeros_like(p).scatter(-1, ids, left)
+        assert torch.equal(got > 0, expected & (p > 0)), (top_k, top_p)
+        assert torch.allclose(got, torch.where(expected, p, 0.0)) and (ids.diff() > 0).all()
 
 
 def test_temperature_sharpens() -> None:

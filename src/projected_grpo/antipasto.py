@@ -37,7 +37,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from projected_grpo.svd import cached_decompose
+from projected_grpo.svd import Factors, decomposed
 
 TARGET_MODULES = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -113,9 +113,8 @@ class SVDLinear(nn.Module):
     """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module
     docstring)."""
 
-    def __init__(self, base: nn.Linear, n_runs: int, form: str, cache_dir: Path | None) -> None:
+    def __init__(self, base: nn.Linear, factors: Factors, n_runs: int, form: str) -> None:
         super().__init__()
-        factors = cached_decompose(base.weight, cache_dir)
         self.digest = factors.digest()
         self.seed = int(self.digest[:7], 16)  # of the rounding of a folded bf16 weight
         self.form = form
@@ -350,9 +349,13 @@ def wrap(
         )
     form = "folded" if n_runs == 1 else "factored"
     modules: dict[str, SVDLinear] = {}
-    for count, name in enumerate(found, 1):  # by name: what is replaced frees its memory at once
-        linear = cast(nn.Linear, model.get_submodule(name))
-        modules[name] = SVDLinear(linear, n_runs, form, cache_dir)
+
+    def linear(name: str) -> nn.Linear:  # by name: what is replaced frees its memory at once
+        return cast(nn.Linear, model.get_submodule(name))
+
+    every = decomposed((linear(name).weight for name in found), cache_dir)
+    for count, (name, factors) in enumerate(zip(found, every, strict=True), 1):
+        modules[name] = SVDLinear(linear(name), factors, n_runs, form)
         model.set_submodule(name, modules[name])
         if count % 50 == 0 or count == len(found):
             logger.debug("SVD of {} / {} modules", count, len(found))

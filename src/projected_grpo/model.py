@@ -19,6 +19,9 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from projected_grpo.pairs import load_pairs
 
@@ -28,6 +31,8 @@ ORGANISM_FOLDER = Path(__file__).with_name("organism")
 """The small model that ships with the package; its card is README.md there."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The names that `--dtype` takes."""
+RMS_NORMS = (Qwen3RMSNorm, Qwen2RMSNorm, LlamaRMSNorm)
+"""Those that are weight * x / sqrt(mean(x^2) + eps); others (Gemma's) are not, and stay."""
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -107,6 +112,7 @@ def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device
     # eval: no dropout, in sampling or in the loss
     model.eval().requires_grad_(False)
     torch.nn.Module.to(model, device)
+    fuse_norms(model)
     _require_plain_head(model, source)
     eos_ids = _eos_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
@@ -164,6 +170,21 @@ def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[PreTrai
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"cannot load the model {source}: {reason}") from error
     return model, tokenizer
+
+
+def fuse_norms(model: PreTrainedModel) -> None:
+    """Put torch's RMSNorm, one kernel, in the place of transformers' seven.
+
+    The same function with the same weight, bit for bit in float32 on a CPU; in bf16 it rounds once
+    instead of twice, in float64 it stays float64. On a GPU it is a tenth of a step's time, and the
+    float32 copies that the seven keep for their gradients are a third of the activations' memory.
+    """
+    for name, module in [*model.named_modules()]:
+        if isinstance(module, RMS_NORMS):
+            (width,) = module.weight.shape
+            fused = torch.nn.RMSNorm(width, eps=module.variance_epsilon, device="meta")
+            fused.weight = module.weight
+            model.set_submodule(name, fused.train(module.training))
 
 
 @torch.no_grad()
