@@ -3,11 +3,14 @@
     python scripts/collect_rows.py runs --out docs/results/organism/vanilla.jsonl.gz
 
 One line a run first (its settings and provenance), then one line a step with the columns that
-results are made from. scripts/draw_dynamics.py reads them back.
+results are made from. Where a run trains in several modes, `by_mode` has each mode's student rows:
+[rows, attempted, hack, solve, attempts by flavour]. scripts/draw_dynamics.py and headline.py read
+them back.
 """
 
 import gzip
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,35 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
+def by_mode(rollouts: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, list[Any]]]:
+    """step -> mode -> [student rows, attempted, hack, solve, {flavour: attempts}]; rows that the
+    grader itself failed on are left out, as in every rate."""
+    found: dict[int, dict[str, list[Any]]] = {}
+    for row in rollouts:
+        if row["source"] != "student" or row["outcome"] == "infra_error":
+            continue
+        cell = found.setdefault(row["step"], {}).setdefault(row["mode"], [0, 0, 0, 0, {}])
+        for i, value in enumerate((1, row["attempted"], row["exploited"], row["gt_correct"])):
+            cell[i] += int(value)
+        if row["flavour"]:
+            cell[4][row["flavour"]] = cell[4].get(row["flavour"], 0) + 1
+    return found
+
+
+def step_records(path: Path) -> list[dict[str, Any]]:
+    """The steps of a run directory with the columns that results are made from."""
+    rows = [
+        {key: rounded(row[key]) for key in COLUMNS if key in row}
+        for row in read_steps(path / "steps.jsonl")
+    ]
+    stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "," not in stored["mode"]:
+        return rows
+    with (path / "rollouts.jsonl").open(encoding="utf-8") as f:
+        modes = by_mode(map(json.loads, f))
+    return [{**row, "by_mode": modes.get(row["step"], {})} for row in rows]
+
+
 def run_record(path: Path, args: Arguments) -> dict[str, Any]:
     """What tells this run from others, and where it comes from."""
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -80,9 +112,8 @@ def main(args: Arguments) -> None:
     ):
         for path in found:
             f.write(f"{json.dumps(run_record(path, args))}\n".encode())
-            for row in read_steps(path / "steps.jsonl"):
-                kept = {key: rounded(row[key]) for key in COLUMNS if key in row}
-                f.write(f"{json.dumps({'run': path.name, **kept})}\n".encode())
+            for row in step_records(path):
+                f.write(f"{json.dumps({'run': path.name, **row})}\n".encode())
     print(f"{len(found)} runs -> {args.out} ({args.out.stat().st_size / 1e6:.2f} MB)")
 
 
