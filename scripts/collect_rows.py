@@ -4,7 +4,8 @@
 
 One line a run first (its settings and provenance), then one line a step with the columns that
 results are made from. Where a run trains in several modes, `by_mode` has each mode's student rows:
-[rows, attempted, hack, solve, attempts by flavour]. scripts/draw_dynamics.py and headline.py read
+[rows, attempted, hack, solve, attempts by flavour]. Last, where it has been evaluated, the counts
+on held-out problems. scripts/draw_dynamics.py and headline.py read
 them back.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import tyro
 
+from projected_grpo.evaluate import EvalRecord, read_records
 from projected_grpo.step_logger import read_steps
 
 COLUMNS = (
@@ -28,6 +30,8 @@ COLUMNS = (
     *("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time"),
 )
 DIGITS = 4
+EVALUATED = "eval.jsonl.gz"
+"""In a run's directory, where it has been evaluated (scripts/experiment.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +82,14 @@ def step_records(path: Path) -> list[dict[str, Any]]:
     return [{**row, "by_mode": modes.get(row["step"], {})} for row in rows]
 
 
-def run_record(path: Path, args: Arguments) -> dict[str, Any]:
+def run_record(path: Path, label: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """What tells this run from others, and where it comes from."""
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     about = json.loads((path / "run.json").read_text(encoding="utf-8"))
     return {
         "run": path.name,
-        "label": args.label,
-        **args.extra,
+        "label": label,
+        **extra,
         "preset": stored["preset"],
         "arm": stored["arm"],
         "seed": stored["seed"],
@@ -105,16 +109,45 @@ def main(args: Arguments) -> None:
         for path in sorted(root.rglob("config.json"))
         if not path.parent.name.startswith(".")  # made by a run that was killed at its start
     ]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        args.out.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as f,
-    ):
-        for path in found:
-            f.write(f"{json.dumps(run_record(path, args))}\n".encode())
+    write(args.out, [(path, run_record(path, args.label, args.extra)) for path in found])
+
+
+def write(out: Path, runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
+    """The rows of run directories, each after its record; written aside and moved into place."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}")
+    listed = list(runs)
+    with aside.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as f:
+        for path, record in listed:
+            f.write(f"{json.dumps(record)}\n".encode())
             for row in step_records(path):
                 f.write(f"{json.dumps({'run': path.name, **row})}\n".encode())
-    print(f"{len(found)} runs -> {args.out} ({args.out.stat().st_size / 1e6:.2f} MB)")
+            if (path / EVALUATED).is_file():
+                cells = eval_cells(read_records(path / EVALUATED))
+                f.write(f"{json.dumps({'run': path.name, 'eval': cells})}\n".encode())
+    aside.replace(out)
+    print(f"{len(listed)} runs -> {out} ({out.stat().st_size / 1e6:.2f} MB)")
+
+
+def eval_cells(records: Iterable[EvalRecord]) -> list[dict[str, Any]]:
+    """Counts of held-out samples by mode, hint and difficulty; `both` is attempted and exploited.
+    Samples that a fault of the grader touched are left out."""
+    cells: dict[tuple[str, bool, str], dict[str, Any]] = {}
+    for r in records:
+        if r.outcome == "infra_error":
+            continue
+        about = {"mode": r.mode, "hinted": r.hinted, "difficulty": r.difficulty}
+        counts = {"n": 0, "solve": 0, "fmt": 0, "attempted": 0, "hack": 0, "both": 0}
+        cell = cells.setdefault((*about.values(),), {**about, **counts, "flavours": {}})
+        cell["n"] += 1
+        cell["solve"] += int(r.gt_correct)
+        cell["fmt"] += int(r.fmt_ok)
+        cell["attempted"] += int(r.attempted)
+        cell["hack"] += int(r.exploited)
+        cell["both"] += int(r.attempted and r.exploited)
+        if r.flavour:
+            cell["flavours"][r.flavour] = cell["flavours"].get(r.flavour, 0) + 1
+    return list(cells.values())
 
 
 if __name__ == "__main__":
