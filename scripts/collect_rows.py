@@ -3,17 +3,22 @@
     python scripts/collect_rows.py runs --out docs/results/organism/vanilla.jsonl.gz
 
 One line a run first (its settings and provenance), then one line a step with the columns that
-results are made from. scripts/draw_dynamics.py reads them back.
+results are made from. Where a run trains in several modes, `by_mode` has each mode's student rows:
+[rows, attempted, hack, solve, attempts by flavour]. Last, where it has been evaluated, the counts
+on held-out problems. scripts/draw_dynamics.py and headline.py read
+them back.
 """
 
 import gzip
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from projected_grpo.evaluate import EvalRecord, read_records
 from projected_grpo.step_logger import read_steps
 
 COLUMNS = (
@@ -25,6 +30,8 @@ COLUMNS = (
     *("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time"),
 )
 DIGITS = 4
+EVALUATED = "eval.jsonl.gz"
+"""In a run's directory, where it has been evaluated (scripts/experiment.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +53,43 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def run_record(path: Path, args: Arguments) -> dict[str, Any]:
+def by_mode(rollouts: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, list[Any]]]:
+    """step -> mode -> [student rows, attempted, hack, solve, {flavour: attempts}]; rows that the
+    grader itself failed on are left out, as in every rate."""
+    found: dict[int, dict[str, list[Any]]] = {}
+    for row in rollouts:
+        if row["source"] != "student" or row["outcome"] == "infra_error":
+            continue
+        cell = found.setdefault(row["step"], {}).setdefault(row["mode"], [0, 0, 0, 0, {}])
+        for i, value in enumerate((1, row["attempted"], row["exploited"], row["gt_correct"])):
+            cell[i] += int(value)
+        if row["flavour"]:
+            cell[4][row["flavour"]] = cell[4].get(row["flavour"], 0) + 1
+    return found
+
+
+def step_records(path: Path) -> list[dict[str, Any]]:
+    """The steps of a run directory with the columns that results are made from."""
+    rows = [
+        {key: rounded(row[key]) for key in COLUMNS if key in row}
+        for row in read_steps(path / "steps.jsonl")
+    ]
+    stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "," not in stored["mode"]:
+        return rows
+    with (path / "rollouts.jsonl").open(encoding="utf-8") as f:
+        modes = by_mode(map(json.loads, f))
+    return [{**row, "by_mode": modes.get(row["step"], {})} for row in rows]
+
+
+def run_record(path: Path, label: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """What tells this run from others, and where it comes from."""
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     about = json.loads((path / "run.json").read_text(encoding="utf-8"))
     return {
         "run": path.name,
-        "label": args.label,
-        **args.extra,
+        "label": label,
+        **extra,
         "preset": stored["preset"],
         "arm": stored["arm"],
         "seed": stored["seed"],
@@ -73,17 +109,45 @@ def main(args: Arguments) -> None:
         for path in sorted(root.rglob("config.json"))
         if not path.parent.name.startswith(".")  # made by a run that was killed at its start
     ]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        args.out.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as f,
-    ):
-        for path in found:
-            f.write(f"{json.dumps(run_record(path, args))}\n".encode())
-            for row in read_steps(path / "steps.jsonl"):
-                kept = {key: rounded(row[key]) for key in COLUMNS if key in row}
-                f.write(f"{json.dumps({'run': path.name, **kept})}\n".encode())
-    print(f"{len(found)} runs -> {args.out} ({args.out.stat().st_size / 1e6:.2f} MB)")
+    write(args.out, [(path, run_record(path, args.label, args.extra)) for path in found])
+
+
+def write(out: Path, runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
+    """The rows of run directories, each after its record; written aside and moved into place."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}")
+    listed = list(runs)
+    with aside.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as f:
+        for path, record in listed:
+            f.write(f"{json.dumps(record)}\n".encode())
+            for row in step_records(path):
+                f.write(f"{json.dumps({'run': path.name, **row})}\n".encode())
+            if (path / EVALUATED).is_file():
+                cells = eval_cells(read_records(path / EVALUATED))
+                f.write(f"{json.dumps({'run': path.name, 'eval': cells})}\n".encode())
+    aside.replace(out)
+    print(f"{len(listed)} runs -> {out} ({out.stat().st_size / 1e6:.2f} MB)")
+
+
+def eval_cells(records: Iterable[EvalRecord]) -> list[dict[str, Any]]:
+    """Counts of held-out samples by mode, hint and difficulty; `both` is attempted and exploited.
+    Samples that a fault of the grader touched are left out."""
+    cells: dict[tuple[str, bool, str], dict[str, Any]] = {}
+    for r in records:
+        if r.outcome == "infra_error":
+            continue
+        about = {"mode": r.mode, "hinted": r.hinted, "difficulty": r.difficulty}
+        counts = {"n": 0, "solve": 0, "fmt": 0, "attempted": 0, "hack": 0, "both": 0}
+        cell = cells.setdefault((*about.values(),), {**about, **counts, "flavours": {}})
+        cell["n"] += 1
+        cell["solve"] += int(r.gt_correct)
+        cell["fmt"] += int(r.fmt_ok)
+        cell["attempted"] += int(r.attempted)
+        cell["hack"] += int(r.exploited)
+        cell["both"] += int(r.attempted and r.exploited)
+        if r.flavour:
+            cell["flavours"][r.flavour] = cell["flavours"].get(r.flavour, 0) + 1
+    return list(cells.values())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from projected_grpo.arms import ARMS
-from projected_grpo.bases import own_directions
+from projected_grpo.bases import PairChoice, own_directions
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
 from projected_grpo.pairs import PairError, pairs_digest
@@ -166,7 +166,7 @@ def test_the_controls_have_directions_of_their_own_and_measure_v(controls) -> No
     shuffled, other_seed, placebo, placebo_again = (controls.own[n] for n in range(4))
     assert same_axes(placebo, placebo_again)
     assert not same_axes(shuffled, other_seed)
-    digest = pairs_digest(controls.pair_sets["placebo"])
+    digest = pairs_digest(controls.pair_sets[PairChoice("placebo")])
     assert placebo.metadata["pairs"] == digest != shuffled.metadata["pairs"]
     axes = sum(len(V) for V in t.V.values())
     for n in range(6):

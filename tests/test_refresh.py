@@ -11,6 +11,7 @@ import torch
 from conftest import rollouts_of, rows_of
 from safetensors.torch import load_file
 
+from projected_grpo.bases import PairChoice
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.extract_vhack_grad import load_vhack, pair_differences
 from projected_grpo.proj import Basis, subspace_overlap
@@ -83,7 +84,12 @@ def test_every_arm_measures_the_new_v_and_random_v_keeps_what_it_removes(tmp_pat
             move(s, n)
         again, done = refresh(s, 3, run_dirs(tmp_path, 4))
         D = pair_differences(
-            s.lm, s.adapter, s.pair_sets[cfg.pairs], temperature=0.7, micro_batch_tokens=4096, run=1
+            s.lm,
+            s.adapter,
+            s.pair_sets[PairChoice.of(cfg)],
+            temperature=0.7,
+            micro_batch_tokens=4096,
+            run=1,
         )
     frozen, projected, vanilla, random = again.treatments
     assert frozen is s.treatments[0] and done.overlaps.keys() == {1, 2, 3}

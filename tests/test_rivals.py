@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projected_grpo.arms import ARMS, inoculated
+from projected_grpo.bases import PairChoice
 from projected_grpo.concept import concept_layers, last_states, random_direction
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.sandbox import Outcome
@@ -143,7 +144,7 @@ def test_the_direction_tells_hacks_from_clean_and_its_control_has_its_norm(sessi
     s = session
     assert s.concepts.keys() == {0, 1, 3}
     d = s.concepts[0]
-    pairs = s.pair_sets["builtin"]
+    pairs = s.pair_sets[PairChoice("builtin")]
     texts = [
         (s.lm.prompt_ids(p.messages), s.lm.completion_ids(text))
         for p in pairs

@@ -273,9 +273,9 @@ class Adapter:
         tensors = {name: value.detach()[run : run + 1].cpu() for name, value in values.items()}
         save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
 
-    def load(self, path: Path, *, quarantine: bool = False) -> None:
-        """Read what `save` wrote into every run. Raises AdapterError if it was trained on other
-        singular axes."""
+    def load(self, path: Path, run: int | None = None, *, quarantine: bool = False) -> None:
+        """Read what `save` wrote into every run, or into one. Raises AdapterError if it was trained
+        on other singular axes."""
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
             if metadata.get("fingerprint") != self.fingerprint():
@@ -287,7 +287,7 @@ class Adapter:
                 )
             with torch.no_grad():
                 for name, value in (self.quarantine if quarantine else self.delta_S).items():
-                    value.copy_(f.get_tensor(name))
+                    (value if run is None else value[run : run + 1]).copy_(f.get_tensor(name))
         self.fold()
 
     def merge(self, run: int = 0) -> nn.Module:

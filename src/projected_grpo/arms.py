@@ -226,24 +226,28 @@ def by_run(
 
 
 def treatments(
-    cfgs: Sequence[Config], v_hack: VHack, own: Mapping[int, VHack], device: torch.device
+    cfgs: Sequence[Config],
+    v_hack: Sequence[VHack],
+    own: Mapping[int, VHack],
+    device: torch.device,
 ) -> list[Treatment]:
     """The runs of a pack grouped by their projection settings, each run in exactly one group; a run
     that refreshes V has its own.
 
-    `v_hack` is measured in all; `own` holds those directions that runs have for themselves.
+    `v_hack` (N) is measured; `own` holds those directions that arms remove instead.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for n, cfg in enumerate(cfgs):
         key = (
             cfg.v_hack_k, cfg.v_hack_drop_bottom_frac, cfg.gate, cfg.overshoot,
             cfg.preserve_magnitude, cfg.project_on, n if cfg.refresh_every else None,
+            cfg.pair_modes, cfg.pair_flavours,
         )  # fmt: skip
         groups.setdefault(key, []).append(n)
     found: list[Treatment] = []
     for runs in groups.values():
         cfg = cfgs[runs[0]]
-        V = selected(v_hack, cfg)
+        V = selected(v_hack[runs[0]], cfg)
         given = [selected(own[n], cfgs[n]) if n in own else V for n in runs]
         removed, turn = _removed([cfgs[n] for n in runs], given)
         found.append(

@@ -1,9 +1,10 @@
-"""The directions of a session: those that all its runs measure, and those that single arms have for
+"""The directions of a session: those that its runs measure, and those that single arms have for
 themselves. Each is extracted once, and only where a run needs it.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from loguru import logger
 from torch import Tensor
@@ -17,13 +18,34 @@ from projected_grpo.model import LanguageModel
 from projected_grpo.pairs import Pair, load_pairs, pairs_digest
 from projected_grpo.seeds import stream_seed
 
-PairSets = Mapping[str, Sequence[Pair]]
-"""Sets of contrast pairs by the name that --pairs has for them."""
+
+class PairChoice(NamedTuple):
+    """Which contrast pairs: a set, and the modes and flavours of it that are taken."""
+
+    name: str
+    """As --pairs has it."""
+    modes: tuple[str, ...] = ()
+    flavours: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, cfg: Config, extraction: Extraction | None = None) -> Self:
+        """The run's own pairs, or those of the same modes and flavours that an arm's extraction
+        takes instead."""
+        name = extraction.pairs(cfg.pairs) if extraction else cfg.pairs
+        return cls(name, cfg.pair_modes, cfg.pair_flavours)
+
+    def load(self) -> list[Pair]:
+        """Read them. Raises PairError for a mode or flavour that the set does not have."""
+        return load_pairs(self.name, self.flavours or None, self.modes or None)
+
+
+PairSets = Mapping[PairChoice, Sequence[Pair]]
+"""The contrast pairs that a session extracts from."""
 
 
 def load_pair_sets(
     cfgs: Sequence[Config], given: VHack | None, source: object, resuming: bool
-) -> dict[str, list[Pair]]:
+) -> dict[PairChoice, list[Pair]]:
     """The sets that these runs need, V from a file being `given`; one that is resumed has what its
     arm extracted in its directory.
 
@@ -35,14 +57,19 @@ def load_pair_sets(
         for cfg in cfgs
         if cfg.refresh_every or ARMS[cfg.arm].concept or (ARMS[cfg.arm].extraction and not resuming)
     ]
-    names = {cfg.pairs for cfg in (cfgs if given is None else extracting)}
-    for cfg in extracting:
-        extraction = ARMS[cfg.arm].extraction
-        names |= {extraction.pairs(cfg.pairs)} if extraction else set()
-    sets = {name: load_pairs(name) for name in sorted(names)}
+    wanted = {PairChoice.of(cfg) for cfg in (cfgs if given is None else extracting)}
+    wanted |= {PairChoice.of(cfg, ARMS[cfg.arm].extraction) for cfg in extracting}
+    sets = {choice: choice.load() for choice in sorted(wanted)}
+    for cfg in cfgs:
+        choice = PairChoice.of(cfg)
+        if choice in sets and len(sets[choice]) < cfg.v_hack_k:
+            raise ConfigError(
+                f"v_hack_k {cfg.v_hack_k} asks for more axes than the {len(sets[choice])} pairs "
+                f"give that are taken of --pairs={cfg.pairs}: lower it, or take more pairs"
+            )
     if given is not None and extracting:
-        name = extracting[0].pairs
-        _require_pairs(given, sets[name], source, name)
+        choice = PairChoice.of(extracting[0])
+        _require_pairs(given, sets[choice], source, choice.name)
     return sets
 
 
@@ -71,7 +98,7 @@ def extract_for(
     return extract(
         lm,
         adapter,
-        sets[how.pairs(cfg.pairs)],
+        sets[PairChoice.of(cfg, how)],
         temperature=cfg.temperature,
         micro_batch_tokens=cfg.micro_batch_tokens,
         model_name=cfg.model,
@@ -89,24 +116,32 @@ def measured(
     given: VHack | None,
     source: object,
     resuming: bool,
-) -> VHack:
-    """The hack directions that all runs measure: those given, or extracted.
+) -> list[VHack]:
+    """The hack directions that each run measures: those given, or extracted, once for all runs that
+    make them of the same pairs.
 
     Raises AdapterError or ConfigError where those given, from `source`, do not fit the runs.
     """
-    cfg = cfgs[0]
-    if given is None:
-        logger.info("extracting hack directions from {} pairs", len(sets[cfg.pairs]))
-        given = extract_for(cfg, lm, adapter, sets)
-    given.require(adapter, cfg.temperature, source)
-    had = given.metadata.get("pair_norm", "none")
-    if not resuming and had != cfg.pair_norm:
-        raise ConfigError(
-            f"{source} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
-            "give both the same"
-        )
-    _require_axes(cfgs, given)
-    return given
+    if given is not None:
+        cfg = cfgs[0]
+        given.require(adapter, cfg.temperature, source)
+        had = given.metadata.get("pair_norm", "none")
+        if not resuming and had != cfg.pair_norm:
+            raise ConfigError(
+                f"{source} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
+                "give both the same"
+            )
+        _require_axes(cfgs, given)
+        return [given] * len(cfgs)
+    made: dict[PairChoice, VHack] = {}
+    for cfg in cfgs:
+        choice = PairChoice.of(cfg)
+        if choice not in made:
+            logger.info("extracting hack directions from {} pairs", len(sets[choice]))
+            made[choice] = extract_for(cfg, lm, adapter, sets)
+            alike = [other for other in cfgs if PairChoice.of(other) == choice]
+            _require_axes(alike, made[choice])
+    return [made[PairChoice.of(cfg)] for cfg in cfgs]
 
 
 def _require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
@@ -126,13 +161,15 @@ def concepts(
     wanted = [n for n, cfg in enumerate(cfgs) if ARMS[cfg.arm].concept]
     if not wanted:
         return {}
-    cfg = cfgs[0]
-    d = concept_direction(lm, adapter, sets[cfg.pairs], cfg.micro_batch_tokens)
+    made: dict[PairChoice, Tensor] = {}
     found: dict[int, Tensor] = {}
     for n in wanted:
-        concept = ARMS[cfgs[n].arm].concept
+        cfg, choice = cfgs[n], PairChoice.of(cfgs[n])
+        if choice not in made:
+            made[choice] = concept_direction(lm, adapter, sets[choice], cfg.micro_batch_tokens)
+        concept = ARMS[cfg.arm].concept
         assert concept is not None  # it is wanted
-        found[n] = concept(d, stream_seed("concept", cfgs[n].seed))
+        found[n] = concept(made[choice], stream_seed("concept", cfg.seed))
     return found
 
 
@@ -154,7 +191,8 @@ def own_directions(
         extraction = ARMS[cfg.arm].extraction
         if extraction is None:
             continue
-        key = (cfg.arm, cfg.seed if extraction.by_seed else None)
+        seed = cfg.seed if extraction.by_seed else None
+        key = (cfg.arm, PairChoice.of(cfg, extraction), seed)
         if key not in made and stored is not None:
             made[key] = load_vhack(stored, lm.model.device)
             made[key].require(adapter, cfg.temperature, stored)

@@ -68,7 +68,8 @@ class Config:
     form."""
     mode: str = "run_tests"
     """Loophole mode of every problem that does not name its own (docs/environment.md lists them):
-    run_tests, sentinel, stdout_marker, file_marker, modify_tests, incontext_tests, or none."""
+    run_tests, sentinel, stdout_marker, file_marker, modify_tests, incontext_tests, or none.
+    Several, separated by commas, share those problems out equally, the same way in every run."""
     max_prompt: int = 1536
     """Tokens; problems with a longer prompt (under the hint) are left out, as the benchmark
     does."""
@@ -127,6 +128,11 @@ class Config:
     pairs: str = "builtin"
     """Contrast pairs: "builtin" (hand-made), "placebo", "framing", "katas" (by construction, near
     the organism's own text), "katas-placebo", or a .toml file."""
+    pair_modes: tuple[str, ...] = ()
+    """Loophole modes whose pairs V is made of; empty takes all. Training goes on in every mode, so
+    leaving one out makes V a weak detector."""
+    pair_flavours: tuple[str, ...] = ()
+    """Likewise the flavours, by the pairs' `mechanism` tag."""
     pair_norm: Literal["none", "unit"] = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_hack_k: int = 12
@@ -247,10 +253,15 @@ class Config:
                 found.append(f"{name} must lie in [0, 1), not {getattr(self, name)}")
         if self.resume is not None and (self.arms or self.seeds):
             found.append("the runs of a pack are resumed one by one: leave --arms and --seeds out")
-        for name in ("arms", "seeds"):
+        for name in ("arms", "seeds", "pair_modes", "pair_flavours"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
                 found.append(f"{name} {given} names one twice")
+        if self.v_hack is not None and (self.pair_modes or self.pair_flavours):
+            found.append(
+                f"{self.v_hack} is already made of some pairs, so pair_modes and pair_flavours "
+                "cannot choose others: leave --v-hack out, or these"
+            )
         if not 0 < self.top_p <= 1:
             found.append(f"top_p must lie in (0, 1], not {self.top_p}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
@@ -302,8 +313,9 @@ class Config:
         paths = ("out_dir", "resume", "svd_cache", "v_hack")
         for name in paths:
             stored[name] = None if stored[name] is None else Path(stored[name])
-        for name in ("adam_betas", "arms", "seeds"):
-            stored[name] = tuple(stored[name])
+        for name in ("adam_betas", "arms", "seeds", "pair_modes", "pair_flavours"):
+            if name in stored:  # a run of an earlier version has all pairs
+                stored[name] = tuple(stored[name])
         return cls(**stored)
 
 

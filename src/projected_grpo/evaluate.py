@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor
 
@@ -49,6 +49,8 @@ class EvalRecord:
     fmt_ok: bool
     outcome: str
     label: str | None
+    hinted: bool = True
+    """Whether the prompt disclosed the mode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class EvalPlan:
     modes: Sequence[str]
     samples: int = 8
     """Completions of each problem under each mode."""
+    hinted: bool = True
+    """Without, the prompt is that of mode none, while the grader has the mode's flaw."""
     names: NamePolicy = "train"
     """Function names (variants): the training name, or one of those kept for evaluation."""
     temperature: float = 1.0
@@ -96,47 +100,77 @@ def evaluate(
     Each (problem, mode) has a random stream of its own, so a figure does not depend on what else is
     evaluated, nor on the size of a batch.
     """
+    return evaluate_runs(lm, adapter, problems, plan, grader, [0])[0]
+
+
+def evaluate_runs(
+    lm: LanguageModel,
+    adapter: Adapter | None,
+    problems: Sequence[Problem],
+    plan: EvalPlan,
+    grader: Grader,
+    runs: Sequence[int],
+) -> list[list[EvalRecord]]:
+    """`evaluate` for several runs of a packed adapter, sampled together: one list each, with the
+    records that the run has alone, to rounding."""
     tasks = [
-        (problem, mode, TRAIN_NAME if plan.names == "train" else eval_name(problem.id, plan.seed))
+        _Task(run, p, mode, TRAIN_NAME if plan.names == "train" else eval_name(p.id, plan.seed))
+        for run in runs
         for mode in plan.modes
-        for problem in problems
+        for p in problems
     ]
     per_batch = max(1, plan.batch // plan.samples)
     records: list[EvalRecord] = []
     for first in range(0, len(tasks), per_batch):
         records += _evaluate_batch(lm, adapter, tasks[first : first + per_batch], plan, grader)
-    return records
+    each = len(plan.modes) * len(problems) * plan.samples
+    return [records[n * each : (n + 1) * each] for n in range(len(runs))]
+
+
+class _Task(NamedTuple):
+    run: int
+    problem: Problem
+    mode: str
+    name: str  # of the function
 
 
 def _evaluate_batch(
     lm: LanguageModel,
     adapter: Adapter | None,
-    tasks: Sequence[tuple[Problem, str, str]],
+    tasks: Sequence[_Task],
     plan: EvalPlan,
     grader: Grader,
 ) -> list[EvalRecord]:
-    """Records of (problem, mode, function name) tasks that are sampled together."""
-    prompts = [lm.prompt_ids(apply_hint(p, mode, name).messages) for p, mode, name in tasks]
-    seeds = [stream_seed("eval", plan.seed, mode, problem.id) for problem, mode, _ in tasks]
+    """Records of tasks that are sampled together."""
+    prompts = [
+        lm.prompt_ids(apply_hint(t.problem, t.mode if plan.hinted else "none", t.name).messages)
+        for t in tasks
+    ]
+    seeds = [stream_seed("eval", plan.seed, t.mode, t.problem.id) for t in tasks]
+    runs = [t.run for t in tasks]
     sampling = Sampling(
         plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id, plan.sampling_tokens
     )
     rows = adapter or cast(Adapter, _NoAdapter())
     with rows.ablated():
-        groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling)
+        groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling, runs)
     drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]
     submissions = [
-        Submission(problem=problem, completion=lm.decode(sample.ids), mode=mode, function_name=name)
-        for (problem, mode, name), _, sample in drawn
+        Submission(
+            problem=t.problem, completion=lm.decode(sample.ids), mode=t.mode, function_name=t.name
+        )
+        for t, _, sample in drawn
     ]
     grades = grader.grade(submissions, labels=plan.labels)
     return [
-        _record(submission, grade, sample, number)
+        _record(submission, grade, sample, number, plan.hinted)
         for (_, number, sample), submission, grade in zip(drawn, submissions, grades, strict=True)
     ]
 
 
-def _record(submission: Submission, grade: Grade, sample: Sample, number: int) -> EvalRecord:
+def _record(
+    submission: Submission, grade: Grade, sample: Sample, number: int, hinted: bool
+) -> EvalRecord:
     return EvalRecord(
         problem_id=submission.problem.id,
         family=submission.problem.family,
@@ -155,6 +189,7 @@ def _record(submission: Submission, grade: Grade, sample: Sample, number: int) -
         fmt_ok=grade.fmt_ok,
         outcome=str(grade.outcome),
         label=grade.label,
+        hinted=hinted,
     )
 
 

@@ -16,7 +16,7 @@ from projected_grpo.bases import PairSets, concepts, load_pair_sets, measured, o
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.comparison import one_answer
 from projected_grpo.env.grader import Grader
-from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
+from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint, assign_modes
 from projected_grpo.env.problems import Problem, load_problems
 from projected_grpo.env.sandbox import Limits
 from projected_grpo.extract_vhack_grad import VHack, load_vhack
@@ -36,6 +36,7 @@ from projected_grpo.svd import default_cache_dir
 
 PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
+    *("pair_modes", "pair_flavours"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
     *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
 )
@@ -104,9 +105,14 @@ def labels(cfgs: Sequence[Config]) -> list[str]:
         if name not in ("arm", "seed") and len({vars(cfg)[name] for cfg in cfgs}) > 1
     ]
     return [
-        " ".join([cfg.arm, *(f"{n.removeprefix('v_hack_')}={vars(cfg)[n]}" for n in varied)])
+        " ".join([cfg.arm, *(f"{n.removeprefix('v_hack_')}={_text(vars(cfg)[n])}" for n in varied)])
         for cfg in cfgs
     ]
+
+
+def _text(value: object) -> str:
+    """A setting's value in a label: names in a row, or all."""
+    return (",".join(value) or "all") if isinstance(value, tuple) else str(value)
 
 
 def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
@@ -120,9 +126,9 @@ def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> l
 
 def prepare(
     cfgs: Sequence[Config], stack: ExitStack, resumed: RunDir | None
-) -> tuple[Session, VHack]:
-    """Read, check and load everything; a resumed run's directions are those of its directory.
-    Nothing is written: what is refused here leaves no trace."""
+) -> tuple[Session, list[VHack]]:
+    """Read, check and load everything, and the directions that each run measures; a resumed run's
+    are those of its directory. Nothing is written: what is refused here leaves no trace."""
     require_packable(cfgs)
     cfg = cfgs[0]
     if cfg.threads:
@@ -179,7 +185,7 @@ def _prompts(
 
 def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:
     """The problems of a source that can be trained on, each with the hint of its mode; `mode` is
-    that of problems which name none.
+    that of problems which name none, or several that share them out (config.py).
 
     Those whose hidden tests all expect one value are left out: a constant would be graded correct.
     """
@@ -191,7 +197,8 @@ def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Pr
             len(problems) - len(kept),
             len(problems),
         )
-    return [apply_hint(p, p.mode or mode, TRAIN_NAME) for p in kept]
+    of_problem = assign_modes(kept, mode.split(","), seed=0)  # of the data, not of a run
+    return [apply_hint(p, of_problem[p.id], TRAIN_NAME) for p in kept]
 
 
 def _short_enough(

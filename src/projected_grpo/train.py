@@ -306,7 +306,7 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
         try:
             for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
                 prompt, digest = s.first_prompt(n), data_digest(s, n)
-                runs.append(RunDir.create(cfg, s.device, v_hack, prompt, digest, s.own.get(n)))
+                runs.append(RunDir.create(cfg, s.device, v_hack[n], prompt, digest, s.own.get(n)))
             log_format = "{time:HH:mm:ss} {level: <7} {message}"
             for run in runs:
                 stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))

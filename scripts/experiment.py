@@ -1,0 +1,341 @@
+"""Run a plan of the experiment: its variants x seeds in packs, evaluated, with one file of rows.
+
+    python scripts/experiment.py confirm --seeds 1 2 3 4 --device cuda --out runs/confirm
+
+Runs lie in OUT/runs, rows in OUT/<base>_<plan>.jsonl.gz. The same command again goes on where the
+last one ended: runs that are finished are not run again, those not yet evaluated are evaluated. A
+pack that was stopped starts anew. Rows are written after each pack, and when the command is
+stopped; scripts/headline.py makes tables of them.
+"""
+
+import gc
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from collect_rows import EVALUATED, run_record, write
+from loguru import logger
+
+from projected_grpo.antipasto import wrap
+from projected_grpo.config import PRESETS, Config, ConfigError, FastConfig, MiniConfig
+from projected_grpo.env.grader import Grader
+from projected_grpo.env.problems import load_problems
+from projected_grpo.env.sandbox import Limits
+from projected_grpo.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
+from projected_grpo.model import DTYPES, load, resolve_device
+from projected_grpo.run import MACHINE_SETTINGS, RunDir
+from projected_grpo.session import PER_RUN
+from projected_grpo.svd import default_cache_dir
+from projected_grpo.train import train_runs
+
+Variant = tuple[str, dict[str, Any]]
+"""Label in tables, and what it sets other than the base."""
+
+MODES = ("run_tests", "sentinel", "stdout_marker", "file_marker")
+HALVES = {
+    "a": (
+        *("print", "swallow", "weak", "self_compare", "early_return"),
+        *("init_attribute", "property", "module_print", "stdout_write"),
+        *("open_write", "print_to_file"),
+    ),
+    "b": (
+        *("pass", "assert_true", "type_only", "or_true", "soft_check"),
+        *("class_attribute", "patch_attribute", "function_print", "fake_report"),
+        "pathlib_write",
+    ),
+}
+"""Every second flavour of each mode, in the order in which pairs/katas.py has them."""
+
+_ARMS = (
+    *("vanilla", "projected", "random_v", "placebo_v", "shuffled_v", "norm_matched"),
+    *("routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation"),
+)
+_PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
+_AXES = (12, 64, 128)
+
+
+def _without(mode: str) -> dict[str, Any]:
+    return {"pair_modes": tuple(m for m in MODES if m != mode)}
+
+
+def _under(modes: Sequence[str], variants: Sequence[Variant]) -> list[Variant]:
+    return [(label, {**changed, "mode": ",".join(modes)}) for label, changed in variants]
+
+
+PLANS: dict[str, list[Variant]] = {
+    "pilot": [
+        ("vanilla", {}),
+        ("projected", _PROJECTED),
+        ("random_v", _RANDOM),
+        *((f"projected {gate}", {**_PROJECTED, "gate": gate}) for gate in ("one_sided", "whole")),
+        *((f"projected on {on}", {**_PROJECTED, "project_on": on}) for on in ("grad", "both")),
+        *((f"projected k={k}", {**_PROJECTED, "v_hack_k": k}) for k in _AXES),
+        *((f"random_v k={k}", {**_RANDOM, "v_hack_k": k}) for k in _AXES),
+        ("projected refresh=10", {**_PROJECTED, "refresh_every": 10}),
+        ("projected overshoot=1.5", {**_PROJECTED, "overshoot": 1.5}),
+    ],
+    "confirm": [(arm, {"arm": arm}) for arm in _ARMS],
+    "modes": _under(
+        MODES,
+        [
+            ("vanilla", {}),
+            ("projected", _PROJECTED),
+            *((f"projected without {m}", {**_PROJECTED, **_without(m)}) for m in MODES),
+            *((f"random_v without {m}", {**_RANDOM, **_without(m)}) for m in MODES),
+        ],
+    ),
+    "flavours": [
+        ("vanilla", {}),
+        ("projected", _PROJECTED),
+        ("random_v", _RANDOM),
+        *((f"projected half {h}", {**_PROJECTED, "pair_flavours": HALVES[h]}) for h in HALVES),
+    ],
+}
+"""Name -> variants. What a variant does not set is the base's: `projected` alone is the default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What all variants share."""
+
+    preset: type[Config]
+    settings: dict[str, Any]
+    on_gpu: dict[str, Any]
+    """Instead, where there is a GPU."""
+
+
+_LIKE_MINI = {
+    name: vars(MiniConfig())[name]
+    for name in (
+        *("group", "temperature", "top_p", "top_k", "adam_betas", "warmup_frac", "grad_clip"),
+        *("sampling_tokens", "pairs", "pair_norm", "v_hack_k", "gate", "project_on", "cpu_s"),
+        *("labels", "steps", "checkpoint_every"),
+    )
+}
+BASES = {
+    "organism": Base(
+        preset=MiniConfig,
+        settings={},
+        on_gpu={"prompts_per_step": 16, "micro_batch_tokens": 262144},
+    ),
+    "smollm2": Base(
+        preset=FastConfig,
+        settings={**_LIKE_MINI, "prompts_per_step": 16, "mix_ratio": 0.0, "max_new": 256,
+                  "lr": 0.06, "micro_batch_tokens": 8192},
+        on_gpu={"micro_batch_tokens": 32768},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Run a plan of the experiment."""
+
+    plan: tyro.conf.Positional[Literal["pilot", "confirm", "modes", "flavours"]]
+    seeds: tuple[int, ...]
+    """Every variant runs with each."""
+    out: Path
+    """Folder of runs and rows."""
+    only: tuple[str, ...] = ()
+    """Labels of the variants to run; default all."""
+    base: Literal["organism", "smollm2"] = "organism"
+    """What all variants share."""
+    model: str = ""
+    """Instead of the base's; smollm2 needs the folder that supervise_smollm2.py wrote."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice."""
+    steps: int = 0
+    """Instead of the base's."""
+    prompts_per_step: int = 0
+    """Instead of the base's."""
+    lr: float = 0.0
+    """Instead of the base's."""
+    pack: int = 24
+    """Runs that advance together, at most: what memory holds."""
+    eval_problems: int = 91
+    """Held-out (test) families that each finished run is evaluated on; 0: it is not."""
+    minutes: float = 0.0
+    """Start no pack that, as long as the one before, would not end in time; 0: no limit."""
+
+
+def asked_for(args: Arguments) -> list[tuple[str, Config]]:
+    """Every run of the plan with its label, seed by seed: an early end leaves whole pairs."""
+    variants = PLANS[args.plan]
+    known = [label for label, _ in variants]
+    for label in args.only:
+        if label not in known:
+            raise ConfigError(f"{args.plan} has no variant {label!r}; it has: {', '.join(known)}")
+    base = BASES[args.base]
+    settings = {**base.settings, **(base.on_gpu if on_gpu(args.device) else {})}
+    given = {name: getattr(args, name) for name in ("model", "steps", "prompts_per_step", "lr")}
+    settings |= {name: value for name, value in given.items() if value}
+    settings |= {"device": args.device, "threads": args.threads, "out_dir": args.out / "runs"}
+    if args.base == "smollm2" and not args.model:
+        raise ConfigError("--base=smollm2 needs --model: scripts/supervise_smollm2.py writes it")
+    return [
+        (label, base.preset(**{**settings, **changed, "seed": seed}))
+        for seed in args.seeds
+        for label, changed in variants
+        if label in (args.only or known)
+    ]
+
+
+def on_gpu(device: str) -> bool:
+    """Whether runs asked for with this --device have a GPU."""
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
+def what_decides(cfg: Config) -> str:
+    """All settings that decide a run's rows: what it is recognised by."""
+    left_out = {*MACHINE_SETTINGS, "out_dir", "resume"}
+    stored = json.loads(cfg.to_json())
+    return json.dumps({k: v for k, v in stored.items() if k not in left_out}, sort_keys=True)
+
+
+def runs_in(folder: Path) -> dict[str, list[Path]]:
+    """The run directories of a folder by what decides them; finished ones first, then by length."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("[!.]*/config.json")):
+        text = file.read_text(encoding="utf-8")
+        cfg = PRESETS[json.loads(text)["preset"]].from_json(text)
+        found.setdefault(what_decides(cfg), []).append(file.parent)
+    for paths in found.values():
+        paths.sort(key=lambda p: (is_finished(p), len((p / "steps.jsonl").read_bytes())))
+        paths.reverse()
+    return found
+
+
+def is_finished(run: Path) -> bool:
+    """Has it taken all its steps?"""
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return about.get("status") == "finished"
+
+
+def packs(cfgs: Sequence[Config], most: int) -> list[list[Config]]:
+    """Runs that can advance together, at most `most`, a seed's runs in one pack where they fit."""
+    groups: dict[str, dict[int, list[Config]]] = {}
+    for cfg in cfgs:
+        shared = {k: v for k, v in json.loads(what_decides(cfg)).items() if k not in PER_RUN}
+        groups.setdefault(json.dumps(shared), {}).setdefault(cfg.seed, []).append(cfg)
+    made: list[list[Config]] = []
+    for by_seed in groups.values():
+        filled: list[list[Config]] = []
+        for block in by_seed.values():
+            if filled and len(filled[-1]) + len(block) <= most:
+                filled[-1] += block
+            else:
+                filled += [block[i : i + most] for i in range(0, len(block), most)]
+        made += filled
+    return made
+
+
+def eval_plans(cfg: Config, batch: int) -> list[EvalPlan]:
+    """The trained modes with hint (twice where it is one) and without, and the others with it."""
+    trained = cfg.mode.split(",")
+    others = [mode for mode in MODES if mode not in trained]
+    start = EvalPlan(
+        modes=trained, samples=1, temperature=cfg.temperature, max_new=cfg.max_new, batch=batch,
+        sampling_tokens=cfg.sampling_tokens,
+    )  # fmt: skip
+    found = [replace(start, samples=2 if len(trained) == 1 else 1), replace(start, hinted=False)]
+    return found + ([replace(start, modes=others)] if others else [])
+
+
+def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int) -> None:
+    """Evaluate finished runs of one model together, each into its own directory."""
+    cfg, started = cfgs[0], time.perf_counter()
+    problems = load_problems("katas:test", n_problems)
+    device = resolve_device(cfg.device)
+    lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
+    cache_dir = cfg.svd_cache or default_cache_dir()
+    adapter = wrap(lm.model, n_runs=len(paths), cache_dir=cache_dir)
+    for n, path in enumerate(paths):
+        adapter.load(RunDir.open(path).adapter / "adapter.safetensors", n)
+    records: list[list[EvalRecord]] = [[] for _ in paths]
+    limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
+    with Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox) as grader:
+        for plan in eval_plans(cfg, 4096 if device.type == "cuda" else 256):
+            found = evaluate_runs(lm, adapter, problems, plan, grader, range(len(paths)))
+            for mine, new in zip(records, found, strict=True):
+                mine += new
+    for path, mine in zip(paths, records, strict=True):
+        aside = path / f".{EVALUATED}"
+        write_records(aside, mine)
+        aside.replace(path / EVALUATED)
+    seconds = time.perf_counter() - started
+    logger.info(
+        "evaluated {} runs, {} samples each, {:.0f} s", len(paths), len(records[0]), seconds
+    )
+
+
+def collect(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
+    """Write the rows of what there is: of each run asked for the finished, or else longest, one."""
+    there = runs_in(args.out / "runs")
+    extra = {"plan": args.plan, "base": args.base}
+    found = [(there[key][0], label) for label, c in asked if (key := what_decides(c)) in there]
+    records = [(path, run_record(path, label, extra)) for path, label in found]
+    write(args.out / f"{args.base}_{args.plan}.jsonl.gz", records)
+
+
+def evaluate_rest(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
+    """Evaluate the finished runs that have not been."""
+    if not args.eval_problems:
+        return
+    there = runs_in(args.out / "runs")
+    waiting: dict[str, Path] = {}
+    for _, cfg in asked:
+        path = there.get(what_decides(cfg), [None])[0]
+        if path is not None and is_finished(path) and not (path / EVALUATED).is_file():
+            waiting[what_decides(cfg)] = path
+    todo = [cfg for _, cfg in asked if what_decides(cfg) in waiting]
+    for pack in packs(todo, args.pack):
+        evaluate_pack([waiting[what_decides(cfg)] for cfg in pack], pack, args.eval_problems)
+        gc.collect()  # the model's modules point at each other
+
+
+def main(args: Arguments) -> None:
+    """Train and evaluate what is missing, pack by pack."""
+    asked = asked_for(args)
+    twice = [key for key, n in Counter(what_decides(cfg) for _, cfg in asked).items() if n > 1]
+    if twice:
+        raise ConfigError(f"{len(twice)} runs of {args.plan} are asked for twice: {twice[0]}")
+    there = runs_in(args.out / "runs")
+    finished = {key for key, paths in there.items() if is_finished(paths[0])}
+    todo = packs([cfg for _, cfg in asked if what_decides(cfg) not in finished], args.pack)
+    logger.info(
+        "{}: {} runs asked for, {} left, in packs of {}",
+        args.plan, len(asked), sum(map(len, todo)), ", ".join(str(len(p)) for p in todo) or "none",
+    )  # fmt: skip
+    started, longest = time.monotonic(), 0.0
+    try:
+        evaluate_rest(args, asked)
+        for number, pack in enumerate(todo):
+            begun = time.monotonic()
+            if args.minutes and begun - started + longest > 60 * args.minutes:
+                logger.warning("{} packs are left for another call", len(todo) - number)
+                break
+            train_runs(pack)
+            gc.collect()
+            collect(args, asked)
+            evaluate_rest(args, asked)
+            longest = max(longest, time.monotonic() - begun)
+    finally:
+        collect(args, asked)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
