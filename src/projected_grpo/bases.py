@@ -110,11 +110,13 @@ def measured(
 
 
 def _require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
-    largest = max(cfg.v_hack_k for cfg in cfgs)
-    if largest > v_hack.k_max:
+    largest = max(cfgs, key=lambda cfg: cfg.v_hack_k_most)
+    if largest.v_hack_k_most > v_hack.k_max:
+        name = "v_hack_k_end" if largest.v_hack_k_end else "v_hack_k"
         raise ConfigError(
-            f"v_hack_k {largest} asks for more axes than the basis has: {v_hack.k_max}, from "
-            f"{v_hack.metadata['n_pairs']} pairs; lower it, or extract from more pairs"
+            f"{name} {largest.v_hack_k_most} asks for more axes than the basis has: "
+            f"{v_hack.k_max}, from {v_hack.metadata['n_pairs']} pairs; lower it, or extract from "
+            "more pairs"
         )
 
 
@@ -162,5 +164,5 @@ def own_directions(
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
             made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction)
             _require_axes([cfg], made[key])
-        found[n] = made[key].top(cfg.v_hack_k)
+        found[n] = made[key].top(cfg.v_hack_k_most)
     return found
