@@ -80,6 +80,11 @@ PLANS: dict[str, list[Variant]] = {
         *((f"random_v k={k}", {**_RANDOM, "v_hack_k": k}) for k in _AXES),
         ("projected refresh=10", {**_PROJECTED, "refresh_every": 10}),
         ("projected overshoot=1.5", {**_PROJECTED, "overshoot": 1.5}),
+        ("projected k to 128", {**_PROJECTED, "v_hack_k_end": 128}),
+        ("random_v k to 128", {**_RANDOM, "v_hack_k_end": 128}),
+        ("projected refresh=10 trust=1", {**_PROJECTED, "refresh_every": 10, "trust": 1.0}),
+        ("projected weight=1", {**_PROJECTED, "score_weight": 1.0}),
+        ("random_v weight=1", {**_RANDOM, "score_weight": 1.0}),
     ],
     "confirm": [(arm, {"arm": arm}) for arm in _ARMS],
     "modes": _under(

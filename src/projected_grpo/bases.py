@@ -62,9 +62,9 @@ def load_pair_sets(
     sets = {choice: choice.load() for choice in sorted(wanted)}
     for cfg in cfgs:
         choice = PairChoice.of(cfg)
-        if choice in sets and len(sets[choice]) < cfg.v_hack_k:
+        if choice in sets and len(sets[choice]) < cfg.v_hack_k_most:
             raise ConfigError(
-                f"v_hack_k {cfg.v_hack_k} asks for more axes than the {len(sets[choice])} pairs "
+                f"v_hack_k {cfg.v_hack_k_most} asks for more axes than the {len(sets[choice])} pairs "
                 f"give that are taken of --pairs={cfg.pairs}: lower it, or take more pairs"
             )
     if given is not None and extracting:
@@ -145,11 +145,13 @@ def measured(
 
 
 def _require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
-    largest = max(cfg.v_hack_k for cfg in cfgs)
-    if largest > v_hack.k_max:
+    largest = max(cfgs, key=lambda cfg: cfg.v_hack_k_most)
+    if largest.v_hack_k_most > v_hack.k_max:
+        name = "v_hack_k_end" if largest.v_hack_k_end else "v_hack_k"
         raise ConfigError(
-            f"v_hack_k {largest} asks for more axes than the basis has: {v_hack.k_max}, from "
-            f"{v_hack.metadata['n_pairs']} pairs; lower it, or extract from more pairs"
+            f"{name} {largest.v_hack_k_most} asks for more axes than the basis has: "
+            f"{v_hack.k_max}, from {v_hack.metadata['n_pairs']} pairs; lower it, or extract from "
+            "more pairs"
         )
 
 
@@ -200,5 +202,5 @@ def own_directions(
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
             made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction)
             _require_axes([cfg], made[key])
-        found[n] = made[key].top(cfg.v_hack_k)
+        found[n] = made[key].top(cfg.v_hack_k_most)
     return found

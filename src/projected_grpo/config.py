@@ -15,6 +15,11 @@ ArmName = Literal[
 ]  # fmt: skip
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 
+REMEDIES = ("v_hack_k_end", "score_weight", "trust")
+"""Settings that switch a remedy on where they are not 0."""
+WITHOUT_REMEDIES = ("routed", "norm_matched")
+"""Arms that do not simply remove their basis: what a remedy does along it would not be theirs."""
+
 
 class ConfigError(ValueError):
     """Settings that contradict each other or lie out of range; the message carries the numbers."""
@@ -153,6 +158,18 @@ class Config:
     project_on: Literal["grad", "update", "both"] = "grad"
     """What is projected: the gradient, the step that AdamW is about to take, or both."""
 
+    # --- remedies (docs/method.md): each acts on the basis that the arm removes, so that random_v
+    # and the other controls are controls of it too; 0 is the run without it
+    v_hack_k_end: int = 0
+    """k of the last step: from `v_hack_k` on it grows linearly, for what is removed, not for what
+    is measured; 0 keeps it."""
+    score_weight: float = 0.0
+    """Strength w of a weight on every row's gradient, exp(-w max(z, 0)): z is the row's alignment
+    with what the arm removes, standardised over the step. With --overshoot=0 it acts alone."""
+    trust: float = 0.0
+    """Share of its component in the span of what the arm removes that delta_S loses after every
+    step."""
+
     # --- rivals
     gt_penalty: float = 3.0
     """Of arm gt_penalty: what a row that the oracle finds to exploit its grader loses."""
@@ -200,6 +217,17 @@ class Config:
         return self.group - self.teacher_rows
 
     @property
+    def v_hack_k_most(self) -> int:
+        """The most axes of a module that are ever removed."""
+        return max(self.v_hack_k, self.v_hack_k_end)
+
+    def k_at(self, step: int) -> int:
+        """Axes of a module that are removed at a step: `v_hack_k` at the first, `v_hack_k_most` at
+        the last."""
+        part = (step - 1) / max(self.steps - 1, 1)
+        return round(self.v_hack_k + part * (self.v_hack_k_most - self.v_hack_k))
+
+    @property
     def warmup_steps(self) -> int:
         return round(self.steps * self.warmup_frac)
 
@@ -244,7 +272,7 @@ class Config:
                 found.append(f"{name} must be above 0, not {getattr(self, name)}")
         for name in (
             *("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"),
-            *("refresh_every", "gt_penalty", "adv_mod_alpha"),
+            *("refresh_every", "gt_penalty", "adv_mod_alpha", "score_weight"),
         ):
             if not getattr(self, name) >= 0:
                 found.append(f"{name} must not be negative, it is {getattr(self, name)}")
@@ -271,7 +299,29 @@ class Config:
                 "arm routed sends what it removes to the quarantine, and preserve_magnitude would "
                 "put some of it back: leave --preserve-magnitude out"
             )
-        return found + self._group_contradictions()
+        return found + self._remedy_contradictions() + self._group_contradictions()
+
+    def _remedy_contradictions(self) -> list[str]:
+        found = []
+        if self.v_hack_k_end and self.v_hack_k_end < self.v_hack_k:
+            found.append(
+                f"v_hack_k_end {self.v_hack_k_end} is below v_hack_k {self.v_hack_k}, and k only "
+                "grows: raise the one, lower the other, or set --v-hack-k-end=0 to keep k"
+            )
+        if not 0 <= self.trust <= 1:
+            found.append(f"trust is a share: it must lie in [0, 1], not {self.trust}")
+        used = [name for name in REMEDIES if getattr(self, name)]
+        if used and (odd := sorted({self.arm, *self.arms} & set(WITHOUT_REMEDIES))):
+            found.append(
+                f"{used[0]} = {getattr(self, used[0])} has no meaning in arm {odd[0]}, whose basis "
+                f"is not simply removed: leave it out, or leave the arm out"
+            )
+        if self.score_weight and self.beta:
+            found.append(
+                f"score_weight {self.score_weight} would weigh a row's pull to the base model too "
+                f"(beta {self.beta}): set --beta=0 or --score-weight=0"
+            )
+        return found
 
     def _group_contradictions(self) -> list[str]:
         G, mix = self.group, self.mix_ratio

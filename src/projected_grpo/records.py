@@ -4,7 +4,7 @@ records."""
 import resource
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,11 +37,49 @@ class Row:
     hack_score: float | None = None  # alignment of grad NLL with V, whatever the advantage
     concept_score: float | None = None  # of the hidden state, where the arm scores it
     penalty: float = 0.0  # what the arm takes off the grade's reward
+    weight: float = 1.0  # of its gradient in the step's (weights.py)
 
     @property
     def mode(self) -> str:
         """The loophole mode its prompt disclosed."""
         return self.problem.mode or "none"
+
+
+@dataclass(slots=True)
+class Kept:
+    """Rows of one step with the gradient of each, for what needs them after the last micro-batch:
+    of those runs only, and those rows only that pull somewhere (advantage not 0)."""
+
+    runs: frozenset[int]
+    """Of which runs rows are kept; the others cost nothing."""
+    rows: list[Row] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """module -> (rows, r)"""
+    _parts: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, rows: list[Row], gradients: Mapping[str, Tensor]) -> None:
+        """Keep what is wanted of a micro-batch: its rows, and module -> (B, r)."""
+        some = [b for b, row in enumerate(rows) if row.run in self.runs and row.advantage != 0]
+        if some:
+            self.rows += [rows[b] for b in some]
+            for name, g in gradients.items():
+                self._parts.setdefault(name, []).append(g[some])
+
+    def close(self) -> None:
+        """Put the micro-batches together; once, after the last."""
+        self.gradients = {name: torch.cat(parts) for name, parts in self._parts.items()}
+        self._parts = {}
+
+    def of(self, run: int) -> "Kept":
+        """The rows of one run."""
+        some = [b for b, row in enumerate(self.rows) if row.run == run]
+        rows = [self.rows[b] for b in some]
+        gradients = {name: g[some] for name, g in self.gradients.items()} if some else {}
+        return Kept(frozenset({run}), rows, gradients)
+
+    def tensor(self, values: Sequence[float | bool]) -> Tensor:
+        """One value a row, beside the gradients."""
+        return torch.tensor(values, device=next(iter(self.gradients.values())).device)
 
 
 class Accumulated:
@@ -180,5 +218,6 @@ def rollout_record(step: int, index: int, row: Row) -> dict[str, Any]:
         "hack_score": row.hack_score,
         "concept_score": row.concept_score,
         "penalty": row.penalty,
+        "weight": row.weight,
         **asdict(row.grade),
     }

@@ -55,15 +55,15 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
             continue
         with s.adapter.ablated():  # V of what is deployed: a hack that the quarantine has is done
             v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
-        runs[n].save_v_hack(v_hack.top(cfg.v_hack_k), step)  # all axes of a 4B model: 200 MB
+        # all axes of a 4B model: 200 MB
+        runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
         V, own = selected(v_hack, cfg), None
         extraction = ARMS[cfg.arm].extraction
         if extraction is not None:  # the control is refreshed as the arm that it is compared with
-            v_own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
-            runs[n].save_v_own(v_own.top(cfg.v_hack_k), step)
-            own = selected(v_own, cfg)
+            own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
+            runs[n].save_v_own(own.top(cfg.v_hack_k_most), step)
         overlaps[n] = (subspace_overlap(V, t.V), subspace_overlap(V, t.first))
-        treatments[i] = with_v(t, cfg, V, own)
+        treatments[i] = with_v(t, cfg, v_hack, own)
     seconds = time.perf_counter() - started
     return replace(s, treatments=treatments), Refresh(overlaps, seconds)
 
@@ -80,7 +80,7 @@ def resumed(s: Session, run: RunDir, done: int) -> Session:
     if newest == 1:
         return s
     cfg = s.cfg
-    V, own = selected(load_vhack(run.v_hack_of(newest), s.device), cfg), None
+    v_hack, own = load_vhack(run.v_hack_of(newest), s.device), None
     if ARMS[cfg.arm].extraction is not None:
-        own = selected(load_vhack(run.v_own_of(newest), s.device), cfg)
-    return replace(s, treatments=[with_v(t, cfg, V, own) for t in s.treatments])
+        own = load_vhack(run.v_own_of(newest), s.device)
+    return replace(s, treatments=[with_v(t, cfg, v_hack, own) for t in s.treatments])

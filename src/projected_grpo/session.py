@@ -38,6 +38,7 @@ PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("pair_modes", "pair_flavours"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
+    *("v_hack_k_end", "score_weight", "trust"),
     *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""

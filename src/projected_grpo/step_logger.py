@@ -145,6 +145,16 @@ COLUMNS: tuple[Column, ...] = (
         "Standard deviation of the rows' scores along the direction in hidden states (adv_mod), "
         "mean over groups; null in other arms.",
     ),
+    Column(
+        "weight",
+        "Mean weight of the rows' gradients (`score_weight`), over rows with an advantage; null "
+        "where rows are not weighted. `loss` is that before weights.",
+    ),
+    Column(
+        "trust_frac",
+        "|taken| / |delta_S|: what `trust` takes of delta_S after the step; null where it takes "
+        "nothing.",
+    ),
     Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
     Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
     Column(

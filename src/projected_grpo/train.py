@@ -23,7 +23,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from projected_grpo.arms import Treatment, by_run
+from projected_grpo.arms import Treatment, at_step, by_run
 from projected_grpo.config import Config
 from projected_grpo.grading import grade_rows, score_rows
 from projected_grpo.grpo import (
@@ -36,6 +36,7 @@ from projected_grpo.pool import draw_seed
 from projected_grpo.proj import cosine
 from projected_grpo.records import (
     Accumulated,
+    Kept,
     Row,
     alignment,
     grade_columns,
@@ -57,6 +58,7 @@ from projected_grpo.session import (
 )
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
 from projected_grpo.update import optimize
+from projected_grpo.weights import weigh, weighed
 
 LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype.
@@ -105,14 +107,16 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
     return groups
 
 
-def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
-    """One backward a micro-batch over the rows that carry an advantage; fills in their hack
-    scores."""
+def accumulate_gradients(s: Session, rows: list[Row], kept: Kept | None = None) -> Accumulated:
+    """One backward a micro-batch over the rows that carry an advantage; fills in their hack scores,
+    and every row's own gradient that `kept` wants."""
+    kept = kept or Kept(frozenset())
     total = Accumulated(s.adapter.delta_S)
     learning = [row for row in rows if row.learns]
     lengths = [len(row.prompt) + len(row.ids) for row in learning]
     for some in micro_batches(lengths, s.cfg.micro_batch_tokens):
-        _accumulate(s, [learning[i] for i in some], total)
+        _accumulate(s, [learning[i] for i in some], total, kept)
+    kept.close()
     expected = [0] * len(s.cfgs)
     for row in learning:
         expected[row.run] += len(row.ids)
@@ -131,7 +135,7 @@ def accumulate_gradients(s: Session, rows: list[Row]) -> Accumulated:
     return total
 
 
-def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
+def _accumulate(s: Session, rows: list[Row], total: Accumulated, kept: Kept) -> None:
     cfg, device = s.cfg, s.device
     batch = collate([row.prompt for row in rows], [row.ids for row in rows], s.lm.pad_id, device)
     mask = batch.completion_mask
@@ -166,6 +170,7 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated) -> None:
         )
         gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
     total.add_gradients(gradients, run_of_row, student)
+    kept.add(rows, gradients)
     total.add_sums(sums, run_of_row)
     difference = sampled_logp.to(device) - old_logp
     total.add_differences(difference, mask & student[:, None], run_of_row)
@@ -213,16 +218,20 @@ def run_step(
     score_rows(s, groups)
     grade_rows(s, groups)
     timings["t_rew"] = lap()
-    accumulated = accumulate_gradients(s, [row for group in groups for row in group])
+    treatments = [at_step(t, s.cfgs[int(t.runs[0])], step) for t in s.treatments]
+    kept = Kept(weighed(treatments))
+    accumulated = accumulate_gradients(s, [row for group in groups for row in group], kept)
     timings["fb"] = lap()
+    weights = weigh(treatments, accumulated, kept, len(s.cfgs))
     lr = [learning_rate(cfg, step) for cfg in s.cfgs]
     columns = {
         **loss_columns(accumulated, s.cfg.beta),
         **by_run(s.treatments, len(s.cfgs), lambda t: _by_source(t, accumulated)),
         **optimize(
-            s.adapter, s.optimizer, s.treatments, accumulated.total,
+            s.adapter, s.optimizer, treatments, accumulated.total,
             lr=lr, grad_clip=s.cfg.grad_clip, quarantine=s.quarantine,
         ),
+        "weight": weights,
     }  # fmt: skip
     timings["t_proj"] = lap()
     timings["t_refresh"] = refreshed.seconds

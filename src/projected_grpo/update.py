@@ -13,6 +13,7 @@ from torch import Tensor
 from projected_grpo.antipasto import Adapter
 from projected_grpo.arms import Treatment, by_run
 from projected_grpo.proj import (
+    Projection,
     covered_energy,
     hackward_fraction,
     inside_fraction,
@@ -88,6 +89,7 @@ def optimize(
         with torch.no_grad():
             for name, p in adapter.delta_S.items():
                 p.copy_(before[name] - taken[name])
+    moved, trusted = _towards_zero(adapter, treatments, taken)
     if quarantine is not None:
         quarantine.step(
             {name: g - projected[name] for name, g in gradients.items()},
@@ -102,13 +104,39 @@ def optimize(
             f"the gradient's norm is {float(norm[still][0]):.3g}, yet the adapter did not move"
         )
     delta_S = {name: p.detach() for name, p in adapter.delta_S.items()}
-    stages = (gradients, projected, stepped, taken, delta_S)
+    stages = (gradients, projected, stepped, taken, moved, delta_S)
     return {
         "grad_norm_pre": norm_pre.tolist(),
         "grad_norm": norm.tolist(),
         "learning_rate": list(lr),
+        "trust_frac": trusted,
         **by_run(treatments, len(norm), lambda t: _measure(t, *map(t.of, stages))),
     }
+
+
+def _towards_zero(
+    adapter: Adapter, treatments: Sequence[Treatment], taken: Grads
+) -> tuple[Grads, list[Value]]:
+    """Take its share (`trust`) of every run's delta_S in the span of what the run removes; returns
+    the step with that in it, and |that| / |delta_S|, None where nothing is to be taken.
+
+    Matters where delta_S has something in that span: from before V was refreshed or grew, from a
+    gate or an overshoot that lets steps into it.
+    """
+    fractions: list[Value] = [None] * adapter.n_runs
+    todo = [t for t in treatments if t.trust and t.removed]
+    moved = {name: step.clone() for name, step in taken.items()} if todo else taken
+    for t in todo:
+        now = t.of({name: p.detach() for name, p in adapter.delta_S.items()})
+        after = project(now, t.removed, Projection("no_gate", t.trust))
+        with torch.no_grad():
+            for name, p in adapter.delta_S.items():
+                p[t.runs] = after[name]
+                moved[name][t.runs] += now[name] - after[name]
+        shares = removed_fraction(now, after).tolist()
+        for n, removes, share in zip(t.runs.tolist(), t.removes(), shares, strict=True):
+            fractions[n] = share if removes else None
+    return moved, fractions
 
 
 def _measure(
@@ -117,6 +145,7 @@ def _measure(
     projected: Grads,
     stepped: Grads,
     taken: Grads,
+    moved: Grads,
     delta_S: Grads,
 ) -> dict[str, list[Value]]:
     nothing: list[Value] = [None] * len(t.runs)
@@ -124,7 +153,7 @@ def _measure(
     return {
         "cos_pre": alignment(gradients, t.V),
         "cos_post": alignment(projected, t.V),
-        "cos_update": alignment(taken, t.V),
+        "cos_update": alignment(moved, t.V),
         "cos_null": [null] * len(t.runs),
         "removed_frac": removed_fraction(gradients, projected).tolist() if t.on_grad else nothing,
         "removed_frac_update": (
@@ -132,7 +161,7 @@ def _measure(
         ),
         "hackward_frac": hackward_fraction(gradients, t.V).tolist(),
         "inside_frac": inside_fraction(gradients, t.V).tolist(),
-        "inside_frac_update": inside_fraction(taken, t.V).tolist(),
+        "inside_frac_update": inside_fraction(moved, t.V).tolist(),
         "inside_frac_delta": inside_fraction(delta_S, t.V).tolist(),
         "covered_energy": covered_energy(gradients, t.V).tolist(),
     }
