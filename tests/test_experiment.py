@@ -66,7 +66,7 @@ def test_what_a_plan_does_not_have_is_refused() -> None:
 def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkeypatch) -> None:
     tiny = experiment.Base(
         preset=SmokeConfig,
-        settings={"problems": "katas:validation", "labels": False, "mix_ratio": 0.0},
+        settings={"problems": "katas:validation", "labels": False, "mix_ratio": 0.0, "max_new": 32},
         on_gpu={},
     )
     monkeypatch.setitem(experiment.BASES, "organism", tiny)
@@ -74,7 +74,7 @@ def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkey
     modes = "run_tests,sentinel"
     plan = [(label, {**changed, "mode": modes}) for label, changed in two]
     monkeypatch.setitem(experiment.PLANS, "confirm", plan)
-    args = arguments("confirm", seeds=(1,), steps=1, out=tmp_path, threads=1, eval_problems=2)
+    args = arguments("confirm", seeds=(1,), steps=1, out=tmp_path, threads=1, eval_problems=1)
     experiment.main(replace(args, only=("vanilla",)))
     (first,) = (tmp_path / "runs").iterdir()
     (first / collect_rows.EVALUATED).unlink()  # as if stopped between training and evaluation
@@ -95,7 +95,7 @@ def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkey
         assert [sum(c[i] for c in cells) for i in (1, 2, 3)] == [
             row[key][0] for key in ("att_s", "hack_s", "gt_s")
         ]
-    assert all(sum(c["n"] for c in r["eval"]) == 12 for r in rows if "eval" in r)
+    assert all(sum(c["n"] for c in r["eval"]) == 6 for r in rows if "eval" in r)
 
 
 def test_shares_by_mode_count_student_rows_that_were_graded() -> None:
