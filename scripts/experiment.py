@@ -265,7 +265,7 @@ def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int
     records: list[list[EvalRecord]] = [[] for _ in paths]
     limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
     with Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox) as grader:
-        for plan in eval_plans(cfg, 4096 if device.type == "cuda" else 256):
+        for plan in eval_plans(cfg, len(paths) * cfg.prompts_per_step * cfg.group):  # as a step
             found = evaluate_runs(lm, adapter, problems, plan, grader, range(len(paths)))
             for mine, new in zip(records, found, strict=True):
                 mine += new

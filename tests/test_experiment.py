@@ -63,6 +63,7 @@ def test_what_a_plan_does_not_have_is_refused() -> None:
         experiment.asked_for(arguments("pilot", base="smollm2"))
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkeypatch) -> None:
     tiny = experiment.Base(
         preset=SmokeConfig,
