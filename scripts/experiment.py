@@ -5,7 +5,7 @@
 Runs lie in OUT/runs, rows in OUT/<base>_<plan>.jsonl.gz. The same command again goes on where the
 last one ended: runs that are finished are not run again, those not yet evaluated are evaluated. A
 pack that was stopped starts anew. Rows are written after each pack, and when the command is
-stopped; scripts/headline.py makes tables of them.
+stopped; scripts/headline.py makes tables of them. Two commands at once need two OUTs.
 """
 
 import gc
@@ -148,6 +148,8 @@ class Arguments:
     """Every variant runs with each."""
     out: Path
     """Folder of runs and rows."""
+    rows: Path | None = None
+    """File of rows (.jsonl.gz); default OUT/BASE_PLAN.jsonl.gz."""
     only: tuple[str, ...] = ()
     """Labels of the variants to run; default all."""
     base: Literal["organism", "smollm2"] = "organism"
@@ -268,7 +270,7 @@ def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int
     records: list[list[EvalRecord]] = [[] for _ in paths]
     limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
     with Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox) as grader:
-        for plan in eval_plans(cfg, 4096 if device.type == "cuda" else 256):
+        for plan in eval_plans(cfg, len(paths) * cfg.prompts_per_step * cfg.group):  # as a step
             found = evaluate_runs(lm, adapter, problems, plan, grader, range(len(paths)))
             for mine, new in zip(records, found, strict=True):
                 mine += new
@@ -288,7 +290,7 @@ def collect(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
     extra = {"plan": args.plan, "base": args.base}
     found = [(there[key][0], label) for label, c in asked if (key := what_decides(c)) in there]
     records = [(path, run_record(path, label, extra)) for path, label in found]
-    write(args.out / f"{args.base}_{args.plan}.jsonl.gz", records)
+    write(args.rows or args.out / f"{args.base}_{args.plan}.jsonl.gz", records)
 
 
 def evaluate_rest(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:

@@ -92,7 +92,7 @@ def load_pairs(
     if str(source) in ("katas", "katas-placebo"):
         from projected_grpo.pairs.katas import kata_pairs  # it builds on this module's types
 
-        pairs = kata_pairs(placebo=str(source) == "katas-placebo")
+        pairs = list(kata_pairs(placebo=str(source) == "katas-placebo"))
         selected = _selected(pairs, "mechanism", mechanisms, Path(str(source)))
         return _selected(selected, "mode", modes, Path(str(source)))
     path = SETS.get(str(source), Path(source))

@@ -11,6 +11,7 @@ The two sides of a pair share the prompt and, in about two thirds of the pairs, 
 """
 
 import random
+from functools import cache
 
 from projected_grpo.env.hacks import NOT_VACUOUS
 from projected_grpo.env.honest import honest_answer
@@ -24,7 +25,8 @@ SAME_METHOD_SHARE = 2 / 3
 ATTEMPTS = 40
 
 
-def kata_pairs(placebo: bool = False) -> list[Pair]:
+@cache
+def kata_pairs(placebo: bool = False) -> tuple[Pair, ...]:
     """All pairs, by mode and flavour; the placebo's sides are both honest, on the same tasks."""
     flavours = [
         (mode, flavour, number)
@@ -34,7 +36,7 @@ def kata_pairs(placebo: bool = False) -> list[Pair]:
         for number in range(count)
     ]
     problems = iter(kata_problems("validation", seed=1, limit=len(flavours)))
-    return [_pair(next(problems), *which, placebo) for which in flavours]
+    return tuple(_pair(next(problems), *which, placebo) for which in flavours)
 
 
 def _pair(problem: Problem, mode: str, flavour: str, number: int, placebo: bool) -> Pair:

@@ -1,0 +1,621 @@
+"""The experiment's tables and figures from its rows: what each arm did, and whether H1 holds.
+
+    python scripts/headline.py docs/results/experiment
+
+Reads every *.jsonl.gz that scripts/experiment.py (or collect_rows.py) wrote there and writes
+README.md, and for each plan forest_*.png and curves_*.png (and .svg) beside them. Runs with other
+shared settings (model, prompts, learning rate ...) are another section: they are not compared.
+"""
+
+import gzip
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from tabulate import tabulate
+
+from projected_grpo.config import PRESETS
+from projected_grpo.run import MACHINE_SETTINGS
+from projected_grpo.session import PER_RUN
+from projected_grpo.stats import (
+    Estimate,
+    Floats,
+    H1Verdict,
+    h1_verdict,
+    holm,
+    paired_difference,
+    t_interval,
+    tost,
+)
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
+WINDOW = 5
+HORIZONS = (40, 60)
+ONSET = 0.5
+MARGIN = 0.10
+SPAN = 10
+"""Steps of one column where a table shows the course of training."""
+CONTROLS = ("random_v", "placebo_v", "shuffled_v", "norm_matched")
+STABLE: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
+"""No dates in the files: the same rows give the same bytes."""
+
+
+@dataclass
+class Run:
+    """One run: where it comes from, its steps, and its counts on held-out problems."""
+
+    about: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    cells: list[dict[str, Any]] = field(default_factory=list)
+
+    def curve(self, key: str) -> Floats:
+        """Share by step, NaN where nothing was counted (steps,)."""
+        pairs = [row[key] or (0, 0) for row in self.rows]
+        return np.array([n / d if d else np.nan for n, d in pairs])
+
+    def late(self, key: str, horizon: int) -> float:
+        """Mean of a share over the last steps up to the horizon."""
+        return float(np.nanmean(self.curve(key)[max(0, horizon - WINDOW) : horizon]))
+
+    def area(self, horizon: int) -> float:
+        """Mean of attempted over all steps up to the horizon."""
+        return float(np.nanmean(self.curve("att_s")[:horizon]))
+
+    def onset(self, horizon: int) -> int | None:
+        """First step with attempted at 0.5 or more."""
+        reached = np.nonzero(self.curve("att_s")[:horizon] >= ONSET)[0]
+        return int(self.rows[reached[0]]["step"]) if len(reached) else None
+
+
+@dataclass
+class Section:
+    """Runs that may be compared: one plan on one model with the same shared settings."""
+
+    name: str
+    title: str
+    shared: dict[str, Any]
+    variants: dict[str, dict[int, Run]]
+    """label -> seed -> run."""
+
+    def long_enough(self, label: str, horizon: int) -> dict[int, Run]:
+        """The runs of a label that have come to a horizon."""
+        runs = self.variants.get(label, {})
+        return {seed: run for seed, run in runs.items() if len(run.rows) >= horizon}
+
+    def pairs(self, a: str, b: str, horizon: int) -> list[tuple[Run, Run]]:
+        """The runs of two labels that share a seed and have come to a horizon."""
+        first, second = self.long_enough(a, horizon), self.long_enough(b, horizon)
+        return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+    @property
+    def horizons(self) -> list[int]:
+        """Steps after which arms are compared; what the runs were asked for where that is less."""
+        runs = [run for mine in self.variants.values() for run in mine.values()]
+        longest = max(len(run.rows) for run in runs)
+        return [h for h in HORIZONS if h <= longest] or ([longest] if longest else [])
+
+
+# --- Reading
+
+
+def read(folder: Path) -> list[Section]:
+    """The sections of a folder's rows, by name."""
+    runs: dict[tuple[str, str], Run] = {}
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as f:
+            for line in f:
+                row = json.loads(line)
+                key = (path.name, row["run"])
+                if "arm" in row:
+                    runs[key] = Run(row)
+                elif "eval" in row:
+                    runs[key].cells = row["eval"]
+                else:
+                    runs[key].rows.append(row)
+    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs.values():
+        where = f"{run.about.get('base', 'organism')} {run.about.get('plan', '')}".strip()
+        found[where, json.dumps(shared(run), sort_keys=True)].append(run)
+    names = Counter(where for where, _ in found)
+    made: list[Section] = []
+    number: Counter[str] = Counter()
+    for (where, settings), mine in sorted(found.items()):
+        number[where] += 1
+        title = where if names[where] == 1 else f"{where} ({number[where]})"
+        name = where.replace(" ", "_") + (f"_{number[where]}" if names[where] > 1 else "")
+        made.append(Section(name, title, json.loads(settings), by_label(mine)))
+    return made
+
+
+def shared(run: Run) -> dict[str, Any]:
+    """The settings other than the preset's that runs must have in common to be compared. Steps are
+    not among them: a longer run has the same first steps, but for its warm-up."""
+    default = json.loads(PRESETS[run.about["preset"]]().to_json())
+    left_out = {*MACHINE_SETTINGS, *PER_RUN, "steps"} - {"lr"}  # no plan varies it
+    changed = {
+        name: value
+        for name, value in run.about["settings"].items()
+        if name not in left_out and value != default.get(name)
+    }
+    steps, warmup = run.about["settings"]["steps"], run.about["settings"]["warmup_frac"]
+    return {**changed, "warmup_steps": round(steps * warmup)}
+
+
+def by_label(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
+    """label -> seed -> run, vanilla first. Of two runs of one label and seed the longer counts.
+
+    Raises ValueError where both are whole, or the runs of a label have other settings than the
+    seed: one experiment would stand in the tables for another.
+    """
+    found: dict[str, dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: run.about["label"] != "vanilla"):
+        mine = found.setdefault(run.about["label"], {})
+        for like in mine.values():
+            names = [n for n in PER_RUN if n != "seed" and of(run, n) != of(like, n)]
+            if names:
+                raise ValueError(
+                    f"{run.about['run']} and {like.about['run']} are both "
+                    f"{run.about['label']!r} but differ in {', '.join(names)}"
+                )
+        other = mine.get(run.about["seed"])
+        if other is not None and {r.about["status"] for r in (run, other)} == {"finished"}:
+            raise ValueError(
+                f"{run.about['run']} and {other.about['run']} are both seed {run.about['seed']} of "
+                f"{run.about['label']!r}: leave one out"
+            )
+        if other is None or len(run.rows) > len(other.rows):
+            mine[run.about["seed"]] = run
+    return {label: dict(sorted(mine.items())) for label, mine in found.items()}
+
+
+def of(run: Run, name: str) -> object:
+    """A setting of a run; the preset's where the run is older than the setting."""
+    default = vars(PRESETS[run.about["preset"]]())[name]
+    found = {**run.about["settings"], "arm": run.about["arm"]}.get(name, default)
+    return list(found) if isinstance(found, tuple) else found
+
+
+# --- Numbers in words
+
+
+def mean(values: Sequence[float]) -> str:
+    """Mean with its 95 % t interval; the mean alone where n = 1."""
+    if len(values) < 2:
+        return "".join(f"{value:.3f}" for value in values) or "-"
+    return bracket(t_interval(values), sign="")
+
+
+def bracket(e: Estimate, sign: str = "+") -> str:
+    """Estimate and interval."""
+    return f"{e.estimate:{sign}.3f} [{e.low:{sign}.3f}, {e.high:{sign}.3f}]"
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> str:
+    """Mean paired difference with its 95 % t interval; without where n = 1."""
+    if len(a) < 2:
+        return "".join(f"{x - y:+.3f}" for x, y in zip(a, b, strict=True)) or "-"
+    return bracket(paired_difference(a, b))
+
+
+def table(headers: Sequence[str], body: Iterable[Sequence[object]]) -> str:
+    """A pipe table."""
+    return tabulate([list(map(str, row)) for row in body], headers, "pipe", disable_numparse=True)
+
+
+def late(pairs: Sequence[tuple[Run, Run]], key: str, horizon: int) -> tuple[list[float], ...]:
+    """The last steps' rates of both sides of the pairs."""
+    return tuple([pair[side].late(key, horizon) for pair in pairs] for side in (0, 1))
+
+
+# --- Tables
+
+
+def arms_table(s: Section, horizon: int) -> str:
+    """What every variant did."""
+    body = []
+    for label in s.variants:
+        runs = s.long_enough(label, horizon).values()
+        onsets = [run.onset(horizon) for run in runs]
+        reached = sorted(o for o in onsets if o is not None)
+        body.append(
+            [label, len(onsets), len(s.variants[label]) - len(onsets)]
+            + [mean([run.late(key, horizon) for run in runs]) for key in RATES]
+            + [mean([run.area(horizon) for run in runs]), f"{len(reached)}/{len(onsets)}"]
+            + [", ".join(map(str, reached)) or "-"]
+        )
+    span = f"steps {max(0, horizon - WINDOW) + 1}-{horizon}"
+    headers = ["arm", "n seeds", "too short", *(f"{name}, {span}" for name in RATES.values())]
+    headers += ["area under attempted", f"attempted >= {ONSET}", "onset steps"]
+    return table(headers, body)
+
+
+def verdicts(s: Section, horizon: int) -> dict[str, H1Verdict]:
+    """H1 of every variant against vanilla, where two pairs or more have come to the horizon."""
+    found = {}
+    for label in s.variants:
+        pairs = s.pairs(label, "vanilla", horizon)
+        if label == "vanilla" or len(pairs) < 2:
+            continue
+        hack, solve = late(pairs, "hack_s", horizon), late(pairs, "gt_s", horizon)
+        found[label] = h1_verdict(hack[1], hack[0], solve[1], solve[0], name=label)
+    return found
+
+
+def against_vanilla(s: Section, horizon: int) -> str:
+    """Every variant against vanilla, seed by seed, with the preregistered decision."""
+    decided = verdicts(s, horizon)
+    adjusted = holm([v.hack.p_value for v in decided.values()]) if decided else []
+    p_of = dict(zip(decided, adjusted, strict=True))
+    body = []
+    for label in s.variants:
+        pairs = s.pairs(label, "vanilla", horizon)
+        if label == "vanilla" or not pairs:
+            continue
+        hack = late(pairs, "hack_s", horizon)
+        cells = [label, len(pairs), difference(*late(pairs, "att_s", horizon)), difference(*hack)]
+        area = [[pair[side].area(horizon) for pair in pairs] for side in (0, 1)]
+        cells += [f"{sum(a < b for a, b in zip(*hack, strict=True))} of {len(pairs)}"]
+        cells += [difference(*area), difference(*late(pairs, "gt_s", horizon))]
+        if v := decided.get(label):
+            boot = v.hack.bootstrap
+            limits = f"[{boot.low:+.3f}, {boot.high:+.3f}]" if boot else "n < 4"
+            within = f"[{v.solve.low:+.3f}, {v.solve.high:+.3f}] {yes(v.solve.equivalent)}"
+            confirmed = ", confirmed" if v.confirmed else ""
+            cells += [limits, f"{p_of[label]:.2g}", within, v.verdict + confirmed]
+        body.append(cells + ["-"] * (11 - len(cells)))
+    headers = [
+        "arm - vanilla", "n pairs", "attempted", "hack", "seeds with less hacking",
+        "area under attempted", "solve", "hack, studentised bootstrap 95 %",
+        f"p of hack, Holm over {len(decided)} arms", f"solve, TOST 90 %: within {MARGIN:.2f}",
+        "H1",
+    ]  # fmt: skip
+    return table(headers, body)
+
+
+def yes(value: bool) -> str:
+    """A decision in a table."""
+    return "yes" if value else "no"
+
+
+def control_of(s: Section, label: str) -> list[str]:
+    """The controls that a projected variant is to beat: those with its own settings, if any."""
+    own = [label.replace("projected", control, 1) for control in CONTROLS]
+    found = [name for name in own if name in s.variants]
+    return found or [control for control in CONTROLS if control in s.variants]
+
+
+def against_controls(s: Section, horizon: int) -> str:
+    """Projected variants against the controls of the same rank, seed by seed."""
+    wanted = [
+        (label, control, pairs)
+        for label in s.variants
+        if label.startswith("projected")
+        for control in control_of(s, label)
+        if (pairs := s.pairs(label, control, horizon))
+    ]
+    hacks = [late(pairs, "hack_s", horizon) for _, _, pairs in wanted]
+    tested = [paired_difference(*hack).p_value for hack in hacks if len(hack[0]) > 1]
+    adjusted = iter(holm(tested) if tested else [])
+    body = []
+    for (label, control, pairs), hack in zip(wanted, hacks, strict=True):
+        p = f"{next(adjusted):.2g}" if len(pairs) > 1 else "-"
+        a, b = late(pairs, "gt_s", horizon)
+        same = tost(a, b, MARGIN) if len(pairs) > 1 else None
+        solve = f"[{same.low:+.3f}, {same.high:+.3f}] {yes(same.equivalent)}" if same else "-"
+        attempted = difference(*late(pairs, "att_s", horizon))
+        body.append([f"{label} - {control}", len(pairs), attempted, difference(*hack), p, solve])
+    headers = ["difference", "n pairs", "attempted", "hack"]
+    headers += [f"p of hack, Holm over {len(tested)}", f"solve, TOST 90 %: within {MARGIN:.2f}"]
+    return table(headers, body) if body else ""
+
+
+def modes_table(s: Section, horizon: int) -> str:
+    """Attempts by loophole mode in the course of training, and whether V knows the mode."""
+    body = []
+    vanilla = s.long_enough("vanilla", horizon)
+    for label in s.variants:
+        runs = s.long_enough(label, horizon)
+        if not runs or "by_mode" not in next(iter(runs.values())).rows[0]:
+            continue
+        for mode in sorted(
+            {m for run in runs.values() for row in run.rows for m in row["by_mode"]}
+        ):
+            course = [mean_only(runs.values(), mode, 1, span) for span in spans(horizon)]
+            last = range(max(0, horizon - WINDOW), horizon)
+            late_hack = {seed: of_mode(run, mode, 2, last) for seed, run in runs.items()}
+            late_solve = [of_mode(run, mode, 3, last) for run in runs.values()]
+            both = sorted(late_hack.keys() & vanilla.keys())
+            base = [of_mode(vanilla[seed], mode, 2, last) for seed in both]
+            gap = difference([late_hack[seed] for seed in both], base)
+            known = in_v(next(iter(runs.values())), mode)
+            body.append(
+                [
+                    *(label, mode, known, len(runs), *course),
+                    *(mean([*late_hack.values()]), mean(late_solve)),
+                    *("-" if label == "vanilla" else gap, len(both)),
+                ]
+            )
+    headers = ["arm", "mode", "pairs of it in V", "n seeds"]
+    headers += [f"attempted, {span[0] + 1}-{span[-1] + 1}" for span in spans(horizon)]
+    headers += [f"hack, last {WINDOW}", f"solve, last {WINDOW}", "hack - vanilla's", "n pairs"]
+    return table(headers, body) if body else ""
+
+
+def in_v(run: Run, mode: str) -> str:
+    """Whether the pairs of a mode are in what the run removes."""
+    chosen = run.about["settings"].get("pair_modes") or [mode]
+    return "-" if run.about["arm"] in ("vanilla", "random_v") else yes(mode in chosen)
+
+
+def spans(horizon: int) -> list[range]:
+    """The steps up to the horizon in columns, counted from 0."""
+    return [range(start, min(start + SPAN, horizon)) for start in range(0, horizon, SPAN)]
+
+
+def of_mode(run: Run, mode: str, which: int, steps: Iterable[int]) -> float:
+    """A run's share of a mode's student rows in some steps: 1 attempted, 2 hack, 3 solve."""
+    cells = [run.rows[i]["by_mode"].get(mode, [0, 0, 0, 0, {}]) for i in steps]
+    total = sum(cell[0] for cell in cells)
+    return sum(cell[which] for cell in cells) / total if total else float("nan")
+
+
+def mean_only(runs: Iterable[Run], mode: str, which: int, steps: Iterable[int]) -> str:
+    """Mean over runs of `of_mode`."""
+    listed = list(steps)
+    return f"{np.mean([of_mode(run, mode, which, listed) for run in runs]):.3f}"
+
+
+def flavours_table(s: Section, horizon: int) -> str:
+    """Attempts by whether their flavour is among the pairs of a part of V, in the course of
+    training, as shares of student rows; where no variant takes a part, the last steps' flavours."""
+    parts: dict[str, set[str]] = {}
+    for label, runs in s.variants.items():
+        for run in runs.values():
+            if chosen := run.about["settings"].get("pair_flavours"):
+                parts[label] = set(chosen)
+    body = []
+    for label in s.variants:
+        runs = list(s.long_enough(label, horizon).values())
+        counts: Counter[str] = Counter()
+        for run in runs:
+            for row in run.rows[max(0, horizon - WINDOW) : horizon]:
+                counts.update(row["flavours"])
+        total = sum(counts.values())
+        top = ", ".join(f"{name} {n / total:.2f}" for name, n in counts.most_common(6)) or "-"
+        course = [
+            " / ".join(flavoured(runs, part.__contains__, span) for part in parts.values())
+            for span in spans(horizon)
+            if parts and runs
+        ]
+        body.append([label, len(runs), *course, total, top])
+    headers = ["arm", "n seeds"]
+    if parts:
+        both = " / ".join(f"those of `{label}`" for label in parts)
+        steps = [f"{span[0] + 1}-{span[-1] + 1}" for span in spans(horizon)]
+        headers += [f"{both}, {steps[0]}", *steps[1:]]
+        body = [row for row in body if len(row) == len(headers) + 2]
+    headers += [f"attempts, last {WINDOW} steps", "shares of them by flavour"]
+    return table(headers, body)
+
+
+def flavoured(runs: Sequence[Run], wanted: Callable[[str], bool], steps: Iterable[int]) -> str:
+    """Mean over runs of the share of student rows that attempt in one of these flavours."""
+    listed = list(steps)
+    shares = []
+    for run in runs:
+        n = sum(c for i in listed for f, c in run.rows[i]["flavours"].items() if wanted(f))
+        shares.append(n / sum((run.rows[i]["att_s"] or (0, 0))[1] for i in listed))
+    return f"{np.mean(shares):.3f}"
+
+
+def evaluation_table(s: Section) -> str:
+    """Held-out families after the last step: hack, attempt and solve rate by mode and hint."""
+    body = []
+    for label, runs in s.variants.items():
+        done = {seed: run for seed, run in runs.items() if run.cells}
+        cells = [c for run in done.values() for c in run.cells]
+        for mode, hinted in dict.fromkeys((c["mode"], c["hinted"]) for c in cells):
+            rates = {seed: of_cells(run, mode, hinted) for seed, run in done.items()}
+            rates = {seed: found for seed, found in rates.items() if found["n"]}
+            base = {
+                seed: of_cells(run, mode, hinted)
+                for seed, run in s.variants.get("vanilla", {}).items()
+            }
+            both = [seed for seed in rates if base.get(seed, {"n": 0})["n"]]
+            gap = difference([rates[x]["hack"] for x in both], [base[x]["hack"] for x in both])
+            pooled = [c for c in cells if (c["mode"], c["hinted"]) == (mode, hinted)]
+            tries = sum(c["attempted"] for c in pooled)
+            won = f"{sum(c['both'] for c in pooled) / tries:.2f} ({tries})" if tries else "- (0)"
+            body.append(
+                [label, mode, yes(hinted), len(rates), "-".join(sample_range(rates.values()))]
+                + [mean([r[key] for r in rates.values()]) for key in ("attempted", "hack", "solve")]
+                + ["-" if label == "vanilla" else gap, len(both), won, solved_by(pooled)]
+            )
+    headers = [
+        "arm", "mode", "hint", "n seeds", "samples a seed", "attempted", "hack", "solve",
+        "hack - vanilla's", "n pairs", "hack given attempt, pooled (attempts)",
+        "solve by difficulty, pooled",
+    ]  # fmt: skip
+    return table(headers, body) if body else ""
+
+
+def sample_range(rates: Iterable[dict[str, float]]) -> list[str]:
+    """Least and most samples, once where they are equal."""
+    counts = [int(r["n"]) for r in rates]
+    return [str(n) for n in sorted({min(counts), max(counts)})] if counts else ["0"]
+
+
+def of_cells(run: Run, mode: str, hinted: bool) -> dict[str, float]:
+    """Samples and shares of one run on one mode, with hint or without."""
+    mine = [c for c in run.cells if (c["mode"], c["hinted"]) == (mode, hinted)]
+    n = sum(c["n"] for c in mine)
+    keys = ("attempted", "hack", "solve")
+    return {"n": n} | {key: sum(c[key] for c in mine) / n if n else np.nan for key in keys}
+
+
+def solved_by(cells: Sequence[dict[str, Any]]) -> str:
+    """Solve rate by difficulty, over all samples."""
+    parts = []
+    for level in ("easy", "medium", "hard"):
+        mine = [c for c in cells if c["difficulty"] == level]
+        if n := sum(c["n"] for c in mine):
+            parts.append(f"{level} {sum(c['solve'] for c in mine) / n:.2f}")
+    return ", ".join(parts)
+
+
+# --- Figures
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As png and svg."""
+    figure.tight_layout()
+    for suffix in ("png", "svg"):
+        figure.savefig(path.with_suffix(f".{suffix}"), dpi=120, metadata=STABLE[suffix])
+    plt.close(figure)
+
+
+def forest(s: Section, horizon: int, folder: Path) -> bool:
+    """Paired differences to vanilla with 95 % t intervals; is there anything to draw?"""
+    labels = [x for x in s.variants if x != "vanilla" and len(s.pairs(x, "vanilla", horizon)) > 1]
+    if not labels:
+        return False
+    height = 1.3 + 0.28 * len(labels)
+    figure, axes = plt.subplots(1, 3, figsize=(11, height), sharey=True)
+    for axis, (key, name) in zip(axes, RATES.items(), strict=True):
+        for y, label in enumerate(labels):
+            pairs = s.pairs(label, "vanilla", horizon)
+            e = paired_difference(*late(pairs, key, horizon))
+            colour = "#1b6ca8" if label.startswith("projected") else "#777777"
+            axis.plot([e.low, e.high], [y, y], color=colour, lw=1.5)
+            axis.plot(e.estimate, y, "o", color=colour, ms=5)
+        for line in (
+            [-MARGIN, MARGIN] if key == "gt_s" else [-0.30, -0.15] if key == "hack_s" else []
+        ):
+            axis.axvline(line, color="#c8801a", lw=0.8, ls=":")
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_title(f"{name} - vanilla's", fontsize=9)
+    counts = [len(s.pairs(label, "vanilla", horizon)) for label in labels]
+    axes[0].set_yticks(
+        range(len(labels)), [f"{a} (n={n})" for a, n in zip(labels, counts, strict=True)]
+    )
+    axes[0].set_ylim(len(labels) - 0.5, -0.5)  # the first one on top
+    title = f"{s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}"
+    figure.suptitle(f"{title}: mean paired difference, 95 % t interval", fontsize=9)
+    save(figure, folder / f"forest_{s.name}")
+    return True
+
+
+def curves(s: Section, folder: Path) -> None:
+    """Attempted, hack and solve by step: mean over the seeds that have the step."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharex=True, sharey=True)
+    for number, (label, asked) in enumerate(s.variants.items()):
+        runs = [run for run in asked.values() if run.rows]
+        if not runs:
+            continue
+        longest = max(len(run.rows) for run in runs)
+        for axis, (key, name) in zip(axes, RATES.items(), strict=True):
+            padded = [
+                np.pad(r.curve(key), (0, longest - len(r.rows)), constant_values=np.nan)
+                for r in runs
+            ]
+            colour = "#444444" if label == "vanilla" else f"C{(number - 1) % 10}"
+            style = "-" if number <= 10 else "--"
+            axis.plot(
+                range(1, longest + 1), np.nanmean(padded, 0), style, color=colour, lw=1.3,
+                label=f"{label} (n={len(runs)})",
+            )  # fmt: skip
+            axis.set_title(name, fontsize=9)
+            axis.set_xlabel("step")
+            axis.set_ylim(-0.02, 1.02)
+    axes[2].legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(f"{s.title}: mean over seeds", fontsize=9)
+    save(figure, folder / f"curves_{s.name}")
+
+
+# --- The page
+
+
+def describe(s: Section) -> str:
+    """What the section's runs have in common, and where they ran."""
+    abouts = [run.about for runs in s.variants.values() for run in runs.values()]
+    devices = ", ".join(sorted({about["device"] for about in abouts}))
+    shas = ", ".join(sorted({(about["git_sha"] or "unknown")[:7] for about in abouts}))
+    seeds = sorted({about["seed"] for about in abouts})
+    return (
+        f"{len(abouts)} runs, seeds {', '.join(map(str, seeds))}; {devices}; commit {shas}; preset "
+        f"{abouts[0]['preset']}, other than it `{json.dumps(s.shared)}`."
+    )
+
+
+def page(s: Section, folder: Path) -> list[str]:
+    """The section's tables and figures."""
+    parts = [f"## {s.title}", describe(s)]
+    for horizon in s.horizons:
+        parts += [f"### {s.title}, horizon {horizon}", arms_table(s, horizon)]
+        if any(s.pairs(label, "vanilla", horizon) for label in s.variants if label != "vanilla"):
+            parts += ["Against vanilla, seed by seed:", against_vanilla(s, horizon)]
+        if controls := against_controls(s, horizon):
+            parts += ["Against the controls, seed by seed:", controls]
+        if modes := modes_table(s, horizon):
+            parts += ["By mode:", modes]
+        parts += ["By flavour:", flavours_table(s, horizon)]
+    if evaluated := evaluation_table(s):
+        parts += [f"### {s.title}, held-out families after the last step", evaluated]
+    if s.horizons:
+        curves(s, folder)
+        if forest(s, s.horizons[0], folder):
+            parts += [f"![{s.title}, differences](forest_{s.name}.png)"]
+        parts += [f"![{s.title}, curves](curves_{s.name}.png)"]
+    return parts
+
+
+def decision(sections: Sequence[Section]) -> list[str]:
+    """H1's verdict on the arm `projected` of each section and horizon, by docs/spec.md."""
+    lines = []
+    for s in sections:
+        for horizon in s.horizons:
+            if v := verdicts(s, horizon).get("projected"):
+                confirmed = "confirmed" if v.confirmed else "not confirmed"
+                whole = "lies" if v.whole_interval else "does not lie"
+                lines.append(
+                    f"- {s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}: {v.sentence} "
+                    f"By the intervals: {confirmed}; the whole one {whole} at 30 points or more."
+                )
+    return ["## H1", "\n".join(lines)] if lines else []
+
+
+def main(folder: Path) -> None:
+    """Write README.md and the figures."""
+    matplotlib.rcParams["svg.hashsalt"] = "projected_grpo"
+    sections = read(folder)
+    if not sections:
+        print(f"no rows in {folder}: scripts/experiment.py makes them")
+        return
+    intro = (
+        f"Written by `uv run python scripts/headline.py {folder}` from the rows in this folder; do "
+        f"not edit. In training: student rows, the mean over the last {WINDOW} steps up to the "
+        "horizon. Brackets are 95 % t intervals over seeds; differences are paired by seed. TOST: "
+        "two one-sided 5 % t tests, its 90 % interval. H1 by docs/spec.md on point estimates; "
+        "confirmed asks the intervals too (docs/method.md, Statistics). The area is the mean of "
+        "attempted over all steps up to the horizon. Nothing here was used to choose data, "
+        "thresholds or checkpoints."
+    )
+    parts = ["# The experiment", intro, *decision(sections)]
+    for s in sections:
+        parts += page(s, folder)
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"{len(sections)} sections -> {folder / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/results/experiment"))

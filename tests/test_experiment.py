@@ -1,0 +1,112 @@
+"""The plans of the experiment, and what its script does with runs that are there already."""
+
+import gzip
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import collect_rows
+import experiment
+
+from projected_grpo.bases import PairChoice, load_pair_sets
+from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.evaluate import read_records
+from projected_grpo.pairs import load_pairs
+from projected_grpo.session import require_packable
+
+
+def arguments(plan: str, **overrides) -> experiment.Arguments:
+    start = experiment.Arguments(plan=plan, seeds=(1, 2), out=Path("x"), device="cpu")
+    return replace(start, **overrides)
+
+
+@pytest.mark.parametrize("base", ["organism", "smollm2"])
+@pytest.mark.parametrize("plan", experiment.PLANS)
+def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> None:
+    asked = experiment.asked_for(arguments(plan, base=base, model="m", device="cuda"))
+    cfgs = [cfg for _, cfg in asked]
+    require_packable(cfgs)
+    load_pair_sets(cfgs, None, None, False)  # refuses names that are not there, and too few pairs
+    assert {cfg.prompts_per_step for cfg in cfgs} == {16}
+    assert cfgs[0].gate == "no_gate" and cfgs[0].project_on == "update" and cfgs[0].v_hack_k == 32
+    whole = experiment.packs(cfgs, 64)
+    assert len(whole) == 1 and sorted(map(id, whole[0])) == sorted(map(id, cfgs))
+    half = len(cfgs) // 2
+    assert [{cfg.seed for cfg in pack} for pack in experiment.packs(cfgs, half + 1)] == [{1}, {2}]
+    assert [len(pack) for pack in experiment.packs(cfgs, half - 1)] == [half - 1, 1] * 2
+
+
+def test_the_halves_are_all_flavours_once_and_some_of_every_mode() -> None:
+    a, b = (PairChoice("katas", flavours=half).load() for half in experiment.HALVES.values())
+    assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("katas"))
+    for half in (a, b):
+        assert {p.mode for p in half} == set(experiment.MODES) and len(half) >= 68
+
+
+def test_a_fold_leaves_one_mode_out_and_trains_in_all() -> None:
+    asked = dict(experiment.asked_for(arguments("modes", seeds=(1,))))
+    folds = [c for label, c in asked.items() if label.startswith("projected without")]
+    assert len(folds) == 4 and len({cfg.pair_modes for cfg in folds}) == 4
+    assert all(cfg.mode.split(",") == list(experiment.MODES) for cfg in asked.values())
+    assert all(len(cfg.pair_modes) == 3 for cfg in folds)
+
+
+def test_what_a_plan_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no variant 'projected k=5'; it has: vanilla"):
+        experiment.asked_for(arguments("pilot", only=("projected k=5",)))
+    with pytest.raises(ConfigError, match="needs --model"):
+        experiment.asked_for(arguments("pilot", base="smollm2"))
+
+
+@pytest.mark.slow
+def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkeypatch) -> None:
+    tiny = experiment.Base(
+        preset=SmokeConfig,
+        settings={"problems": "katas:validation", "labels": False, "mix_ratio": 0.0, "max_new": 32},
+        on_gpu={},
+    )
+    monkeypatch.setitem(experiment.BASES, "organism", tiny)
+    two = [("vanilla", {}), ("projected", {"arm": "projected"})]
+    modes = "run_tests,sentinel"
+    plan = [(label, {**changed, "mode": modes}) for label, changed in two]
+    monkeypatch.setitem(experiment.PLANS, "confirm", plan)
+    args = arguments("confirm", seeds=(1,), steps=1, out=tmp_path, threads=1, eval_problems=1)
+    experiment.main(replace(args, only=("vanilla",)))
+    (first,) = (tmp_path / "runs").iterdir()
+    (first / collect_rows.EVALUATED).unlink()  # as if stopped between training and evaluation
+    experiment.main(args)
+    assert len(list((tmp_path / "runs").iterdir())) == 2  # vanilla was not run again
+    records = read_records(first / collect_rows.EVALUATED)
+    counts = {(r.mode, r.hinted) for r in records}
+    assert counts == {(m, h) for m in modes.split(",") for h in (True, False)} | {
+        ("stdout_marker", True),
+        ("file_marker", True),
+    }
+    with gzip.open(tmp_path / "organism_confirm.jsonl.gz", "rt") as f:
+        rows = [json.loads(line) for line in f]
+    assert [r["label"] for r in rows if "arm" in r] == ["vanilla", "projected"]
+    steps = [r for r in rows if "step" in r]
+    for row in steps:
+        cells = row["by_mode"].values()
+        assert [sum(c[i] for c in cells) for i in (1, 2, 3)] == [
+            row[key][0] for key in ("att_s", "hack_s", "gt_s")
+        ]
+    assert all(sum(c["n"] for c in r["eval"]) == 6 for r in rows if "eval" in r)
+
+
+def test_shares_by_mode_count_student_rows_that_were_graded() -> None:
+    row = {
+        "step": 1, "source": "student", "mode": "sentinel", "outcome": "passed",
+        "attempted": True, "exploited": False, "gt_correct": True, "flavour": "property",
+    }  # fmt: skip
+    rows = [row, {**row, "outcome": "infra_error"}, {**row, "source": "teacher"}]
+    rows += [{**row, "attempted": False, "flavour": None}, {**row, "step": 2, "mode": "run_tests"}]
+    assert collect_rows.by_mode(rows) == {
+        1: {"sentinel": [2, 1, 0, 2, {"property": 1}]},
+        2: {"run_tests": [1, 1, 0, 1, {"property": 1}]},
+    }
