@@ -250,7 +250,7 @@ def treatments(
     cfgs: Sequence[Config], v_hack: VHack, own: Mapping[int, VHack], device: torch.device
 ) -> list[Treatment]:
     """The runs of a pack grouped by their projection settings, each run in exactly one group; a run
-    that refreshes V has its own.
+    that refreshes V, or learns axes of its own, has its own.
 
     `v_hack` is measured in all; `own` holds those directions that runs have for themselves.
     """
@@ -258,7 +258,8 @@ def treatments(
     for n, cfg in enumerate(cfgs):
         key = (
             cfg.v_hack_k, cfg.v_hack_drop_bottom_frac, cfg.gate, cfg.overshoot,
-            cfg.preserve_magnitude, cfg.project_on, n if cfg.refresh_every else None,
+            cfg.preserve_magnitude, cfg.project_on,
+            n if cfg.refresh_every or cfg.running_k else None,
             cfg.v_hack_k_end, cfg.score_weight, cfg.trust,
         )  # fmt: skip
         groups.setdefault(key, []).append(n)

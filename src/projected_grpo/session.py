@@ -31,13 +31,15 @@ from projected_grpo.model import (
 from projected_grpo.pool import Pool, open_pool
 from projected_grpo.quarantine import Quarantine, quarantine_for
 from projected_grpo.run import RunDir
+from projected_grpo.running import Running, require_known_modes, running_for
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
 PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
-    *("v_hack_k_end", "score_weight", "trust"),
+    *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
+    *("running_contrast", "running_replaces", "running_permuted", "known_modes"),
     *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
@@ -58,6 +60,7 @@ class Session:
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     quarantine: Quarantine | None  # where an arm routes
+    running: Running | None  # where a run learns axes of its own
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: Sequence[Mapping[int, list[int]]]  # of each run: problem id -> token ids
     pool: Pool | None
@@ -130,6 +133,7 @@ def prepare(
         torch.set_num_threads(cfg.threads)
     device = resolve_device(cfg.device)
     problems = hinted_problems(cfg.problems, cfg.mode)
+    require_known_modes(cfgs, problems)
     v_file = resumed.v_hack if resumed else cfg.v_hack
     given = load_vhack(v_file, device) if v_file else None
     pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
@@ -150,11 +154,12 @@ def prepare(
     optimizer = torch.optim.AdamW(
         adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
     )
+    found = treatments(cfgs, v_hack, own, device)
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
-        quarantine=quarantine_for(adapter, cfgs), problems=kept,
+        quarantine=quarantine_for(adapter, cfgs), running=running_for(cfgs, found), problems=kept,
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
-        treatments=treatments(cfgs, v_hack, own, device), own=own, pair_sets=pair_sets,
+        treatments=found, own=own, pair_sets=pair_sets,
         concepts=concepts(cfgs, lm, adapter, pair_sets), device=device,
     )  # fmt: skip
     return session, v_hack
