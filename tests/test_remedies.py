@@ -35,7 +35,7 @@ from projected_grpo.running import (
     permuted,
     strongest,
 )
-from projected_grpo.session import prepare
+from projected_grpo.session import labels, prepare
 from projected_grpo.train import accumulate_gradients, acting, sample_rows, train, train_runs
 from projected_grpo.weights import hack_weights, weigh, weighed
 
@@ -420,6 +420,14 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(projected: Path, tmp_path: Path
 def test_stopped_and_resumed_it_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     run = train(settings(tmp_path, refresh_every=2, **REMEDIES[name]))
     same_from_any_checkpoint(run, tmp_path)
+
+
+def test_a_label_names_the_remedies_that_a_run_has() -> None:
+    cfg = SmokeConfig(arm="projected")
+    pack = [cfg, replace(cfg, trust=0.5), replace(cfg, running_k=3, running_permuted=True)]
+    assert labels(pack) == [
+        *("projected", "projected trust=0.5", "projected running_k=3 running_permuted=True")
+    ]
 
 
 def test_contradictions() -> None:

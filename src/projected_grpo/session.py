@@ -35,12 +35,15 @@ from projected_grpo.running import Running, require_known_modes, running_for
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
+OF_REMEDIES = (
+    *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
+    *("running_contrast", "running_replaces", "running_permuted", "known_modes"),
+)
 PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
-    *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
-    *("running_contrast", "running_replaces", "running_permuted", "known_modes"),
     *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
+    *OF_REMEDIES,
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
 
@@ -101,16 +104,18 @@ def require_packable(cfgs: Sequence[Config]) -> None:
 
 def labels(cfgs: Sequence[Config]) -> list[str]:
     """What to call each run beside the others, its seed apart: its arm, and those settings that
-    vary in the pack."""
+    vary in the pack; those of remedies only where they are not the preset's."""
     varied = [
         name
         for name in PER_RUN
         if name not in ("arm", "seed") and len({vars(cfg)[name] for cfg in cfgs}) > 1
     ]
-    return [
-        " ".join([cfg.arm, *(f"{n.removeprefix('v_hack_')}={vars(cfg)[n]}" for n in varied)])
-        for cfg in cfgs
-    ]
+    found: list[str] = []
+    for cfg in cfgs:
+        had, default = vars(cfg), vars(type(cfg)())
+        named = [n for n in varied if n not in OF_REMEDIES or had[n] != default[n]]
+        found.append(" ".join([cfg.arm, *(f"{n.removeprefix('v_hack_')}={had[n]}" for n in named)]))
+    return found
 
 
 def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
