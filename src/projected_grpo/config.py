@@ -388,7 +388,8 @@ class Config:
         for name in paths:
             stored[name] = None if stored[name] is None else Path(stored[name])
         for name in ("adam_betas", "arms", "seeds", "known_modes"):
-            stored[name] = tuple(stored[name])
+            if name in stored:  # a run of an earlier version has the default
+                stored[name] = tuple(stored[name])
         return cls(**stored)
 
 
