@@ -253,7 +253,7 @@ def treatments(
     device: torch.device,
 ) -> list[Treatment]:
     """The runs of a pack grouped by their projection settings, each run in exactly one group; a run
-    that refreshes V has its own.
+    that refreshes V, or learns axes of its own, has its own.
 
     `v_hack` (N) is measured; `own` holds those directions that arms remove instead.
     """
@@ -261,7 +261,8 @@ def treatments(
     for n, cfg in enumerate(cfgs):
         key = (
             cfg.v_hack_k, cfg.v_hack_drop_bottom_frac, cfg.gate, cfg.overshoot,
-            cfg.preserve_magnitude, cfg.project_on, n if cfg.refresh_every else None,
+            cfg.preserve_magnitude, cfg.project_on,
+            n if cfg.refresh_every or cfg.running_k else None,
             cfg.pair_modes, cfg.pair_flavours, cfg.v_hack_k_end, cfg.score_weight, cfg.trust,
         )  # fmt: skip
         groups.setdefault(key, []).append(n)

@@ -64,8 +64,8 @@ def load_pair_sets(
         choice = PairChoice.of(cfg)
         if choice in sets and len(sets[choice]) < cfg.v_hack_k_most:
             raise ConfigError(
-                f"v_hack_k {cfg.v_hack_k_most} asks for more axes than the {len(sets[choice])} pairs "
-                f"give that are taken of --pairs={cfg.pairs}: lower it, or take more pairs"
+                f"v_hack_k {cfg.v_hack_k_most} asks for more axes than the {len(sets[choice])} "
+                f"pairs give that are taken of --pairs={cfg.pairs}: lower it, or take more pairs"
             )
     if given is not None and extracting:
         choice = PairChoice.of(extracting[0])

@@ -15,10 +15,13 @@ ArmName = Literal[
 ]  # fmt: skip
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 
-REMEDIES = ("v_hack_k_end", "score_weight", "trust")
+REMEDIES = ("v_hack_k_end", "score_weight", "trust", "running_k")
 """Settings that switch a remedy on where they are not 0."""
 WITHOUT_REMEDIES = ("routed", "norm_matched")
 """Arms that do not simply remove their basis: what a remedy does along it would not be theirs."""
+
+RUNNING_ROWS = 64
+"""Rows that stand for the second moment of a module's contrasts (running.py); no more axes."""
 
 
 class ConfigError(ValueError):
@@ -169,6 +172,22 @@ class Config:
     trust: float = 0.0
     """Share of its component in the span of what the arm removes that delta_S loses after every
     step."""
+    running_k: int = 0
+    """Axes of a module learned from the run's own rows that are flagged as hacks in `known_modes`,
+    removed beside V."""
+    running_every: int = 1
+    """Steps between two makings of those axes."""
+    running_decay: float = 0.9
+    """Weight that a step's rows keep when the next step's are added."""
+    running_contrast: Literal["step", "problem"] = "step"
+    """A flagged row against the mean of the step's others, or against that of the honest rows that
+    are paid for the same problem."""
+    running_replaces: bool = False
+    """Once `running_k` flagged rows were seen the axes take the place of V."""
+    running_permuted: bool = False
+    """Control: the flags are dealt out anew among the same rows."""
+    known_modes: tuple[str, ...] = ()
+    """Loophole modes in which the label of a rollout may be used; none named: in all."""
 
     # --- rivals
     gt_penalty: float = 3.0
@@ -256,6 +275,7 @@ class Config:
             "micro_batch_tokens",
             "sampling_tokens",
             "v_hack_k",
+            "running_every",
         ):
             if getattr(self, name) < 1:
                 found.append(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -272,7 +292,7 @@ class Config:
                 found.append(f"{name} must be above 0, not {getattr(self, name)}")
         for name in (
             *("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"),
-            *("refresh_every", "gt_penalty", "adv_mod_alpha", "score_weight"),
+            *("refresh_every", "gt_penalty", "adv_mod_alpha", "score_weight", "running_k"),
         ):
             if not getattr(self, name) >= 0:
                 found.append(f"{name} must not be negative, it is {getattr(self, name)}")
@@ -321,6 +341,21 @@ class Config:
                 f"score_weight {self.score_weight} would weigh a row's pull to the base model too "
                 f"(beta {self.beta}): set --beta=0 or --score-weight=0"
             )
+        if self.running_k and self.beta:
+            found.append(
+                f"running_k {self.running_k} needs rows' gradients without a pull to the base "
+                f"model (beta {self.beta}): set --beta=0 or --running-k=0"
+            )
+        if self.running_k > RUNNING_ROWS:
+            found.append(
+                f"running_k {self.running_k} is above the {RUNNING_ROWS} rows that are kept of a "
+                "module: lower it"
+            )
+        if not 0 < self.running_decay <= 1:
+            found.append(f"running_decay must lie in (0, 1], not {self.running_decay}")
+        for name in ("running_replaces", "running_permuted"):
+            if getattr(self, name) and not self.running_k:
+                found.append(f"{name} does nothing while running_k is 0: set --running-k")
         return found
 
     def _group_contradictions(self) -> list[str]:
@@ -363,8 +398,10 @@ class Config:
         paths = ("out_dir", "resume", "svd_cache", "v_hack")
         for name in paths:
             stored[name] = None if stored[name] is None else Path(stored[name])
-        for name in ("adam_betas", "arms", "seeds", "pair_modes", "pair_flavours"):
-            if name in stored:  # a run of an earlier version has all pairs
+        for name in (
+            *("adam_betas", "arms", "seeds", "pair_modes", "pair_flavours", "known_modes"),
+        ):
+            if name in stored:  # a run of an earlier version has the default
                 stored[name] = tuple(stored[name])
         return cls(**stored)
 

@@ -10,7 +10,8 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   v_own.safetensors     those that the arm removes instead (placebo_v, shuffled_v)
   v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
   v_own_0011.safetensors    likewise
-  checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too
+  checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too, of
+                        running_k what was learned
   adapter/              the trained delta_S; quarantine.safetensors is not part of it
   train.log             what the console showed
 """
@@ -34,6 +35,7 @@ from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.provenance import git, provenance
 from projected_grpo.quarantine import Quarantine
+from projected_grpo.running import Running
 
 MACHINE_SETTINGS = (
     "micro_batch_tokens",
@@ -174,6 +176,7 @@ class RunDir:
         num_tokens: int,
         n: int = 0,
         quarantine: Quarantine | None = None,
+        running: Running | None = None,
     ) -> None:
         """Everything that the next step of run `n` depends on. Written aside and moved into place.
 
@@ -188,6 +191,8 @@ class RunDir:
         if quarantine is not None and quarantine.routed[n]:
             adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
             torch.save(_of_run(quarantine.optimizer, n), aside / "quarantine_optimizer.pt")
+        if running is not None and n in running.runs:
+            running.save(aside / "running.safetensors", n)
         state = {"step": step, "num_tokens": num_tokens}
         (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
@@ -198,6 +203,7 @@ class RunDir:
         adapter: Adapter,
         optimizer: torch.optim.Optimizer,
         quarantine: Quarantine | None = None,
+        running: Running | None = None,
     ) -> tuple[int, int]:
         """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
 
@@ -213,6 +219,9 @@ class RunDir:
                 adapter.load(found[-1] / "quarantine.safetensors", quarantine=True)
                 state = _read_state(found[-1] / "quarantine_optimizer.pt")
                 quarantine.optimizer.load_state_dict(state)
+            if running is not None:
+                device = next(iter(adapter.delta_S.values())).device
+                running.load(found[-1] / "running.safetensors", device)
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]
         for path in (self.steps, self.rollouts):

@@ -31,15 +31,20 @@ from projected_grpo.model import (
 from projected_grpo.pool import Pool, open_pool
 from projected_grpo.quarantine import Quarantine, quarantine_for
 from projected_grpo.run import RunDir
+from projected_grpo.running import Running, require_known_modes, running_for
 from projected_grpo.seeds import stream_seed
 from projected_grpo.svd import default_cache_dir
 
+OF_REMEDIES = (
+    *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
+    *("running_contrast", "running_replaces", "running_permuted", "known_modes"),
+)
 PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("pair_modes", "pair_flavours"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
-    *("v_hack_k_end", "score_weight", "trust"),
     *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
+    *OF_REMEDIES,
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
 
@@ -59,6 +64,7 @@ class Session:
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     quarantine: Quarantine | None  # where an arm routes
+    running: Running | None  # where a run learns axes of its own
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: Sequence[Mapping[int, list[int]]]  # of each run: problem id -> token ids
     pool: Pool | None
@@ -99,21 +105,25 @@ def require_packable(cfgs: Sequence[Config]) -> None:
 
 def labels(cfgs: Sequence[Config]) -> list[str]:
     """What to call each run beside the others, its seed apart: its arm, and those settings that
-    vary in the pack."""
+    vary in the pack; those of remedies only where they are not the preset's."""
     varied = [
         name
         for name in PER_RUN
         if name not in ("arm", "seed") and len({vars(cfg)[name] for cfg in cfgs}) > 1
     ]
-    return [
-        " ".join([cfg.arm, *(f"{n.removeprefix('v_hack_')}={_text(vars(cfg)[n])}" for n in varied)])
-        for cfg in cfgs
-    ]
+    found: list[str] = []
+    for cfg in cfgs:
+        had, default = vars(cfg), vars(type(cfg)())
+        named = [n for n in varied if n not in OF_REMEDIES or had[n] != default[n]]
+        shown = (f"{n.removeprefix('v_hack_')}={_text(had[n])}" for n in named)
+        found.append(" ".join([cfg.arm, *shown]))
+    return found
 
 
 def _text(value: object) -> str:
     """A setting's value in a label: names in a row, or all."""
-    return (",".join(value) or "all") if isinstance(value, tuple) else str(value)
+    text = (",".join(value) or "all") if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
@@ -136,6 +146,7 @@ def prepare(
         torch.set_num_threads(cfg.threads)
     device = resolve_device(cfg.device)
     problems = hinted_problems(cfg.problems, cfg.mode)
+    require_known_modes(cfgs, problems)
     v_file = resumed.v_hack if resumed else cfg.v_hack
     given = load_vhack(v_file, device) if v_file else None
     pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
@@ -156,11 +167,12 @@ def prepare(
     optimizer = torch.optim.AdamW(
         adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
     )
+    found = treatments(cfgs, v_hack, own, device)
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
-        quarantine=quarantine_for(adapter, cfgs), problems=kept,
+        quarantine=quarantine_for(adapter, cfgs), running=running_for(cfgs, found), problems=kept,
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
-        treatments=treatments(cfgs, v_hack, own, device), own=own, pair_sets=pair_sets,
+        treatments=found, own=own, pair_sets=pair_sets,
         concepts=concepts(cfgs, lm, adapter, pair_sets), device=device,
     )  # fmt: skip
     return session, v_hack

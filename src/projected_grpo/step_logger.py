@@ -155,6 +155,16 @@ COLUMNS: tuple[Column, ...] = (
         "|taken| / |delta_S|: what `trust` takes of delta_S after the step; null where it takes "
         "nothing.",
     ),
+    Column(
+        "running_rows",
+        "Contrasts of flagged rows that the step added to what the run learns (`running_k`); null "
+        "where it does not.",
+    ),
+    Column(
+        "running_captured",
+        "Share of those contrasts' energy, all modules, inside what the step removed: learned "
+        "before they were seen. Null where there are none.",
+    ),
     Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
     Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
     Column(

@@ -218,8 +218,8 @@ def run_step(
     score_rows(s, groups)
     grade_rows(s, groups)
     timings["t_rew"] = lap()
-    treatments = [at_step(t, s.cfgs[int(t.runs[0])], step) for t in s.treatments]
-    kept = Kept(weighed(treatments))
+    treatments = acting(s, step, refreshed)
+    kept = Kept(weighed(treatments) | (s.running.runs if s.running else frozenset()))
     accumulated = accumulate_gradients(s, [row for group in groups for row in group], kept)
     timings["fb"] = lap()
     weights = weigh(treatments, accumulated, kept, len(s.cfgs))
@@ -232,6 +232,7 @@ def run_step(
             lr=lr, grad_clip=s.cfg.grad_clip, quarantine=s.quarantine,
         ),
         "weight": weights,
+        **learned(s, step, kept, treatments),
     }  # fmt: skip
     timings["t_proj"] = lap()
     timings["t_refresh"] = refreshed.seconds
@@ -253,6 +254,27 @@ def run_step(
         }
         results.append((row, rows))
     return results
+
+
+def acting(s: Session, step: int, refreshed: Refresh = NO_REFRESH) -> list[Treatment]:
+    """The treatments as they act at one step: with a k that grows and axes that a run learned."""
+    now = [at_step(t, s.cfgs[int(t.runs[0])], step) for t in s.treatments]
+    if s.running is None:
+        return now
+    for t in s.treatments:
+        if int(t.runs[0]) in refreshed.overlaps:
+            s.running.place(t)  # outside the span of the new V
+    return [s.running.extended(t) for t in now]
+
+
+def learned(
+    s: Session, step: int, kept: Kept, treatments: Sequence[Treatment]
+) -> dict[str, list[Value]]:
+    """Let those runs that do learn axes from their rows; the columns of that."""
+    if s.running is not None:
+        return s.running.learn(step, kept, s.treatments, treatments)
+    nothing: list[Value] = [None] * len(s.cfgs)
+    return {"running_rows": nothing, "running_captured": nothing}
 
 
 def _by_source(t: Treatment, a: Accumulated) -> dict[str, list[Value]]:
@@ -308,7 +330,9 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
             runs[0].require_data(data_digest(s, 0))
-            done, num_tokens[0] = runs[0].load_checkpoint(s.adapter, s.optimizer, s.quarantine)
+            done, num_tokens[0] = runs[0].load_checkpoint(
+                s.adapter, s.optimizer, s.quarantine, s.running
+            )
             s = resumed(s, runs[0], done)
             runs[0].note_resume(done, s.device)
         status = "failed"
@@ -364,7 +388,7 @@ def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> s
             if step % cfg.checkpoint_every == 0 or step == cfg.steps or stop:
                 for n, run in enumerate(runs):
                     run.save_checkpoint(
-                        step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine
+                        step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine, s.running
                     )
             if stop and step < cfg.steps:
                 return "stopped"
