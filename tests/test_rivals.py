@@ -11,14 +11,16 @@ import torch
 from conftest import rollouts_of, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from projected_grpo.arms import ARMS, inoculated
+from projected_grpo.arms import ARMS, inoculated, inoculated_neutrally
 from projected_grpo.bases import PairChoice
 from projected_grpo.concept import concept_layers, last_states, random_direction
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.sandbox import Outcome
 from projected_grpo.grading import grade_rows, score_rows
 from projected_grpo.grpo import group_advantages
+from projected_grpo.model import ORGANISM_FOLDER
 from projected_grpo.rewards import FORMS, Seen, adv_mod, group_z, gt_penalty
 from projected_grpo.session import prepare
 from projected_grpo.train import sample_rows, train, train_runs
@@ -43,6 +45,7 @@ NOTHING = {
     "adv_mod": {"adv_mod_alpha": 0.0},
     "adv_mod_random": {"adv_mod_alpha": 0.0, "adv_mod_form": "additive"},
     "inoculation": {"inoculation": ""},
+    "inoculation_neutral": {"inoculation_neutral": ""},
 }
 
 
@@ -203,6 +206,29 @@ def test_the_sentence_stands_in_the_system_turn_of_training_prompts_only(tmp_pat
     assert rows_of(packed[0])[0]["num_tokens"] > rows_of(packed[1])[0]["num_tokens"]
 
 
+def test_the_neutral_sentence_stands_in_the_same_place_and_is_as_long() -> None:
+    cfg = SmokeConfig()
+    tokenizer = AutoTokenizer.from_pretrained(ORGANISM_FOLDER)
+    ours, neutral = (
+        len(tokenizer(text)["input_ids"]) for text in (cfg.inoculation, cfg.inoculation_neutral)
+    )
+    assert neutral == pytest.approx(ours, abs=2)
+    for messages in (
+        ({"role": "system", "content": "S"}, {"role": "user", "content": "U"}),
+        ({"role": "user", "content": "U"},),
+    ):
+        permits = inoculated(messages, cfg)
+        says_nothing = inoculated_neutrally(messages, cfg)
+        assert permits[1:] == says_nothing[1:]
+        text = permits[0]["content"].replace(cfg.inoculation, cfg.inoculation_neutral)
+        assert says_nothing[0] == {"role": "system", "content": text} != permits[0]
+    with ExitStack() as stack:  # one run's sentence is not another's
+        base = SmokeConfig(problems="katas:validation", labels=False)
+        arms = ("vanilla", "inoculation", "inoculation_neutral")
+        s, _ = prepare([replace(base, arm=arm) for arm in arms], stack, None)
+        assert len({s.first_prompt(n) for n in range(3)}) == 3
+
+
 def test_the_arm_does_not_change_which_problems_are_short_enough(tmp_path: Path) -> None:
     """The longest plain prompt just fits; with the sentence it would not."""
     base = SmokeConfig(problems="katas:validation", labels=False)
@@ -260,4 +286,10 @@ def test_contradictions(tmp_path: Path) -> None:
         settings(tmp_path, arm="adv_mod", adv_mod_alpha=-1.0)
     with pytest.raises(ConfigError, match="gt_penalty must not be negative"):
         settings(tmp_path, gt_penalty=-1.0)
-    assert {"gt_penalty", "adv_mod", "adv_mod_random", "inoculation"} <= ARMS.keys()
+    assert {
+        "gt_penalty",
+        "adv_mod",
+        "adv_mod_random",
+        "inoculation",
+        "inoculation_neutral",
+    } <= ARMS.keys()

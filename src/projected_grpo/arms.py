@@ -75,11 +75,24 @@ def inoculated(messages: Messages, cfg: Config) -> Messages:
     theirs instructs; the loophole's hint stays in the prompt. `hack_s` of this arm is that under
     the sentence: judge it by an evaluation, which never has it.
     """
-    if not cfg.inoculation:
+    return _at_end_of_system(messages, cfg.inoculation)
+
+
+def inoculated_neutrally(messages: Messages, cfg: Config) -> Messages:
+    """The prompt with a sentence in the same place that has nothing to do with it.
+
+    Our own control: any text that a model has not seen in such a prompt perturbs what it does, and
+    what `inoculated` does beyond this one is what its sentence says.
+    """
+    return _at_end_of_system(messages, cfg.inoculation_neutral)
+
+
+def _at_end_of_system(messages: Messages, sentence: str) -> Messages:
+    if not sentence:
         return messages
     if messages[0]["role"] != "system":
-        return ({"role": "system", "content": cfg.inoculation}, *messages)
-    system = {**messages[0], "content": f"{messages[0]['content']}\n\n{cfg.inoculation}"}
+        return ({"role": "system", "content": sentence}, *messages)
+    system = {**messages[0], "content": f"{messages[0]['content']}\n\n{sentence}"}
     return (system, *messages[1:])
 
 
@@ -167,6 +180,10 @@ ARMS: dict[str, Arm] = {
         concept=random_direction,
     ),
     "inoculation": Arm("rival: the prompt permits the hack, in training only", messages=inoculated),
+    "inoculation_neutral": Arm(
+        "control of inoculation: a sentence about nothing in the same place",
+        messages=inoculated_neutrally,
+    ),
 }
 
 
