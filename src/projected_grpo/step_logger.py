@@ -143,7 +143,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "concept_std",
         "Standard deviation of the rows' scores along the direction in hidden states (adv_mod), "
-        "mean over groups; null in other arms.",
+        "cut rows left out, mean over groups; null in other arms.",
     ),
     Column(
         "weight",
