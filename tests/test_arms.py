@@ -198,7 +198,7 @@ def test_controls_that_remove_nothing_are_vanilla_bit_for_bit(
 @pytest.mark.slow
 def test_a_pack_of_all_projecting_arms_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
     arms = ("projected", *CONTROLS)
-    cfg = settings(tmp_path / "pack", arms=arms, gate="whole", project_on="both")
+    cfg = settings(tmp_path / "pack", arms=arms, gate="no_gate", project_on="both")
     packed = dict(zip(arms, train_runs(cfg.runs()), strict=True))
     for arm, path in packed.items():
         alone = train(replace(cfg, arms=(), arm=arm, out_dir=tmp_path / "alone"))
@@ -210,8 +210,21 @@ def test_a_pack_of_all_projecting_arms_gives_the_rows_of_the_runs_alone(tmp_path
     one, other = rows_of(packed["projected"])[0], rows_of(packed["norm_matched"])[0]
     assert other["removed_frac"] == pytest.approx(one["removed_frac"], rel=1e-3)
     assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
-    if one["removed_frac"] > 0:
-        assert abs(other["cos_post"] - one["cos_post"]) > 1e-3
+    assert one["removed_frac"] > 0
+    assert abs(other["cos_post"] - one["cos_post"]) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_gate_that_opens_and_shuts_in_a_pack_does_so_alone(tmp_path: Path) -> None:
+    """With this seed the whole removed vector points hack-ward at the first step only."""
+    arms = ("vanilla", "projected")
+    cfg = settings(tmp_path / "pack", arms=arms, gate="whole", project_on="both", seed=2)
+    packed = train_runs(cfg.runs())[1]
+    alone = train(replace(cfg, arms=(), arm="projected", out_dir=tmp_path / "alone"))
+    assert_same_rows(packed, alone)
+    first, second = rows_of(packed)
+    for key in ("removed_frac", "removed_frac_update"):
+        assert first[key] > 0.1 and second[key] == 0
 
 
 @pytest.mark.slow
