@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from projected_grpo.arms import ARMS
+from projected_grpo.arms import ARMS, as_written
 from projected_grpo.bases import PairChoice, own_directions
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
@@ -81,6 +81,10 @@ def test_random_v_repeats_for_a_seed_and_differs_between_seeds_and_modules(v_hac
 
 def test_every_arm_says_what_it_is() -> None:
     assert all(len(arm.meaning) > 5 for arm in ARMS.values())
+    marked = {name for name, arm in ARMS.items() if arm.caution}
+    assert marked == {"routed", "gt_penalty", "inoculation", "inoculation_neutral"}
+    for arm in ARMS.values():  # what is not sampled as it is deployed must say so
+        assert arm.caution or not (arm.routes or arm.messages is not as_written)
 
 
 # Controls
