@@ -165,7 +165,11 @@ COLUMNS: tuple[Column, ...] = (
         "Share of those contrasts' energy, all modules, inside what the step removed: learned "
         "before they were seen. Null where there are none.",
     ),
-    Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
+    Column(
+        "frac_reward_zero_std",
+        "Share of groups without reward variance, after `penalty`, where `reward` and `reward_std` "
+        "are before it (TRL's name).",
+    ),
     Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
     Column(
         "clip_ratio", "Share of completion tokens whose ratio was clipped; 0 with one step a batch."
