@@ -174,7 +174,7 @@ def test_a_state_is_that_of_the_last_token_whatever_the_padding(session) -> None
         assert torch.allclose(together[i], torch.stack(states).mean(0), atol=1e-5)
 
 
-def test_the_direction_tells_hacks_from_clean_and_its_control_has_its_norm(session) -> None:
+def test_the_direction_is_the_pairs_mean_difference_and_its_control_has_its_norm(session) -> None:
     s = session
     assert s.concepts.keys() == {0, 1, 3}
     d = s.concepts[0]

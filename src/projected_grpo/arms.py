@@ -28,10 +28,13 @@ def _nothing(v: Basis, seed: int) -> dict[str, Tensor]:
 
 
 def _itself(v: Basis, seed: int) -> dict[str, Tensor]:
+    """The directions given. Source: grpo_proj2; deviation: AdamW's step can be projected too."""
     return dict(v)
 
 
 def _random(v: Basis, seed: int) -> dict[str, Tensor]:
+    """module -> as many random orthonormal rows (k, r). Source: the design's random V, section 4;
+    deviation: V's singular values and signs have no counterpart, and a refresh draws no others."""
     basis: dict[str, Tensor] = {}
     for name, V in v.items():
         generator = torch.Generator().manual_seed(stream_seed("random_v", seed, name))
@@ -40,7 +43,8 @@ def _random(v: Basis, seed: int) -> dict[str, Tensor]:
 
 
 def _random_unit(v: Basis, seed: int) -> dict[str, Tensor]:
-    """module -> one random unit vector (1, r)."""
+    """module -> one random unit vector (1, r). Source: the design's norm-matched vanilla, section 4;
+    deviation: that has no direction, this one is the same at every step (docs/method.md)."""
     basis: dict[str, Tensor] = {}
     for name, V in v.items():
         generator = torch.Generator().manual_seed(stream_seed("norm_matched", seed, name))
