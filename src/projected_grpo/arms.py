@@ -43,8 +43,8 @@ def _random(v: Basis, seed: int) -> dict[str, Tensor]:
 
 
 def _random_unit(v: Basis, seed: int) -> dict[str, Tensor]:
-    """module -> one random unit vector (1, r). Source: the design's norm-matched vanilla, section 4;
-    deviation: that has no direction, this one is the same at every step (docs/method.md)."""
+    """module -> one random unit vector (1, r). Source: the design's norm-matched vanilla (section
+    4); deviation: that has no direction, this one is the same at every step (docs/method.md)."""
     basis: dict[str, Tensor] = {}
     for name, V in v.items():
         generator = torch.Generator().manual_seed(stream_seed("norm_matched", seed, name))
