@@ -26,9 +26,11 @@ COLUMNS = (
     *("cos_pre", "cos_post", "cos_update", "hackward_frac", "removed_frac", "removed_frac_update"),
     *("hack_auroc", "inside_frac", "inside_frac_update", "inside_frac_delta"),
     *("grad_norm_pre", "completions/mean_length", "completions/clipped_ratio", "infra_errors"),
-    *("v_overlap", "v_overlap_first", "sampling_logp_diff_max"),
+    *("v_overlap", "v_overlap_first", "sampling_logp_diff_max", "penalty", "concept_std"),
+    *("weight", "trust_frac", "running_rows", "running_captured"),
     *("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time"),
 )
+"""Of those a row may lack what is younger than its run."""
 DIGITS = 4
 EVALUATED = "eval.jsonl.gz"
 """In a run's directory, where it has been evaluated (scripts/experiment.py)."""

@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from projected_grpo.config import PRESETS
 from projected_grpo.run import MACHINE_SETTINGS
+from projected_grpo.session import PER_RUN
 from projected_grpo.stats import t_interval
 
 matplotlib.use("Agg")
@@ -34,11 +35,12 @@ HORIZON = 40
 ONSET = 0.5
 RETIRED = ("micro_batch",)
 """Machine settings of earlier versions."""
-OF_PROJECTION = (
-    *("v_hack", "pairs", "pair_norm", "v_hack_k", "v_hack_drop_bottom_frac"),
-    *("gate", "overshoot", "preserve_magnitude", "project_on", "refresh_every"),
+OF_ARMS = (
+    *("v_hack", "pairs", "pair_norm"),
+    *(name for name in PER_RUN if name not in ("arm", "seed", "lr")),
 )
-"""Settings that change nothing in a vanilla run but what it measures."""
+"""Settings that change nothing in a vanilla run but what it measures: those of the projection, the
+rivals and the remedies."""
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
 
 
@@ -49,8 +51,13 @@ class Run:
         self.about = about
         self.rows: list[dict[str, Any]] = []
         left_out = {*MACHINE_SETTINGS, *RETIRED, "seed"}
-        self.settings = {k: v for k, v in about["settings"].items() if k not in left_out}
-        """All that decides the rows, seed and arm apart; what the machine has a say in does not."""
+        default = json.loads(PRESETS[about["preset"]]().to_json())
+        known = dict(about["settings"])
+        for name in OF_ARMS:
+            known.setdefault(name, default[name])
+        self.settings = {k: v for k, v in known.items() if k not in left_out}
+        """All that decides the rows, seed and arm apart; what the machine has a say in does not. A
+        run that is older than a setting of the arms has its default, which changes nothing."""
 
     @property
     def finished(self) -> bool:
@@ -198,14 +205,14 @@ def compared(arms: dict[str, list[Run]]) -> list[tuple[list[Any], dict[str, np.n
     horizon = min([HORIZON, *asked, max(len(run.rows) for run in everyone)])
     vanilla = long_enough([run for run in everyone if run.about["arm"] == "vanilla"], horizon)
     # What only the projection reads does not matter to a vanilla run; the same settings come first.
-    alike = {_key(run, OF_PROJECTION): run for run in vanilla.values()}
+    alike = {_key(run, OF_ARMS): run for run in vanilla.values()}
     found = []
     for name, runs in arms.items():
         if runs[0].about["arm"] == "vanilla":
             continue
         pairs = []
         for key, run in long_enough(runs, horizon).items():
-            partner = vanilla.get(key) or alike.get(_key(run, OF_PROJECTION))
+            partner = vanilla.get(key) or alike.get(_key(run, OF_ARMS))
             if partner is not None:
                 pairs.append((run, partner))
         longest = min([len(run.rows) for pair in pairs for run in pair], default=horizon)

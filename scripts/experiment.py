@@ -55,7 +55,7 @@ HALVES = {
 
 _ARMS = (
     *("vanilla", "projected", "random_v", "placebo_v", "shuffled_v", "norm_matched"),
-    *("routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation"),
+    *("routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation", "inoculation_neutral"),
 )
 _PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
 _AXES = (12, 64, 128)

@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 from tabulate import tabulate
 
+from projected_grpo.arms import ARMS
 from projected_grpo.config import PRESETS
 from projected_grpo.run import MACHINE_SETTINGS
 from projected_grpo.session import PER_RUN
@@ -33,6 +34,7 @@ from projected_grpo.stats import (
     t_interval,
     tost,
 )
+from projected_grpo.step_logger import footnote, marked
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -86,6 +88,18 @@ class Section:
     shared: dict[str, Any]
     variants: dict[str, dict[int, Run]]
     """label -> seed -> run."""
+
+    @property
+    def cautions(self) -> dict[str, str]:
+        """label -> why its training curve is not to be compared with others'; empty: it may be."""
+        return {
+            label: ARMS[next(iter(runs.values())).about["arm"]].caution
+            for label, runs in self.variants.items()
+        }
+
+    def marked(self, label: str) -> str:
+        """The label as tables of training rates have it."""
+        return marked(label, self.cautions)
 
     def long_enough(self, label: str, horizon: int) -> dict[int, Run]:
         """The runs of a label that have come to a horizon."""
@@ -228,7 +242,7 @@ def arms_table(s: Section, horizon: int) -> str:
         onsets = [run.onset(horizon) for run in runs]
         reached = sorted(o for o in onsets if o is not None)
         body.append(
-            [label, len(onsets), len(s.variants[label]) - len(onsets)]
+            [s.marked(label), len(onsets), len(s.variants[label]) - len(onsets)]
             + [mean([run.late(key, horizon) for run in runs]) for key in RATES]
             + [mean([run.area(horizon) for run in runs]), f"{len(reached)}/{len(onsets)}"]
             + [", ".join(map(str, reached)) or "-"]
@@ -262,7 +276,12 @@ def against_vanilla(s: Section, horizon: int) -> str:
         if label == "vanilla" or not pairs:
             continue
         hack = late(pairs, "hack_s", horizon)
-        cells = [label, len(pairs), difference(*late(pairs, "att_s", horizon)), difference(*hack)]
+        cells = [
+            s.marked(label),
+            len(pairs),
+            difference(*late(pairs, "att_s", horizon)),
+            difference(*hack),
+        ]
         area = [[pair[side].area(horizon) for pair in pairs] for side in (0, 1)]
         cells += [f"{sum(a < b for a, b in zip(*hack, strict=True))} of {len(pairs)}"]
         cells += [difference(*area), difference(*late(pairs, "gt_s", horizon))]
@@ -340,7 +359,7 @@ def modes_table(s: Section, horizon: int) -> str:
             known = in_v(next(iter(runs.values())), mode)
             body.append(
                 [
-                    *(label, mode, known, len(runs), *course),
+                    *(s.marked(label), mode, known, len(runs), *course),
                     *(mean([*late_hack.values()]), mean(late_solve)),
                     *("-" if label == "vanilla" else gap, len(both)),
                 ]
@@ -397,7 +416,7 @@ def flavours_table(s: Section, horizon: int) -> str:
             for span in spans(horizon)
             if parts and runs
         ]
-        body.append([label, len(runs), *course, total, top])
+        body.append([s.marked(label), len(runs), *course, total, top])
     headers = ["arm", "n seeds"]
     if parts:
         both = " / ".join(f"those of `{label}`" for label in parts)
@@ -569,6 +588,8 @@ def page(s: Section, folder: Path) -> list[str]:
         if modes := modes_table(s, horizon):
             parts += ["By mode:", modes]
         parts += ["By flavour:", flavours_table(s, horizon)]
+        if note := footnote(s.cautions):
+            parts += [note]
     if evaluated := evaluation_table(s):
         parts += [f"### {s.title}, held-out families after the last step", evaluated]
     if s.horizons:

@@ -288,6 +288,28 @@ def test_a_delta_that_was_not_folded_is_never_sampled_from(dtype: torch.dtype) -
         adapter.model(input_ids=IDS)
 
 
+def test_a_quarantine_that_was_not_folded_is_never_sampled_from() -> None:
+    adapter = wrap(tiny_qwen(torch.float32))
+    first = next(iter(adapter.modules.values()))
+    value = next(iter(adapter.add_quarantine().values()))
+    with torch.no_grad():
+        adapter.model(input_ids=IDS)
+        value.add_(1e-3)  # delta_S is as it was
+        with pytest.raises(RuntimeError, match="not folded"):
+            adapter.model(input_ids=IDS)
+        adapter.fold()
+        adapter.model(input_ids=IDS)
+        first.ablated = True  # not by `Adapter.ablated`, which folds
+        with pytest.raises(RuntimeError, match="not folded"):
+            adapter.model(input_ids=IDS)
+        first.ablated = False
+        with adapter.ablated():
+            adapter.model(input_ids=IDS)
+            value.add_(1e-3)  # does not act here, and is folded at the end
+            adapter.model(input_ids=IDS)
+        adapter.model(input_ids=IDS)
+
+
 def test_the_draws_of_rounding_are_uniform_and_differ_between_modules() -> None:
     n = 2**18
     first, second = (_hashed(n, seed, torch.device("cpu")) for seed in (1, 2**28 - 1))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from projected_grpo.arms import ARMS
+from projected_grpo.arms import ARMS, as_written
 from projected_grpo.bases import PairChoice, own_directions
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
@@ -81,6 +81,10 @@ def test_random_v_repeats_for_a_seed_and_differs_between_seeds_and_modules(v_hac
 
 def test_every_arm_says_what_it_is() -> None:
     assert all(len(arm.meaning) > 5 for arm in ARMS.values())
+    marked = {name for name, arm in ARMS.items() if arm.caution}
+    assert marked == {"routed", "gt_penalty", "inoculation", "inoculation_neutral"}
+    for arm in ARMS.values():  # what is not sampled as it is deployed must say so
+        assert arm.caution or not (arm.routes or arm.messages is not as_written)
 
 
 # Controls
@@ -198,7 +202,7 @@ def test_controls_that_remove_nothing_are_vanilla_bit_for_bit(
 @pytest.mark.slow
 def test_a_pack_of_all_projecting_arms_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
     arms = ("projected", *CONTROLS)
-    cfg = settings(tmp_path / "pack", arms=arms, gate="whole", project_on="both")
+    cfg = settings(tmp_path / "pack", arms=arms, gate="no_gate", project_on="both")
     packed = dict(zip(arms, train_runs(cfg.runs()), strict=True))
     for arm, path in packed.items():
         alone = train(replace(cfg, arms=(), arm=arm, out_dir=tmp_path / "alone"))
@@ -210,8 +214,21 @@ def test_a_pack_of_all_projecting_arms_gives_the_rows_of_the_runs_alone(tmp_path
     one, other = rows_of(packed["projected"])[0], rows_of(packed["norm_matched"])[0]
     assert other["removed_frac"] == pytest.approx(one["removed_frac"], rel=1e-3)
     assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
-    if one["removed_frac"] > 0:
-        assert abs(other["cos_post"] - one["cos_post"]) > 1e-3
+    assert one["removed_frac"] > 0
+    assert abs(other["cos_post"] - one["cos_post"]) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_gate_that_opens_and_shuts_in_a_pack_does_so_alone(tmp_path: Path) -> None:
+    """With this seed the whole removed vector points hack-ward at the first step only."""
+    arms = ("vanilla", "projected")
+    cfg = settings(tmp_path / "pack", arms=arms, gate="whole", project_on="both", seed=2)
+    packed = train_runs(cfg.runs())[1]
+    alone = train(replace(cfg, arms=(), arm="projected", out_dir=tmp_path / "alone"))
+    assert_same_rows(packed, alone)
+    first, second = rows_of(packed)
+    for key in ("removed_frac", "removed_frac_update"):
+        assert first[key] > 0.1 and second[key] == 0
 
 
 @pytest.mark.slow

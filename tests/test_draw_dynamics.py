@@ -93,6 +93,28 @@ def test_arms_are_compared_with_the_vanilla_runs_of_their_seeds(tmp_path: Path) 
     assert "2 of 2" in draw_dynamics.against_vanilla({"trial": found})
 
 
+def test_settings_of_rivals_and_remedies_do_not_separate_a_pair(tmp_path: Path) -> None:
+    """Nor does it that one of the runs is older than they are."""
+    young = {"steps": 4}
+    changed = {"score_weight": 1.0, "pair_modes": ["sentinel"], "known_modes": ["sentinel"]}
+    runs = [("vanilla", seed, young, "finished", 4) for seed in (0, 1)]
+    runs += [("projected", seed, {**young, **changed}, "finished", 4) for seed in (0, 1)]
+    runs += [("gt_penalty", seed, {**young, "gt_penalty": 1.0}, "finished", 4) for seed in (0, 1)]
+    write(tmp_path, runs)
+    with gzip.open(tmp_path / "rows.jsonl.gz", "rt") as f:
+        rows = [json.loads(line) for line in f]
+    for row in rows:
+        if row["run"] == "0" and "settings" in row:  # vanilla of seed 0
+            for name in (*changed, "gt_penalty", "adv_mod_form", "inoculation", "refresh_every"):
+                del row["settings"][name]
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as f:
+        f.writelines(f"{json.dumps(row)}\n" for row in rows)
+    arms = draw_dynamics.read(tmp_path)["trial"]
+    assert len(arms) == 3  # the older vanilla run stands beside the other
+    found = [about for about, _ in draw_dynamics.compared(arms)]
+    assert [about[1:3] for about in found] == [[2, 0], [2, 0]]
+
+
 def test_one_experiment_twice_is_refused(tmp_path: Path) -> None:
     runs = [("vanilla", 0, {"steps": 4}, "finished", 4)]
     runs += [("projected", 0, {"steps": 4}, "finished", 4)] * 2

@@ -18,6 +18,7 @@ from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.evaluate import read_records
 from projected_grpo.pairs import load_pairs
 from projected_grpo.session import require_packable
+from projected_grpo.step_logger import COLUMNS
 
 
 def arguments(plan: str, **overrides) -> experiment.Arguments:
@@ -110,3 +111,14 @@ def test_shares_by_mode_count_student_rows_that_were_graded() -> None:
         1: {"sentinel": [2, 1, 0, 2, {"property": 1}]},
         2: {"run_tests": [1, 1, 0, 1, {"property": 1}]},
     }
+
+
+def test_what_the_arms_do_to_rows_is_collected_where_the_run_has_it(tmp_path: Path) -> None:
+    young = {"penalty": 0.5, "concept_std": 0.2, "weight": 0.9, "trust_frac": 0.1}
+    young |= {"running_rows": 3, "running_captured": 0.7}
+    assert set(collect_rows.COLUMNS) <= {column.key for column in COLUMNS}
+    rows = [{"step": 1, "gen": 1.0}, {"step": 2, "gen": 1.0, "num_tokens": 5, **young}]
+    (tmp_path / "steps.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "config.json").write_text('{"mode": "run_tests"}')
+    old, new = collect_rows.step_records(tmp_path)
+    assert old == rows[0] and new == {"step": 2, "gen": 1.0, **young}

@@ -94,6 +94,19 @@ def test_the_page_has_what_the_rows_have(tmp_path: Path) -> None:
     assert (tmp_path / "curves_organism_confirm_2.svg").read_bytes() == before
 
 
+def test_arms_whose_curve_misleads_have_a_dagger(tmp_path: Path) -> None:
+    labels = ("vanilla", "routed", "inoculation", "projected")
+    write(tmp_path, [run(label, seed, 50) for label in labels for seed in (1, 2)])
+    headline.main(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    in_training, held_out = text.split("### organism confirm, held-out")
+    for label in ("routed", "inoculation"):
+        assert in_training.count(f"| {label} † ") == 5  # two modes
+    assert "| projected † " not in text and "| routed † " not in held_out
+    assert in_training.count("† Judge by the evaluation") == 1
+    assert "routed samples with its quarantine; inoculation samples under" in in_training
+
+
 def test_one_experiment_twice_or_two_under_one_label_are_refused(tmp_path: Path) -> None:
     write(tmp_path, [run("vanilla", 1, 60), [{**x, "run": "again"} for x in run("vanilla", 1, 50)]])
     with pytest.raises(ValueError, match="leave one out"):

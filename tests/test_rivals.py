@@ -11,14 +11,17 @@ import torch
 from conftest import rollouts_of, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from projected_grpo.arms import ARMS, inoculated
+from projected_grpo import rewards
+from projected_grpo.arms import ARMS, inoculated, inoculated_neutrally
 from projected_grpo.bases import PairChoice
 from projected_grpo.concept import concept_layers, last_states, random_direction
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.sandbox import Outcome
 from projected_grpo.grading import grade_rows, score_rows
 from projected_grpo.grpo import group_advantages
+from projected_grpo.model import ORGANISM_FOLDER
 from projected_grpo.rewards import FORMS, Seen, adv_mod, group_z, gt_penalty
 from projected_grpo.session import prepare
 from projected_grpo.train import sample_rows, train, train_runs
@@ -43,6 +46,7 @@ NOTHING = {
     "adv_mod": {"adv_mod_alpha": 0.0},
     "adv_mod_random": {"adv_mod_alpha": 0.0, "adv_mod_form": "additive"},
     "inoculation": {"inoculation": ""},
+    "inoculation_neutral": {"inoculation_neutral": ""},
 }
 
 
@@ -63,7 +67,7 @@ def test_a_rival_whose_knob_is_zero_is_vanilla_bit_for_bit(
 def seen(exploited: list[list[bool]], scores: list[list[float]] | None = None) -> Seen:
     labels = torch.tensor(exploited)
     given_scores = None if scores is None else torch.tensor(scores)
-    return Seen(torch.ones_like(labels), labels, given_scores)
+    return Seen(torch.ones_like(labels), labels, torch.ones_like(labels), given_scores)
 
 
 def test_the_penalty_takes_from_exploits_only_and_turns_their_advantage() -> None:
@@ -84,6 +88,30 @@ def test_z_is_over_the_valid_rows_with_a_floor() -> None:
     assert z[0].tolist() == [-1.0, 0.0, 1.0, 0.0]
     assert z[1].tolist() == pytest.approx([-0.05, 0.05, -0.05, 0.05], abs=1e-4)
     assert group_z(torch.tensor([[7.0, 1.0]]), torch.tensor([[True, False]])).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("outlier", [-25.0, 24.0])
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_a_cut_row_moves_nobodys_pay(form: str, outlier: float) -> None:
+    """Its state is that of a token amid the code: far from the others, on either side."""
+    cfg = SmokeConfig(adv_mod_form=form, adv_mod_alpha=0.5)
+    rewards = torch.tensor([[3.5, 3.5, 3.5, 0.5]])
+    group = seen([[False] * 4], [[1.0, 2.0, 3.0, outlier]])
+    group = replace(group, terminated=torch.tensor([[True, True, True, False]]))
+    paid = adv_mod(rewards, group, cfg)
+    alone = adv_mod(rewards[:, :3], seen([[False] * 3], [[1.0, 2.0, 3.0]]), cfg)
+    assert torch.equal(paid[:, :3], alone) and paid[0, 3] == 0.5
+    assert paid[0, 2] < 3.5 == paid[0, 0]
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_one_text_is_paid_the_same_however_it_was_rounded(form: str) -> None:
+    rounding = 4e-6 * torch.tensor([[0, 1, -1, 0.5, 0, 1, -0.5, 0]])
+    rewards = torch.full((1, 8), 3.5)
+    paid = adv_mod(
+        rewards, seen([[False] * 8], (2 + rounding).tolist()), SmokeConfig(adv_mod_form=form)
+    )
+    assert torch.equal(paid, rewards)
 
 
 def test_the_two_forms_are_the_papers() -> None:
@@ -114,6 +142,12 @@ def test_a_row_that_was_not_scored_is_a_mistake() -> None:
 # Hidden states
 
 
+@pytest.fixture
+def small_scores(monkeypatch) -> None:
+    """A floor below the scores of the tiny random model, which are some 1e-5: ties under .1."""
+    monkeypatch.setattr(rewards, "STD_FLOOR", 1e-9)
+
+
 def test_the_layers_are_those_at_60_to_75_percent() -> None:
     assert list(concept_layers(36)) == [21, 22, 23, 24, 25, 26]  # 22 to 27, counted from 1
     assert [list(concept_layers(n)) for n in (1, 2, 4)] == [[0], [0], [2]]
@@ -140,7 +174,7 @@ def test_a_state_is_that_of_the_last_token_whatever_the_padding(session) -> None
         assert torch.allclose(together[i], torch.stack(states).mean(0), atol=1e-5)
 
 
-def test_the_direction_tells_hacks_from_clean_and_its_control_has_its_norm(session) -> None:
+def test_the_direction_is_the_pairs_mean_difference_and_its_control_has_its_norm(session) -> None:
     s = session
     assert s.concepts.keys() == {0, 1, 3}
     d = s.concepts[0]
@@ -159,7 +193,9 @@ def test_the_direction_tells_hacks_from_clean_and_its_control_has_its_norm(sessi
     assert torch.equal(random_direction(d, 3), random_direction(d, 3))
 
 
-def test_only_what_an_arm_scores_is_penalised_and_a_failed_grade_never(session) -> None:
+def test_only_what_an_arm_scores_is_penalised_and_a_failed_grade_never(
+    session, small_scores
+) -> None:
     class Failing:
         def grade(self, submissions, *, labels):
             grades = session.grader.grade(submissions, labels=labels)
@@ -174,6 +210,7 @@ def test_only_what_an_arm_scores_is_penalised_and_a_failed_grade_never(session) 
     for row in rows:
         assert (row.concept_score is None) == (row.run == 2)
         assert row.run != 2 or row.penalty == 0
+    assert all(row.penalty == 0 for row in rows if not row.terminated)
     assert any(row.penalty > 0 for row in rows if row.run == 0)
     # the first step's texts are those of one seed, scored by its own direction
     one = [row.concept_score for row in rows if row.run == 0]
@@ -203,6 +240,29 @@ def test_the_sentence_stands_in_the_system_turn_of_training_prompts_only(tmp_pat
     assert rows_of(packed[0])[0]["num_tokens"] > rows_of(packed[1])[0]["num_tokens"]
 
 
+def test_the_neutral_sentence_stands_in_the_same_place_and_is_as_long() -> None:
+    cfg = SmokeConfig()
+    tokenizer = AutoTokenizer.from_pretrained(ORGANISM_FOLDER)
+    ours, neutral = (
+        len(tokenizer(text)["input_ids"]) for text in (cfg.inoculation, cfg.inoculation_neutral)
+    )
+    assert neutral == pytest.approx(ours, abs=2)
+    for messages in (
+        ({"role": "system", "content": "S"}, {"role": "user", "content": "U"}),
+        ({"role": "user", "content": "U"},),
+    ):
+        permits = inoculated(messages, cfg)
+        says_nothing = inoculated_neutrally(messages, cfg)
+        assert permits[1:] == says_nothing[1:]
+        text = permits[0]["content"].replace(cfg.inoculation, cfg.inoculation_neutral)
+        assert says_nothing[0] == {"role": "system", "content": text} != permits[0]
+    with ExitStack() as stack:  # one run's sentence is not another's
+        base = SmokeConfig(problems="katas:validation", labels=False)
+        arms = ("vanilla", "inoculation", "inoculation_neutral")
+        s, _ = prepare([replace(base, arm=arm) for arm in arms], stack, None)
+        assert len({s.first_prompt(n) for n in range(3)}) == 3
+
+
 def test_the_arm_does_not_change_which_problems_are_short_enough(tmp_path: Path) -> None:
     """The longest plain prompt just fits; with the sentence it would not."""
     base = SmokeConfig(problems="katas:validation", labels=False)
@@ -220,7 +280,7 @@ def test_the_arm_does_not_change_which_problems_are_short_enough(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_pack_of_rivals_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
+def test_a_pack_of_rivals_gives_the_rows_of_the_runs_alone(tmp_path: Path, small_scores) -> None:
     cfg = settings(tmp_path / "pack")
     cfgs = [
         replace(cfg, arm="gt_penalty"),
@@ -241,7 +301,9 @@ def test_a_pack_of_rivals_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> No
                 assert r["penalty"] == (3.0 if r["exploited"] else 0.0)
 
 
-def test_a_scored_run_resumes_with_its_direction_and_only_on_its_pairs(tmp_path: Path) -> None:
+def test_a_scored_run_resumes_with_its_direction_and_only_on_its_pairs(
+    tmp_path: Path, small_scores
+) -> None:
     """The direction is made anew, of the base model, before the checkpoint is read."""
     cfg = settings(tmp_path, arm="adv_mod_random", adv_mod_form="additive", steps=3)
     whole = train(cfg)
@@ -250,6 +312,7 @@ def test_a_scored_run_resumes_with_its_direction_and_only_on_its_pairs(tmp_path:
     (stopped / "config.json").write_text(config)
     train(SmokeConfig(resume=stopped))
     assert rows_of(stopped) == rows_of(whole) and rollouts_of(stopped) == rollouts_of(whole)
+    assert any(row["penalty"] > 0 for row in rows_of(whole))
     (stopped / "config.json").write_text(config.replace('"pairs": "builtin"', '"pairs": "framing"'))
     with pytest.raises(ConfigError, match="from other pairs"):
         train(SmokeConfig(resume=stopped))
@@ -260,4 +323,10 @@ def test_contradictions(tmp_path: Path) -> None:
         settings(tmp_path, arm="adv_mod", adv_mod_alpha=-1.0)
     with pytest.raises(ConfigError, match="gt_penalty must not be negative"):
         settings(tmp_path, gt_penalty=-1.0)
-    assert {"gt_penalty", "adv_mod", "adv_mod_random", "inoculation"} <= ARMS.keys()
+    assert {
+        "gt_penalty",
+        "adv_mod",
+        "adv_mod_random",
+        "inoculation",
+        "inoculation_neutral",
+    } <= ARMS.keys()

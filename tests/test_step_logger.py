@@ -83,6 +83,20 @@ def test_runs_of_a_pack_that_differ_in_a_setting_are_not_merged(tmp_path) -> Non
     ]
 
 
+def test_an_arm_whose_curve_misleads_has_a_dagger(tmp_path) -> None:
+    StepLogger(tmp_path / "s.jsonl", lambda line: None).step(row(hack_s=(1, 8)))
+    runs = [(label, 1, tmp_path / "s.jsonl") for label in ("vanilla", "routed")]
+    cautions = {"vanilla": "", "routed": "samples with its quarantine"}
+    text = end_table(runs, cautions=cautions)
+    sentence = (
+        "† Judge by the evaluation, not by rates in training: routed samples with its quarantine."
+    )
+    assert text.endswith(f"\n\n{sentence}") and text.count("routed † |") == 2
+    assert "vanilla †" not in text
+    assert end_table(runs[1:], cautions={"routed": "x"}).endswith("training: routed x.")
+    assert "†" not in end_table(runs[:1], cautions={"vanilla": ""}) + end_table(runs)
+
+
 def test_the_written_glossary_is_up_to_date() -> None:
     from pathlib import Path
 

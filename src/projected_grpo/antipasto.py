@@ -136,7 +136,7 @@ class SVDLinear(nn.Module):
         self.ablated = False
         self.folded: Tensor | None
         self.register_buffer("folded", weight.clone() if form == "folded" else None, False)
-        self.folded_from = self.delta_S._version  # which delta_S `folded` was made of
+        self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
 
@@ -151,6 +151,14 @@ class SVDLinear(nn.Module):
             return self.delta_S.detach()
         return (self.delta_S + self.quarantine).detach()
 
+    @property
+    def state(self) -> tuple[int, int | None]:
+        """What `total` is made of: the version of delta_S and that of the quarantine, None where no
+        quarantine counts."""
+        if self.quarantine is None or self.ablated:
+            return self.delta_S._version, None
+        return self.delta_S._version, self.quarantine._version
+
     def get_delta_weight(self, run: int) -> Tensor:
         """U diag(delta_S[run]) Vh, (d_out, d_in), in delta_S's dtype (float32 or better); without
         the quarantine."""
@@ -158,22 +166,24 @@ class SVDLinear(nn.Module):
         return (self.U.to(delta.dtype) * delta) @ self.Vh.to(delta.dtype)
 
     def fold(self) -> None:
-        """Rebuild W' from delta_S. Must follow every change of delta_S."""
+        """Rebuild W' from `total`. Must follow every change of `state`."""
         if self.folded is None:
             return
         # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
         delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
         self.folded.copy_(_dithered(exact, self.weight, self.seed))
-        self.folded_from = self.delta_S._version
+        self.folded_from = self.state
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
         if self.folded is not None:
             if not self.enabled and self.U.dtype == self.S.dtype:
                 return F.linear(x, self.weight, self.bias)
             if self.enabled and (self.row_delta is None or not torch.is_grad_enabled()):
-                if self.folded_from != self.delta_S._version:
-                    raise RuntimeError("delta_S changed and was not folded: call Adapter.fold")
+                if self.folded_from != self.state:
+                    raise RuntimeError(
+                        "delta_S or its quarantine changed and was not folded: call Adapter.fold"
+                    )
                 return F.linear(x, self.folded, self.bias)
         if not self.enabled:  # of bf16 the same rounding as with a delta, for the KL between them
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
@@ -231,6 +241,7 @@ class Adapter:
         `merge` leaves it out."""
         for module in self.modules.values():
             module.quarantine = nn.Parameter(torch.zeros_like(module.delta_S))
+        self.fold()
         return self.quarantine
 
     @property

@@ -28,10 +28,13 @@ def _nothing(v: Basis, seed: int) -> dict[str, Tensor]:
 
 
 def _itself(v: Basis, seed: int) -> dict[str, Tensor]:
+    """The directions given. Source: grpo_proj2; deviation: AdamW's step can be projected too."""
     return dict(v)
 
 
 def _random(v: Basis, seed: int) -> dict[str, Tensor]:
+    """module -> as many random orthonormal rows (k, r). Source: the design's random V, section 4;
+    deviation: V's singular values and signs have no counterpart, and a refresh draws no others."""
     basis: dict[str, Tensor] = {}
     for name, V in v.items():
         generator = torch.Generator().manual_seed(stream_seed("random_v", seed, name))
@@ -40,7 +43,8 @@ def _random(v: Basis, seed: int) -> dict[str, Tensor]:
 
 
 def _random_unit(v: Basis, seed: int) -> dict[str, Tensor]:
-    """module -> one random unit vector (1, r)."""
+    """module -> one random unit vector (1, r). Source: the design's norm-matched vanilla (section
+    4); deviation: that has no direction, this one is the same at every step (docs/method.md)."""
     basis: dict[str, Tensor] = {}
     for name, V in v.items():
         generator = torch.Generator().manual_seed(stream_seed("norm_matched", seed, name))
@@ -75,11 +79,24 @@ def inoculated(messages: Messages, cfg: Config) -> Messages:
     theirs instructs; the loophole's hint stays in the prompt. `hack_s` of this arm is that under
     the sentence: judge it by an evaluation, which never has it.
     """
-    if not cfg.inoculation:
+    return _at_end_of_system(messages, cfg.inoculation)
+
+
+def inoculated_neutrally(messages: Messages, cfg: Config) -> Messages:
+    """The prompt with a sentence in the same place that has nothing to do with it.
+
+    Our own control: any text that a model has not seen in such a prompt perturbs what it does, and
+    what `inoculated` does beyond this one is what its sentence says.
+    """
+    return _at_end_of_system(messages, cfg.inoculation_neutral)
+
+
+def _at_end_of_system(messages: Messages, sentence: str) -> Messages:
+    if not sentence:
         return messages
     if messages[0]["role"] != "system":
-        return ({"role": "system", "content": cfg.inoculation}, *messages)
-    system = {**messages[0], "content": f"{messages[0]['content']}\n\n{cfg.inoculation}"}
+        return ({"role": "system", "content": sentence}, *messages)
+    system = {**messages[0], "content": f"{messages[0]['content']}\n\n{sentence}"}
     return (system, *messages[1:])
 
 
@@ -123,6 +140,8 @@ class Arm:
     for `reward`; None: they are not."""
     messages: Callable[[Messages, Config], Messages] = as_written
     """The prompt as written -> as it is trained on."""
+    caution: str = ""
+    """Why its training curve is not to be compared with that of other arms; empty: it may be."""
 
 
 ARMS: dict[str, Arm] = {
@@ -152,9 +171,12 @@ ARMS: dict[str, Arm] = {
         "rival: what lies along the hack directions trains a quarantine that is not deployed",
         _itself,
         routes=True,
+        caution="samples with its quarantine",
     ),
     "gt_penalty": Arm(
-        "upper bound: what the oracle finds to be a hack is paid less", reward=gt_penalty
+        "upper bound: what the oracle finds to be a hack is paid less",
+        reward=gt_penalty,
+        caution="is told the answer",
     ),
     "adv_mod": Arm(
         "rival: rows further along the pairs' direction in hidden states are paid less",
@@ -166,7 +188,16 @@ ARMS: dict[str, Arm] = {
         reward=adv_mod,
         concept=random_direction,
     ),
-    "inoculation": Arm("rival: the prompt permits the hack, in training only", messages=inoculated),
+    "inoculation": Arm(
+        "rival: the prompt permits the hack, in training only",
+        messages=inoculated,
+        caution="samples under its sentence",
+    ),
+    "inoculation_neutral": Arm(
+        "control of inoculation: a sentence about nothing in the same place",
+        messages=inoculated_neutrally,
+        caution="samples under its sentence",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 ArmName = Literal[
     "vanilla", "projected", "random_v", "shuffled_v", "placebo_v", "norm_matched",
-    "routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation",
+    "routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation", "inoculation_neutral",
 ]  # fmt: skip
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 
@@ -39,7 +39,8 @@ class Config:
     placebo_v (of clean against clean pairs), norm_matched (as much removed, elsewhere); or a rival:
     routed (what projected removes trains a quarantine that is not deployed), gt_penalty (upper
     bound: pays hacks less by the oracle), adv_mod (pays less what lies along a hidden-state
-    direction; adv_mod_random: along a random one), inoculation (a prompt that permits the hack)."""
+    direction; adv_mod_random: along a random one), inoculation (a prompt that permits the hack;
+    inoculation_neutral: with a sentence that says nothing of it)."""
     seed: int = 41
     """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
     last."""
@@ -202,6 +203,12 @@ class Config:
     )
     """Of arm inoculation: put at the end of the system turn in training, never in evaluation; ""
     is vanilla."""
+    inoculation_neutral: str = (
+        "In this garden a plum that falls in the grass is as good as one that is left on the tree: "
+        "all that there is beside it is an old boat in green."
+    )
+    """Of arm inoculation_neutral: likewise; about as many tokens as `inoculation`, and nothing
+    about graders."""
 
     # --- grading
     workers: int = 0

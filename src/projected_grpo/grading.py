@@ -79,5 +79,7 @@ def _shaped(
         scores = None
         if all(row.concept_score is not None for group in rows for row in group):
             scores = torch.tensor([[row.concept_score for row in group] for group in rows])
-        paid[mine] = ARMS[cfg.arm].reward(rewards[mine], Seen(valid[mine], exploited, scores), cfg)
+        terminated = torch.tensor([[row.terminated for row in group] for group in rows])
+        seen = Seen(valid[mine], exploited, terminated, scores)
+        paid[mine] = ARMS[cfg.arm].reward(rewards[mine], seen, cfg)
     return paid

@@ -159,7 +159,10 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
 
 
 def _concept_std(groups: list[list[Row]]) -> float | None:
-    scores = [[r.concept_score for r in group if r.concept_score is not None] for group in groups]
+    scores = [
+        [r.concept_score for r in group if r.concept_score is not None and r.terminated]
+        for group in groups
+    ]
     spread = [statistics.stdev(group) for group in scores if len(group) > 1]
     return statistics.fmean(spread) if spread else None
 

@@ -14,6 +14,9 @@ from projected_grpo.config import Config
 
 STD_FLOOR = 0.1
 """Wu & Tang's least standard deviation of a group's scores, in units of the score itself."""
+TIE = 1e-4
+"""|z| below it is 0. One text scored twice differs by some 4e-6, by the rounding of other padding,
+and at z = 0 the multiplicative form jumps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,9 @@ class Seen:
     """bool; False where the grader itself failed: such a row is out of its group's statistics."""
     exploited: Tensor
     """bool, the oracle's label: passed and not correct."""
+    terminated: Tensor
+    """bool; False where the completion was cut: its hidden state is that of a token amid the code,
+    and cannot be compared with those at the end of a text."""
     scores: Tensor | None
     """Hidden states along the arm's direction; None where it has none."""
 
@@ -49,12 +55,14 @@ def gt_penalty(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
 
 
 def group_z(scores: Tensor, valid: Tensor) -> Tensor:
-    """(s - mean) / max(std, 0.1) within each group, (P, G): over its valid rows, 0 for others."""
+    """(s - mean) / max(std, 0.1) within each group, (P, G): over its valid rows, 0 for others and
+    for those at the mean (`TIE`)."""
     count = valid.sum(1, keepdim=True)
     mean = torch.where(valid, scores, 0.0).sum(1, keepdim=True) / count.clamp_min(1)
     off = torch.where(valid, scores - mean, 0.0)
     std = (off.square().sum(1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
-    return off / std.clamp_min(STD_FLOOR)
+    z = off / std.clamp_min(STD_FLOOR)
+    return torch.where(z.abs() < TIE, 0.0, z)
 
 
 def adv_mod(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
@@ -66,15 +74,17 @@ def adv_mod(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
       more: at 2 the factor is -tanh(z / 2), so that about half of every group is paid nothing or
       less, whatever the direction means. Hence `adv_mod_random`.
     - additive: R' = R - alpha max(z, 0).
+    A row that was cut is out of its group's mean and deviation and is not penalised.
 
     Deviations: the direction is made of the run's contrast pairs (prompt and code), not of 60
     sentences about shortcuts, so that it knows what V knows; the score is taken at the last token
     of prompt and completion (the paper writes the prompt's last token, which all rows of a group
-    share); advantages are Dr.GRPO's, not divided by the group's standard deviation (grpo.py).
+    share) and cut rows are left out; advantages are Dr.GRPO's, not divided by the group's standard
+    deviation (grpo.py).
     """
     if seen.scores is None:
         raise ValueError("adv_mod needs the scores of the rows")
-    z = group_z(seen.scores, seen.valid).to(rewards)
+    z = group_z(seen.scores, seen.valid & seen.terminated).to(rewards)
     return FORMS[cfg.adv_mod_form](rewards, z, cfg.adv_mod_alpha)
 
 

@@ -43,7 +43,7 @@ PER_RUN = (
     *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("pair_modes", "pair_flavours"),
     *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
-    *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation"),
+    *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation", "inoculation_neutral"),
     *OF_REMEDIES,
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
@@ -186,14 +186,15 @@ def _prompts(
 ) -> list[Mapping[int, list[int]]]:
     """Every run's prompts. Which problems are short enough does not depend on what an arm writes
     into them: all arms share problems."""
-    made: dict[tuple[str, str], dict[int, list[int]]] = {}
+    made: dict[tuple[str, str, str], dict[int, list[int]]] = {}
     for cfg in cfgs:
         messages = ARMS[cfg.arm].messages
-        if (key := (cfg.arm, cfg.inoculation)) not in made:
+        key = (cfg.arm, cfg.inoculation, cfg.inoculation_neutral)
+        if key not in made:
             made[key] = plain
             if messages is not as_written:
                 made[key] = {p.id: lm.prompt_ids(messages(p.messages, cfg)) for p in problems}
-    return [made[cfg.arm, cfg.inoculation] for cfg in cfgs]
+    return [made[cfg.arm, cfg.inoculation, cfg.inoculation_neutral] for cfg in cfgs]
 
 
 def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:

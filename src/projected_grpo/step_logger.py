@@ -143,7 +143,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "concept_std",
         "Standard deviation of the rows' scores along the direction in hidden states (adv_mod), "
-        "mean over groups; null in other arms.",
+        "cut rows left out, mean over groups; null in other arms.",
     ),
     Column(
         "weight",
@@ -165,7 +165,11 @@ COLUMNS: tuple[Column, ...] = (
         "Share of those contrasts' energy, all modules, inside what the step removed: learned "
         "before they were seen. Null where there are none.",
     ),
-    Column("frac_reward_zero_std", "Share of groups without reward variance (TRL's name)."),
+    Column(
+        "frac_reward_zero_std",
+        "Share of groups without reward variance, after `penalty`, where `reward` and `reward_std` "
+        "are before it (TRL's name).",
+    ),
     Column("kl", "Mean k3 KL to the base model per student token; null when beta is 0."),
     Column(
         "clip_ratio", "Share of completion tokens whose ratio was clipped; 0 with one step a batch."
@@ -260,14 +264,37 @@ def merge(values: Sequence[Value]) -> Value:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def end_table(runs: Sequence[tuple[str, int, Path]], window: int = 5) -> str:
+DAGGER = "†"
+
+
+def marked(label: str, cautions: Mapping[str, str]) -> str:
+    """The label, with a dagger where there is a caution about it."""
+    return f"{label} {DAGGER}" if cautions.get(label) else label
+
+
+def footnote(cautions: Mapping[str, str]) -> str:
+    """What the daggers of a table of training rates mean; empty where it has none."""
+    reasons = "; ".join(f"{label} {why}" for label, why in cautions.items() if why)
+    if not reasons:
+        return ""
+    return f"{DAGGER} Judge by the evaluation, not by rates in training: {reasons}."
+
+
+def end_table(
+    runs: Sequence[tuple[str, int, Path]],
+    window: int = 5,
+    cautions: Mapping[str, str] | None = None,
+) -> str:
     """What is printed when runs (label, seed, steps.jsonl) have ended.
 
     One run: its streamed columns, all steps. Several: for each, and for each label over its seeds,
-    the student rates of the last `window` steps.
+    the student rates of the last `window` steps. `cautions` says of labels why their rates are not
+    to be compared: they get a dagger.
     """
+    below = footnote(cautions or {})
+    below = f"\n\n{below}" if below else ""
     if len(runs) == 1:
-        return StepLogger(runs[0][2], print).table()
+        return StepLogger(runs[0][2], print).table() + below
     keys = ("hack_s", "att_s", "gt_s")
     body: list[list[str]] = []
     for label in dict.fromkeys(label for label, _, _ in runs):
@@ -276,9 +303,9 @@ def end_table(runs: Sequence[tuple[str, int, Path]], window: int = 5) -> str:
         every["all"] = [row for rows in last.values() for row in rows]
         for seed, rows in every.items():
             shares = [share(merge([row[key] for row in rows])) for key in keys]
-            body.append([label, seed, str(len(rows)), *shares])
+            body.append([marked(label, cautions or {}), seed, str(len(rows)), *shares])
     headers = ["arm", "seed", f"rows (last {window} steps)", *keys]
-    return _pipe_table(body, headers)
+    return _pipe_table(body, headers) + below
 
 
 def share(value: Value) -> str:

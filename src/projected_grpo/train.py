@@ -23,7 +23,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from projected_grpo.arms import Treatment, at_step, by_run
+from projected_grpo.arms import ARMS, Treatment, at_step, by_run
 from projected_grpo.config import Config
 from projected_grpo.grading import grade_rows, score_rows
 from projected_grpo.grpo import (
@@ -357,8 +357,10 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
                     logger.warning("go on with: train {} --resume={}", s.cfg.preset_name, run.path)
         seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
         logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
-        ended = zip(labels(s.cfgs), s.cfgs, runs, strict=True)
-        print(f"\n{end_table([(label, c.seed, r.steps) for label, c, r in ended])}")
+        ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
+        cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
+        table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
+        print(f"\n{table}")
         print("\n" + "\n".join(str(run.path) for run in runs))
     if status == "stopped":
         raise KeyboardInterrupt  # saved, but not done: whoever waits for this process must see it
