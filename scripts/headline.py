@@ -11,7 +11,7 @@ import gzip
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from matplotlib.figure import Figure
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
 WINDOW = 5
-HORIZONS = (40, 60)
+HORIZONS = (40, 60, 200)
 ONSET = 0.5
 MARGIN = 0.10
 SPAN = 10
@@ -50,6 +50,21 @@ SPAN = 10
 CONTROLS = ("random_v", "placebo_v", "shuffled_v", "norm_matched")
 STABLE: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
 """No dates in the files: the same rows give the same bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmatory:
+    """Runs that may decide H1: what docs/spec.md fixed before they were made."""
+
+    plan: str
+    label: str
+    horizons: tuple[int, ...]
+    least_n: int
+    base: str = "organism"
+
+
+CONFIRMATORY: tuple[Confirmatory, ...] = ()
+"""As docs/spec.md's amendment names them. There is none yet, so all else is exploratory."""
 
 
 @dataclass
@@ -113,10 +128,21 @@ class Section:
 
     @property
     def horizons(self) -> list[int]:
-        """Steps after which arms are compared; what the runs were asked for where that is less."""
+        """Steps after which arms are compared; what finished runs were asked for where that is
+        less. None where no run has come so far."""
         runs = [run for mine in self.variants.values() for run in mine.values()]
         longest = max(len(run.rows) for run in runs)
-        return [h for h in HORIZONS if h <= longest] or ([longest] if longest else [])
+        asked = {r.about["settings"]["steps"] for r in runs if r.about["status"] == "finished"}
+        return [h for h in HORIZONS if h <= longest] or sorted(asked)[:1]
+
+    def confirms(self, horizon: int) -> Confirmatory | None:
+        """What the specification says of these runs at this horizon, if anything."""
+        abouts = [run.about for runs in self.variants.values() for run in runs.values()]
+        named = {(about.get("base", "organism"), about.get("plan", "")) for about in abouts}
+        for one in CONFIRMATORY:
+            if named == {(one.base, one.plan)} and horizon in one.horizons:
+                return one
+        return None
 
 
 # --- Reading
@@ -176,6 +202,8 @@ def by_label(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
         mine = found.setdefault(run.about["label"], {})
         for like in mine.values():
             names = [n for n in PER_RUN if n != "seed" and of(run, n) != of(like, n)]
+            if of(run, "v_hack_k_end") and of(run, "steps") != of(like, "steps"):
+                names.append("steps")  # on which the k of a step depends
             if names:
                 raise ValueError(
                     f"{run.about['run']} and {like.about['run']} are both "
@@ -254,19 +282,20 @@ def arms_table(s: Section, horizon: int) -> str:
 
 
 def verdicts(s: Section, horizon: int) -> dict[str, H1Verdict]:
-    """H1 of every variant against vanilla, where two pairs or more have come to the horizon."""
+    """By H1's rule every variant against vanilla, where two pairs or more have come to the horizon
+    and the training curve is that of what is deployed."""
     found = {}
     for label in s.variants:
         pairs = s.pairs(label, "vanilla", horizon)
-        if label == "vanilla" or len(pairs) < 2:
-            continue
+        if label == "vanilla" or len(pairs) < 2 or s.cautions[label]:
+            continue  # a curve that is not the deployed policy's decides nothing
         hack, solve = late(pairs, "hack_s", horizon), late(pairs, "gt_s", horizon)
         found[label] = h1_verdict(hack[1], hack[0], solve[1], solve[0], name=label)
     return found
 
 
 def against_vanilla(s: Section, horizon: int) -> str:
-    """Every variant against vanilla, seed by seed, with the preregistered decision."""
+    """Every variant against vanilla, seed by seed."""
     decided = verdicts(s, horizon)
     adjusted = holm([v.hack.p_value for v in decided.values()]) if decided else []
     p_of = dict(zip(decided, adjusted, strict=True))
@@ -289,14 +318,12 @@ def against_vanilla(s: Section, horizon: int) -> str:
             boot = v.hack.bootstrap
             limits = f"[{boot.low:+.3f}, {boot.high:+.3f}]" if boot else "n < 4"
             within = f"[{v.solve.low:+.3f}, {v.solve.high:+.3f}] {yes(v.solve.equivalent)}"
-            confirmed = ", confirmed" if v.confirmed else ""
-            cells += [limits, f"{p_of[label]:.2g}", within, v.verdict + confirmed]
-        body.append(cells + ["-"] * (11 - len(cells)))
+            cells += [limits, f"{p_of[label]:.2g}", within]
+        body.append(cells + ["-"] * (10 - len(cells)))
     headers = [
         "arm - vanilla", "n pairs", "attempted", "hack", "seeds with less hacking",
         "area under attempted", "solve", "hack, studentised bootstrap 95 %",
         f"p of hack, Holm over {len(decided)} arms", f"solve, TOST 90 %: within {MARGIN:.2f}",
-        "H1",
     ]  # fmt: skip
     return table(headers, body)
 
@@ -307,14 +334,13 @@ def yes(value: bool) -> str:
 
 
 def control_of(s: Section, label: str) -> list[str]:
-    """The controls that a projected variant is to beat: those with its own settings, if any."""
+    """The controls that a projected variant is to beat: those with its own settings."""
     own = [label.replace("projected", control, 1) for control in CONTROLS]
-    found = [name for name in own if name in s.variants]
-    return found or [control for control in CONTROLS if control in s.variants]
+    return [name for name in (*own, f"{label} permuted") if name in s.variants]
 
 
 def against_controls(s: Section, horizon: int) -> str:
-    """Projected variants against the controls of the same rank, seed by seed."""
+    """Projected variants against the controls of the same settings, seed by seed."""
     wanted = [
         (label, control, pairs)
         for label in s.variants
@@ -349,13 +375,14 @@ def modes_table(s: Section, horizon: int) -> str:
         for mode in sorted(
             {m for run in runs.values() for row in run.rows for m in row["by_mode"]}
         ):
-            course = [mean_only(runs.values(), mode, 1, span) for span in spans(horizon)]
+            by_span = [[*rates_of(runs, mode, 1, span).values()] for span in spans(horizon)]
+            course = [f"{np.mean(rates):.3f}" if rates else "-" for rates in by_span]
             last = range(max(0, horizon - WINDOW), horizon)
-            late_hack = {seed: of_mode(run, mode, 2, last) for seed, run in runs.items()}
-            late_solve = [of_mode(run, mode, 3, last) for run in runs.values()]
-            both = sorted(late_hack.keys() & vanilla.keys())
-            base = [of_mode(vanilla[seed], mode, 2, last) for seed in both]
-            gap = difference([late_hack[seed] for seed in both], base)
+            late_hack = rates_of(runs, mode, 2, last)
+            late_solve = [*rates_of(runs, mode, 3, last).values()]
+            base = rates_of(vanilla, mode, 2, last)
+            both = sorted(late_hack.keys() & base.keys())
+            gap = difference([late_hack[seed] for seed in both], [base[seed] for seed in both])
             known = in_v(next(iter(runs.values())), mode)
             body.append(
                 [
@@ -381,17 +408,17 @@ def spans(horizon: int) -> list[range]:
     return [range(start, min(start + SPAN, horizon)) for start in range(0, horizon, SPAN)]
 
 
-def of_mode(run: Run, mode: str, which: int, steps: Iterable[int]) -> float:
-    """A run's share of a mode's student rows in some steps: 1 attempted, 2 hack, 3 solve."""
-    cells = [run.rows[i]["by_mode"].get(mode, [0, 0, 0, 0, {}]) for i in steps]
-    total = sum(cell[0] for cell in cells)
-    return sum(cell[which] for cell in cells) / total if total else float("nan")
-
-
-def mean_only(runs: Iterable[Run], mode: str, which: int, steps: Iterable[int]) -> str:
-    """Mean over runs of `of_mode`."""
-    listed = list(steps)
-    return f"{np.mean([of_mode(run, mode, which, listed) for run in runs]):.3f}"
+def rates_of(
+    runs: Mapping[int, Run], mode: str, which: int, steps: Sequence[int]
+) -> dict[int, float]:
+    """Seed -> share of a mode's student rows in some steps (1 attempted, 2 hack, 3 solve); seeds
+    that have no such row are left out."""
+    found = {}
+    for seed, run in runs.items():
+        cells = [run.rows[i]["by_mode"].get(mode, [0, 0, 0, 0, {}]) for i in steps]
+        if total := sum(cell[0] for cell in cells):
+            found[seed] = sum(cell[which] for cell in cells) / total
+    return found
 
 
 def flavours_table(s: Section, horizon: int) -> str:
@@ -433,8 +460,9 @@ def flavoured(runs: Sequence[Run], wanted: Callable[[str], bool], steps: Iterabl
     shares = []
     for run in runs:
         n = sum(c for i in listed for f, c in run.rows[i]["flavours"].items() if wanted(f))
-        shares.append(n / sum((run.rows[i]["att_s"] or (0, 0))[1] for i in listed))
-    return f"{np.mean(shares):.3f}"
+        if total := sum((run.rows[i]["att_s"] or (0, 0))[1] for i in listed):
+            shares.append(n / total)
+    return f"{np.mean(shares):.3f}" if shares else "-"
 
 
 def evaluation_table(s: Section) -> str:
@@ -450,20 +478,24 @@ def evaluation_table(s: Section) -> str:
                 seed: of_cells(run, mode, hinted)
                 for seed, run in s.variants.get("vanilla", {}).items()
             }
-            both = [seed for seed in rates if base.get(seed, {"n": 0})["n"]]
+            # Of another number of samples the problems are others, and it is no pair.
+            both = [seed for seed in rates if base.get(seed, {"n": 0})["n"] == rates[seed]["n"]]
             gap = difference([rates[x]["hack"] for x in both], [base[x]["hack"] for x in both])
+            solve = [[r[x]["solve"] for x in both] for r in (rates, base)]
+            same = tost(*solve, MARGIN) if label != "vanilla" and len(both) > 1 else None
+            within = f"[{same.low:+.3f}, {same.high:+.3f}] {yes(same.equivalent)}" if same else "-"
             pooled = [c for c in cells if (c["mode"], c["hinted"]) == (mode, hinted)]
             tries = sum(c["attempted"] for c in pooled)
             won = f"{sum(c['both'] for c in pooled) / tries:.2f} ({tries})" if tries else "- (0)"
             body.append(
                 [label, mode, yes(hinted), len(rates), "-".join(sample_range(rates.values()))]
                 + [mean([r[key] for r in rates.values()]) for key in ("attempted", "hack", "solve")]
-                + ["-" if label == "vanilla" else gap, len(both), won, solved_by(pooled)]
+                + ["-" if label == "vanilla" else gap, within, len(both), won, solved_by(pooled)]
             )
     headers = [
         "arm", "mode", "hint", "n seeds", "samples a seed", "attempted", "hack", "solve",
-        "hack - vanilla's", "n pairs", "hack given attempt, pooled (attempts)",
-        "solve by difficulty, pooled",
+        "hack - vanilla's", f"solve, TOST 90 %: within {MARGIN:.2f}", "n pairs",
+        "hack given attempt, pooled (attempts)", "solve by difficulty, pooled",
     ]  # fmt: skip
     return table(headers, body) if body else ""
 
@@ -505,7 +537,12 @@ def save(figure: Figure, path: Path) -> None:
 
 def forest(s: Section, horizon: int, folder: Path) -> bool:
     """Paired differences to vanilla with 95 % t intervals; is there anything to draw?"""
-    labels = [x for x in s.variants if x != "vanilla" and len(s.pairs(x, "vanilla", horizon)) > 1]
+    labels = [
+        label
+        for label in s.variants
+        if label != "vanilla" and len(s.pairs(label, "vanilla", horizon)) > 1
+        if not s.cautions[label]
+    ]
     if not labels:
         return False
     height = 1.3 + 0.28 * len(labels)
@@ -601,18 +638,52 @@ def page(s: Section, folder: Path) -> list[str]:
 
 
 def decision(sections: Sequence[Section]) -> list[str]:
-    """H1's verdict on the arm `projected` of each section and horizon, by docs/spec.md."""
+    """H1 where the specification says that these runs decide it; what else was seen, as such."""
     lines = []
     for s in sections:
         for horizon in s.horizons:
-            if v := verdicts(s, horizon).get("projected"):
-                confirmed = "confirmed" if v.confirmed else "not confirmed"
-                whole = "lies" if v.whole_interval else "does not lie"
-                lines.append(
-                    f"- {s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}: {v.sentence} "
-                    f"By the intervals: {confirmed}; the whole one {whole} at 30 points or more."
-                )
-    return ["## H1", "\n".join(lines)] if lines else []
+            one = s.confirms(horizon)
+            label = one.label if one else "projected"
+            if v := verdicts(s, horizon).get(label):
+                span = f"{s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}"
+                beaten, controls = beats(s, label, horizon)
+                if one is None:
+                    seen = f"{label} - vanilla {bracket(v.hack)}, n = {v.n}; {controls}"
+                    lines.append(f"- exploratory, {span}: hack rate, {seen}")
+                else:
+                    lines.append(f"- {span}: {verdict_on(v, one, beaten)} {controls}")
+    if not any(s.confirms(horizon) for s in sections for horizon in s.horizons):
+        lines.insert(0, "No verdict: docs/spec.md names no runs here that decide H1.\n")
+    return ["## H1", "\n".join(lines)]
+
+
+def verdict_on(v: H1Verdict, one: Confirmatory, beaten: bool | None) -> str:
+    """The verdict in words; a V that does not beat its controls is a negative result."""
+    if v.n < one.least_n:
+        return f"not decided: {v.n} of the {one.least_n} seeds."
+    if beaten is None:
+        return "not decided: no control of the same settings."
+    if not beaten:
+        return f"negative: {one.label} does not beat every control. By vanilla alone: {v.sentence}"
+    confirmed = "confirmed" if v.confirmed else "not confirmed"
+    whole = "lies" if v.whole_interval else "does not lie"
+    return (
+        f"{v.sentence} By the intervals: {confirmed}; the whole one {whole} at 30 points or more."
+    )
+
+
+def beats(s: Section, label: str, horizon: int) -> tuple[bool | None, str]:
+    """Whether the 95 % interval of the hack rate less every control's lies below 0, None without a
+    control; and the differences."""
+    found = {
+        control: paired_difference(*late(pairs, "hack_s", horizon))
+        for control in control_of(s, label)
+        if len(pairs := s.pairs(label, control, horizon)) > 1
+    }
+    words = "; ".join(f"- {name} {bracket(e)}, n = {e.n}" for name, e in found.items())
+    if not found:
+        return None, "no control of the same settings."
+    return all(e.high < 0 for e in found.values()), f"{label} {words}."
 
 
 def main(folder: Path) -> None:
@@ -626,10 +697,10 @@ def main(folder: Path) -> None:
         f"Written by `uv run python scripts/headline.py {folder}` from the rows in this folder; do "
         f"not edit. In training: student rows, the mean over the last {WINDOW} steps up to the "
         "horizon. Brackets are 95 % t intervals over seeds; differences are paired by seed. TOST: "
-        "two one-sided 5 % t tests, its 90 % interval. H1 by docs/spec.md on point estimates; "
-        "confirmed asks the intervals too (docs/method.md, Statistics). The area is the mean of "
-        "attempted over all steps up to the horizon. Nothing here was used to choose data, "
-        "thresholds or checkpoints."
+        "two one-sided 5 % t tests, its 90 % interval. Intervals of held-out rates are over seeds, "
+        "whose runs share problems and random streams: how other problems would turn out is not in "
+        "them. The area is the mean of attempted over all steps up to the horizon. Arms with a † "
+        "are in no test of their training curve. Only runs that docs/spec.md names decide H1."
     )
     parts = ["# The experiment", intro, *decision(sections)]
     for s in sections:

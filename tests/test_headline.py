@@ -81,7 +81,7 @@ def test_the_page_has_what_the_rows_have(tmp_path: Path) -> None:
     headline.main(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "## organism confirm (1)" in text and "## organism confirm (2)" in text
-    assert "- organism confirm (2), steps 36-40: H1 supported" in text
+    assert "No verdict" in text and "- exploratory, organism confirm (2), steps 36-40" in text
     second = text.partition("## organism confirm (2)")[2].splitlines()
     line = next(x for x in second if x.startswith("| vanilla"))
     assert [c.strip() for c in line.split("|")[2:4]] == ["4", "1"]  # whole, too short
@@ -92,6 +92,31 @@ def test_the_page_has_what_the_rows_have(tmp_path: Path) -> None:
     headline.main(tmp_path)
     assert (tmp_path / "README.md").read_text() == text
     assert (tmp_path / "curves_organism_confirm_2.svg").read_bytes() == before
+
+
+SPECIFIED = headline.Confirmatory(plan="confirm", label="projected", horizons=(40,), least_n=4)
+
+
+def decided(folder: Path, runs: list[list[dict]], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(headline, "CONFIRMATORY", (SPECIFIED,))
+    write(folder, runs)
+    return headline.decision(headline.read(folder))[1]
+
+
+def test_a_verdict_needs_the_specified_seeds_and_a_beaten_control(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = experiment()
+    text = decided(tmp_path, whole, monkeypatch)
+    assert "H1 supported" in text and ": confirmed" in text and "- random_v -0.385 [" in text
+    few = [mine for mine in whole if mine[0]["seed"] != 4]
+    assert "not decided: 3 of the 4 seeds" in decided(tmp_path, few, monkeypatch)
+    alone = [mine for mine in whole if mine[0]["arm"] != "random_v"]
+    assert "not decided: no control" in decided(tmp_path, alone, monkeypatch)
+    as_good = alone + [run("random_v", seed, 60 - fall - 3) for seed, fall in FALLS.items()]
+    assert "negative: projected does not beat" in decided(tmp_path, as_good, monkeypatch)
+    stopped = [[{**mine[0], "status": "stopped"}, *mine[1:12]] for mine in whole]
+    assert decided(tmp_path, stopped, monkeypatch).startswith("No verdict")
 
 
 def test_arms_whose_curve_misleads_have_a_dagger(tmp_path: Path) -> None:
