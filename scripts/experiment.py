@@ -34,7 +34,7 @@ from projected_grpo.env.problems import load_problems
 from projected_grpo.env.sandbox import Limits
 from projected_grpo.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.model import DTYPES, load, resolve_device
-from projected_grpo.run import MACHINE_SETTINGS, RunDir
+from projected_grpo.run import MACHINE_SETTINGS, RunDir, RunError
 from projected_grpo.session import PER_RUN
 from projected_grpo.step_logger import whole_rows
 from projected_grpo.svd import default_cache_dir
@@ -267,10 +267,13 @@ def note(args: Arguments, asked: Sequence[tuple[str, Config]]) -> dict[str, str]
         if labels.get(what_decides(cfg)) != label
     ]
     if new:
-        args.out.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(f"{json.dumps(e)}\n" for e in had + new), encoding="utf-8")
-        aside.replace(path)
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+            aside.write_text("".join(f"{json.dumps(e)}\n" for e in had + new), encoding="utf-8")
+            aside.replace(path)
+        except OSError as error:
+            raise RunError(f"cannot write to {args.out}: {error.strerror}") from error
     return labels | {what_decides(cfg): label for label, cfg in asked}
 
 
