@@ -19,7 +19,7 @@ from typing import Any
 import tyro
 
 from projected_grpo.evaluate import EvalRecord, read_records
-from projected_grpo.step_logger import read_steps
+from projected_grpo.step_logger import read_steps, whole_rows
 
 COLUMNS = (
     *("step", "reward", "hack_s", "att_s", "gt_s", "fmt_s", "hack_t", "flavours", "outcomes"),
@@ -79,8 +79,7 @@ def step_records(path: Path) -> list[dict[str, Any]]:
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if "," not in stored["mode"]:
         return rows
-    with (path / "rollouts.jsonl").open(encoding="utf-8") as f:
-        modes = by_mode(map(json.loads, f))
+    modes = by_mode(whole_rows(path / "rollouts.jsonl"))
     return [{**row, "by_mode": modes.get(row["step"], {})} for row in rows]
 
 

@@ -3,18 +3,21 @@
     python scripts/experiment.py confirm --seeds 1 2 3 4 --device cuda --out runs/confirm
 
 Runs lie in OUT/runs, rows in OUT/<base>_<plan>.jsonl.gz. The same command again goes on where the
-last one ended: runs that are finished are not run again, those not yet evaluated are evaluated. A
-pack that was stopped starts anew. Rows are written after each pack, and when the command is
-stopped; scripts/headline.py makes tables of them. Two commands at once need two OUTs.
+last one ended: runs that are finished are not run again, those not yet evaluated (or not as is
+asked now) are evaluated. A pack that was stopped starts anew. Rows are written after each pack, and
+when the command is stopped: those of all runs that were ever asked for of the plan in OUT, which
+OUT/<base>_<plan>.asked.jsonl lists, be it with other seeds or another --only. scripts/headline.py
+makes tables of them. Two commands at once need two OUTs.
 """
 
 import gc
+import gzip
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,17 +27,21 @@ from collect_rows import EVALUATED, run_record, write
 from loguru import logger
 
 from projected_grpo.antipasto import wrap
+from projected_grpo.cli import say_and_exit
 from projected_grpo.config import PRESETS, Config, ConfigError, FastConfig, MiniConfig
 from projected_grpo.env.grader import Grader
 from projected_grpo.env.problems import load_problems
 from projected_grpo.env.sandbox import Limits
 from projected_grpo.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.model import DTYPES, load, resolve_device
-from projected_grpo.run import MACHINE_SETTINGS, RunDir
+from projected_grpo.run import MACHINE_SETTINGS, RunDir, RunError
 from projected_grpo.session import PER_RUN
+from projected_grpo.step_logger import whole_rows
 from projected_grpo.svd import default_cache_dir
 from projected_grpo.train import train_runs
 
+EVALUATED_HOW = "eval.json"
+"""Beside a run's `EVALUATED`: what was asked for."""
 Variant = tuple[str, dict[str, Any]]
 """Label in tables, and what it sets other than the base."""
 
@@ -85,6 +92,17 @@ PLANS: dict[str, list[Variant]] = {
         ("projected refresh=10 trust=1", {**_PROJECTED, "refresh_every": 10, "trust": 1.0}),
         ("projected weight=1", {**_PROJECTED, "score_weight": 1.0}),
         ("random_v weight=1", {**_RANDOM, "score_weight": 1.0}),
+        ("projected running", {**_PROJECTED, "running_k": 8}),
+        (
+            "projected running permuted",
+            {**_PROJECTED, "running_k": 8, "running_permuted": True},
+        ),
+        ("placebo_v k=128", {"arm": "placebo_v", "v_hack_k": 128}),
+        ("random_v refresh=10 trust=1", {**_RANDOM, "refresh_every": 10, "trust": 1.0}),
+        (
+            "projected weight=1 refresh=10 trust=1",
+            {**_PROJECTED, "score_weight": 1.0, "refresh_every": 10, "trust": 1.0},
+        ),
     ],
     "confirm": [(arm, {"arm": arm}) for arm in _ARMS],
     "modes": _under(
@@ -149,7 +167,8 @@ class Arguments:
     out: Path
     """Folder of runs and rows."""
     rows: Path | None = None
-    """File of rows (.jsonl.gz); default OUT/BASE_PLAN.jsonl.gz."""
+    """File of rows (.jsonl.gz); default OUT/BASE_PLAN.jsonl.gz. Never one with runs that OUT does
+    not have."""
     only: tuple[str, ...] = ()
     """Labels of the variants to run; default all."""
     base: Literal["organism", "smollm2"] = "organism"
@@ -227,6 +246,54 @@ def is_finished(run: Path) -> bool:
     return about.get("status") == "finished"
 
 
+def rows_file(args: Arguments) -> Path:
+    """Where the rows go."""
+    return args.rows or args.out / f"{args.base}_{args.plan}.jsonl.gz"
+
+
+def note(args: Arguments, asked: Sequence[tuple[str, Config]]) -> dict[str, str]:
+    """Add what is asked for to the list of what ever was of this plan in OUT; the list, what
+    decides a run -> its label (the last, where it was renamed)."""
+    path = args.out / f"{args.base}_{args.plan}.asked.jsonl"
+    had = list(whole_rows(path)) if path.is_file() else []
+    labels: dict[str, str] = {}
+    for entry in had:
+        text = json.dumps(entry["config"])
+        labels[what_decides(PRESETS[entry["config"]["preset"]].from_json(text))] = entry["label"]
+    # as settings and not as the key that is made of them: a later version may have more settings
+    new = [
+        {"label": label, "config": json.loads(cfg.to_json())}
+        for label, cfg in asked
+        if labels.get(what_decides(cfg)) != label
+    ]
+    if new:
+        aside = path.with_name(f".{path.name}")
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+            aside.write_text("".join(f"{json.dumps(e)}\n" for e in had + new), encoding="utf-8")
+            aside.replace(path)
+        except OSError as error:
+            raise RunError(f"cannot write to {args.out}: {error.strerror}") from error
+    return labels | {what_decides(cfg): label for label, cfg in asked}
+
+
+def require_no_fewer(args: Arguments, labels: Mapping[str, str]) -> None:
+    """Raises ConfigError where the file of rows holds runs that would be lost."""
+    out = rows_file(args)
+    if not out.is_file():
+        return
+    there = runs_in(args.out / "runs")
+    kept = {path.name for key in labels for path in there.get(key, [])}
+    with gzip.open(out, "rt", encoding="utf-8") as f:
+        had = [row["run"] for row in map(json.loads, f) if "settings" in row]
+    if lost := [name for name in had if name not in kept]:
+        raise ConfigError(
+            f"{out} has the rows of {len(lost)} runs (of {len(had)}) that were not asked for, or "
+            f"are no longer, in {args.out}, such as {lost[0]}, and they would be lost: move that "
+            "file away, or give --rows"
+        )
+
+
 def packs(cfgs: Sequence[Config], most: int) -> list[list[Config]]:
     """Runs that can advance together, at most `most`, a seed's runs in one pack where they fit."""
     groups: dict[str, dict[int, list[Config]]] = {}
@@ -257,6 +324,23 @@ def eval_plans(cfg: Config, batch: int) -> list[EvalPlan]:
     return found + ([replace(start, modes=others)] if others else [])
 
 
+def what_is_evaluated(cfg: Config, n_problems: int) -> dict[str, Any]:
+    """What an evaluation is recognised by: all that decides its records beside the run."""
+    left_out = ("batch", "sampling_tokens")
+    plans = [
+        {k: v for k, v in asdict(plan).items() if k not in left_out} for plan in eval_plans(cfg, 1)
+    ]
+    return {"problems": n_problems, "plans": plans}
+
+
+def is_evaluated(path: Path, cfg: Config, n_problems: int) -> bool:
+    """Has the run been evaluated as is asked now?"""
+    about = path / EVALUATED_HOW
+    if not about.is_file() or not (path / EVALUATED).is_file():
+        return False
+    return json.loads(about.read_text(encoding="utf-8")) == what_is_evaluated(cfg, n_problems)
+
+
 def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int) -> None:
     """Evaluate finished runs of one model together, each into its own directory."""
     cfg, started = cfgs[0], time.perf_counter()
@@ -274,35 +358,41 @@ def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int
             found = evaluate_runs(lm, adapter, problems, plan, grader, range(len(paths)))
             for mine, new in zip(records, found, strict=True):
                 mine += new
+    about = json.dumps(what_is_evaluated(cfg, n_problems))
     for path, mine in zip(paths, records, strict=True):
+        # first gone and last made: it never lies beside records that are not of it
+        (path / EVALUATED_HOW).unlink(missing_ok=True)
         aside = path / f".{EVALUATED}"
         write_records(aside, mine)
         aside.replace(path / EVALUATED)
+        aside.write_text(about + "\n", encoding="utf-8")
+        aside.replace(path / EVALUATED_HOW)
     seconds = time.perf_counter() - started
     logger.info(
         "evaluated {} runs, {} samples each, {:.0f} s", len(paths), len(records[0]), seconds
     )
 
 
-def collect(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
-    """Write the rows of what there is: of each run asked for the finished, or else longest, one."""
+def collect(args: Arguments, labels: Mapping[str, str]) -> None:
+    """Write the rows of what there is: of each run ever asked for the finished, or else longest,
+    one."""
     there = runs_in(args.out / "runs")
     extra = {"plan": args.plan, "base": args.base}
-    found = [(there[key][0], label) for label, c in asked if (key := what_decides(c)) in there]
-    records = [(path, run_record(path, label, extra)) for path, label in found]
-    write(args.rows or args.out / f"{args.base}_{args.plan}.jsonl.gz", records)
+    found = [(there[key][0], label) for key, label in labels.items() if key in there]
+    write(rows_file(args), [(path, run_record(path, label, extra)) for path, label in found])
 
 
 def evaluate_rest(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
-    """Evaluate the finished runs that have not been."""
+    """Evaluate the finished runs that have not been, or not as is asked."""
     if not args.eval_problems:
         return
     there = runs_in(args.out / "runs")
     waiting: dict[str, Path] = {}
     for _, cfg in asked:
         path = there.get(what_decides(cfg), [None])[0]
-        if path is not None and is_finished(path) and not (path / EVALUATED).is_file():
-            waiting[what_decides(cfg)] = path
+        if path is None or not is_finished(path) or is_evaluated(path, cfg, args.eval_problems):
+            continue
+        waiting[what_decides(cfg)] = path
     todo = [cfg for _, cfg in asked if what_decides(cfg) in waiting]
     for pack in packs(todo, args.pack):
         evaluate_pack([waiting[what_decides(cfg)] for cfg in pack], pack, args.eval_problems)
@@ -315,6 +405,8 @@ def main(args: Arguments) -> None:
     twice = [key for key, n in Counter(what_decides(cfg) for _, cfg in asked).items() if n > 1]
     if twice:
         raise ConfigError(f"{len(twice)} runs of {args.plan} are asked for twice: {twice[0]}")
+    labels = note(args, asked)
+    require_no_fewer(args, labels)
     there = runs_in(args.out / "runs")
     finished = {key for key, paths in there.items() if is_finished(paths[0])}
     todo = packs([cfg for _, cfg in asked if what_decides(cfg) not in finished], args.pack)
@@ -322,7 +414,7 @@ def main(args: Arguments) -> None:
         "{}: {} runs asked for, {} left, in packs of {}",
         args.plan, len(asked), sum(map(len, todo)), ", ".join(str(len(p)) for p in todo) or "none",
     )  # fmt: skip
-    started, longest = time.monotonic(), 0.0
+    started, longest, ended_well = time.monotonic(), 0.0, False
     try:
         evaluate_rest(args, asked)
         for number, pack in enumerate(todo):
@@ -332,17 +424,18 @@ def main(args: Arguments) -> None:
                 break
             train_runs(pack)
             gc.collect()
-            collect(args, asked)
+            collect(args, labels)
             evaluate_rest(args, asked)
             longest = max(longest, time.monotonic() - begun)
+        ended_well = True
     finally:
-        collect(args, asked)
+        try:
+            collect(args, labels)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if ended_well:
+                raise
+            logger.warning("the rows were not written: {}", error)  # what ended it all is raised
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments))
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(say_and_exit(lambda: main(tyro.cli(Arguments))))

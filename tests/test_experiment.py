@@ -14,7 +14,7 @@ import collect_rows
 import experiment
 
 from projected_grpo.bases import PairChoice, load_pair_sets
-from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.config import Config, ConfigError, SmokeConfig
 from projected_grpo.evaluate import read_records
 from projected_grpo.pairs import load_pairs
 from projected_grpo.session import require_packable
@@ -98,6 +98,84 @@ def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkey
             row[key][0] for key in ("att_s", "hack_s", "gt_s")
         ]
     assert all(sum(c["n"] for c in r["eval"]) == 6 for r in rows if "eval" in r)
+
+
+def made(out: Path, name: str, cfg: Config) -> Path:
+    """A finished run directory with one step."""
+    path = out / "runs" / name
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(cfg.to_json())
+    about = {"git_sha": "0", "gpu": None, "device": "cpu", "status": "finished", "argv": []}
+    (path / "run.json").write_text(json.dumps(about))
+    (path / "steps.jsonl").write_text('{"step": 1}\n')
+    (path / "rollouts.jsonl").touch()
+    return path
+
+
+def runs_of(file: Path) -> list[tuple[str, int]]:
+    with gzip.open(file, "rt") as f:
+        rows = [json.loads(line) for line in f]
+    return [(row["label"], row["seed"]) for row in rows if "settings" in row]
+
+
+def test_rows_of_an_earlier_call_are_kept(tmp_path: Path) -> None:
+    every = arguments("confirm", out=tmp_path, eval_problems=0, only=("vanilla", "projected"))
+    for number, (_, cfg) in enumerate(experiment.asked_for(every)):
+        made(tmp_path, f"run{number}", cfg)
+    experiment.main(replace(every, only=("vanilla",)))
+    file = tmp_path / "organism_confirm.jsonl.gz"
+    assert runs_of(file) == [("vanilla", 1), ("vanilla", 2)]
+    experiment.main(replace(every, seeds=(2,)))
+    three = [("vanilla", 1), ("vanilla", 2), ("projected", 2)]
+    assert runs_of(file) == three
+    experiment.main(replace(every, seeds=(1,), only=("vanilla",)))
+    assert runs_of(file) == three
+    before = file.read_bytes()
+    (tmp_path / "runs" / "run0").rename(tmp_path / "elsewhere")
+    message = r"has the rows of 1 runs \(of 3\) that .* such as run0, and they would be lost"
+    with pytest.raises(ConfigError, match=message):
+        experiment.main(replace(every, seeds=(2,)))
+    assert file.read_bytes() == before
+
+
+def test_an_error_of_collecting_does_not_hide_what_ended_the_run(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def full(cfgs) -> None:
+        raise MemoryError("of the run")
+
+    def no_room(out, runs) -> None:
+        raise OSError("no room for rows")
+
+    monkeypatch.setattr(experiment, "train_runs", full)
+    monkeypatch.setattr(experiment, "write", no_room)
+    args = arguments("confirm", out=tmp_path, eval_problems=0, only=("vanilla",))
+    with pytest.raises(MemoryError, match="of the run"):
+        experiment.main(args)
+    with pytest.raises(OSError, match="no room for rows"):
+        experiment.main(replace(args, minutes=-1.0))  # no pack is started: it ends well
+
+
+def test_an_evaluation_is_recognised_by_what_was_asked(tmp_path: Path) -> None:
+    ((_, cfg),) = experiment.asked_for(arguments("confirm", seeds=(1,), only=("vanilla",)))
+    path = made(tmp_path, "run", cfg)
+    (path / collect_rows.EVALUATED).touch()
+    assert not experiment.is_evaluated(path, cfg, 24)  # nothing says what it was
+    about = json.dumps(experiment.what_is_evaluated(cfg, 24))
+    (path / experiment.EVALUATED_HOW).write_text(about)
+    assert experiment.is_evaluated(path, replace(cfg, prompts_per_step=3), 24)
+    assert not experiment.is_evaluated(path, cfg, 91)
+    assert not experiment.is_evaluated(path, replace(cfg, max_new=9), 24)
+    (path / collect_rows.EVALUATED).unlink()
+    assert not experiment.is_evaluated(path, cfg, 24)
+
+
+def test_a_line_that_was_not_finished_is_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2, "rew')
+    (tmp_path / "config.json").write_text('{"mode": "run_tests,sentinel"}')
+    (tmp_path / "rollouts.jsonl").write_text('{"step')
+    assert collect_rows.step_records(tmp_path) == [{"step": 1, "by_mode": {}}]
 
 
 def test_shares_by_mode_count_student_rows_that_were_graded() -> None:

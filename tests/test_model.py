@@ -3,8 +3,9 @@
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from projected_grpo.model import ModelError, load
+from projected_grpo.model import ModelError, fuse_norms, load
 
 
 def test_a_model_that_caps_its_logits_is_refused(tmp_path) -> None:
@@ -19,6 +20,18 @@ def test_a_model_that_caps_its_logits_is_refused(tmp_path) -> None:
     load_tiny().tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="scales, caps or shifts its logits"):
         load(str(tmp_path), revision="main", dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_only_the_norms_themselves_are_fused() -> None:
+    """A subclass may compute something else."""
+
+    class Shifted(LlamaRMSNorm):
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            return super().forward(hidden_states) + 1
+
+    model = torch.nn.Sequential(LlamaRMSNorm(4), Shifted(4))
+    fuse_norms(model)
+    assert [type(module) for module in model] == [torch.nn.RMSNorm, Shifted]
 
 
 def load_tiny():

@@ -344,6 +344,23 @@ def test_they_take_the_place_of_v_once_enough_was_seen(flagged: None, tmp_path: 
                 assert torch.allclose(axes[0].T @ axes[0], rows[name].T @ rows[name], atol=1e-6)
 
 
+def test_v_stays_until_axes_are_made_of_enough(flagged: None, tmp_path: Path) -> None:
+    cfg = settings(tmp_path, running_k=8, running_every=10, running_replaces=True)
+    with ExitStack() as stack:
+        s, _ = prepare([cfg], stack, None)
+    (V,), moments = s.treatments, s.running.moments[0]
+    g = torch.Generator().manual_seed(0)
+    for step, seen in ((10, 1), (12, 9), (20, 9)):
+        for name, p in s.adapter.delta_S.items():
+            moments.rows[name] = torch.randn(seen, p.shape[1], generator=g)
+            moments.mean[name] = moments.rows[name].sum(0)
+        if step % cfg.running_every == 0:
+            s.running.place(V)
+        t = s.running.extended(V)
+        assert (t is V) == (step < 20)
+    assert {axes.shape[1] for axes in t.removed.values()} == {8}
+
+
 def test_v_extracted_again_moves_the_learned_axes_off_it(flagged: None, tmp_path: Path) -> None:
     cfg = settings(tmp_path, running_k=3, running_every=100, group=8)
     with ExitStack() as stack:
@@ -448,6 +465,8 @@ def test_contradictions() -> None:
         SmokeConfig(running_k=65)
     with pytest.raises(ConfigError, match="running_permuted does nothing while running_k is 0"):
         SmokeConfig(running_permuted=True)
+    with pytest.raises(ConfigError, match="running_k 2 and v_hack_k_end 9 do not go together"):
+        SmokeConfig(running_k=2, v_hack_k_end=9)
     with pytest.raises(ConfigError, match="running_decay must lie in"):
         SmokeConfig(running_decay=0.0)
 

@@ -2,8 +2,11 @@ import threading
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from projected_grpo.svd import cached_decompose, decompose, weight_digest
+from projected_grpo import svd
+from projected_grpo.svd import CacheError, cached_decompose, decompose, weight_digest
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (5, 11), (11, 5), (1, 4), (40, 96)])
@@ -58,6 +61,41 @@ def test_the_cache_is_keyed_by_content_and_survives_a_truncated_file(tmp_path) -
     cached_decompose(W + 1e-7, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     assert weight_digest(W) != weight_digest(W.reshape(9, 6)) != weight_digest(W.double())
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("No space left on device"), OSError(30, "Read-only file system")]
+)
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, error: Exception) -> None:
+    def save_file(tensors, path) -> None:
+        raise error
+
+    monkeypatch.setattr(svd, "save_file", save_file)
+    with pytest.raises(CacheError, match=f"the SVD cache {tmp_path} .*(No space|Read-only)"):
+        cached_decompose(torch.randn(3, 4), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_weights_are_decomposed_once_while_the_first_is_being_written(
+    tmp_path, monkeypatch
+) -> None:
+    calls, asked_twice = [], threading.Event()
+
+    def counted(W: torch.Tensor) -> svd.Factors:
+        calls.append(W)
+        return decompose(W)
+
+    def slow(tensors, path) -> None:
+        assert asked_twice.wait(60)
+        save_file(tensors, path)
+
+    monkeypatch.setattr(svd, "decompose", counted)
+    monkeypatch.setattr(svd, "save_file", slow)
+    W = torch.randn(6, 9)
+    every = svd.decomposed([W, W.clone()], tmp_path)
+    first, second = next(every), next(every)
+    asked_twice.set()
+    assert not list(every) and len(calls) == 1 and first.digest() == second.digest()
 
 
 def test_parallel_runs_share_the_cache(tmp_path) -> None:

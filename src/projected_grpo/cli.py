@@ -18,7 +18,8 @@ from loguru import logger
 from projected_grpo.config import PRESETS, Config, ConfigError
 
 
-def _say_and_exit(work: Callable[[], object]) -> int:
+def say_and_exit(work: Callable[[], object]) -> int:
+    """Do the work of a command; its exit code, what the user can mend said in one sentence."""
     logger.remove()
     logger.add(sys.stderr, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
     from projected_grpo.antipasto import AdapterError
@@ -56,7 +57,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 
         train_runs(cfg.runs(), named_settings(sys.argv[1:] if argv is None else argv))
 
-    sys.exit(_say_and_exit(work))
+    sys.exit(say_and_exit(work))
 
 
 def named_settings(argv: Sequence[str]) -> set[str]:
@@ -102,7 +103,7 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
 
         extract_to_file(cfg)
 
-    sys.exit(_say_and_exit(work))
+    sys.exit(say_and_exit(work))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,4 +143,4 @@ def distill_main(argv: Sequence[str] | None = None) -> None:
 
         distill(cfg)
 
-    sys.exit(_say_and_exit(work))
+    sys.exit(say_and_exit(work))

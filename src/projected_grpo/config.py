@@ -184,11 +184,13 @@ class Config:
     """A flagged row against the mean of the step's others, or against that of the honest rows that
     are paid for the same problem."""
     running_replaces: bool = False
-    """Once `running_k` flagged rows were seen the axes take the place of V."""
+    """The axes take the place of V from the first making on at which `running_k` contrasts had
+    been seen."""
     running_permuted: bool = False
     """Control: the flags are dealt out anew among the same rows."""
     known_modes: tuple[str, ...] = ()
-    """Loophole modes in which the label of a rollout may be used; none named: in all."""
+    """Loophole modes in which the label of a rollout may be used; none named: in all, so that with
+    `running_k` also the label of the mode that a result is judged by is used."""
 
     # --- rivals
     gt_penalty: float = 3.0
@@ -352,6 +354,12 @@ class Config:
             found.append(
                 f"running_k {self.running_k} needs rows' gradients without a pull to the base "
                 f"model (beta {self.beta}): set --beta=0 or --running-k=0"
+            )
+        if self.running_k and self.v_hack_k_end:
+            found.append(
+                f"running_k {self.running_k} and v_hack_k_end {self.v_hack_k_end} do not go "
+                "together, as learned axes lie off all of V while only a part of it is removed: "
+                "set --v-hack-k-end=0 or --running-k=0"
             )
         if self.running_k > RUNNING_ROWS:
             found.append(

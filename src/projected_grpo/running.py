@@ -185,9 +185,7 @@ class Running:
             return t
         removed = dict(t.removed)
         if self.cfgs[n].running_replaces:
-            if any(len(rows) < self.cfgs[n].running_k for rows in self.moments[n].rows.values()):
-                return t  # not enough seen to take the place of V
-            removed = {}
+            removed = {}  # `place` made none before enough was seen for it
         for name, axes in self.moments[n].axes.items():
             if len(axes):
                 had = removed.get(name, axes.new_zeros(1, 0, axes.shape[1]))
@@ -236,11 +234,17 @@ class Running:
     @torch.no_grad()
     def place(self, t: Treatment) -> None:
         """Make the axes of a treatment's run anew, outside the span of what it removes anyhow. Also
-        after V itself was."""
+        after V itself was.
+
+        Where they take V's place there are none, and V stays, until `running_k` contrasts are seen.
+        """
         n = int(t.runs[0])
         if n not in self.moments:
             return
         cfg, moments = self.cfgs[n], self.moments[n]
+        seen = min(map(len, moments.rows.values()), default=0)  # every module has as many
+        if cfg.running_replaces and seen < cfg.running_k:
+            return
         for name, rows in moments.rows.items():
             off = None
             if name in t.removed and not cfg.running_replaces:

@@ -7,7 +7,7 @@ COLUMNS.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -321,8 +321,17 @@ def _pipe_table(body: list[list[str]], headers: list[str]) -> str:
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
     """The rows of a steps.jsonl, fractions as (n, d) tuples again."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+    return [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        for row in whole_rows(path)
+    ]
+
+
+def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a .jsonl file but for a last one without its end: a run that was killed, or is
+    still writing."""
+    with path.open(encoding="utf-8") as f:
+        yield from (json.loads(line) for line in f if line.endswith("\n"))
 
 
 def glossary() -> str:

@@ -140,7 +140,7 @@ def decomposed(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator[Fa
     and 10 GB, several times what decomposing takes. A file is written under a temporary name and
     moved into place, so that runs side by side share the cache and none reads half a file; one that
     cannot be read is computed again and replaced. Raises CacheError where the folder cannot be
-    made, OSError where a file cannot be written.
+    made or a file cannot be written.
     """
     if cache_dir is None:
         yield from map(decompose, weights)
@@ -152,19 +152,24 @@ def decomposed(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator[Fa
     left = iter(weights)
     with ThreadPoolExecutor(THREADS) as threads:
         ahead = deque((W, threads.submit(weight_digest, W)) for W in islice(left, 2 * THREADS))
-        writing: deque[Future[None]] = deque()
+        writing: deque[tuple[Path, Future[None]]] = deque()
+        unwritten: dict[Path, Factors] = {}  # an equal weight may come before the file is there
         while ahead:
             W, digest = ahead.popleft()
             path = cache_dir / f"v{VERSION}_{digest.result()}.safetensors"
-            factors = _stored(path, W.device)
+            factors = unwritten.get(path)
+            if factors is None or factors.S.device != W.device:
+                factors = _stored(path, W.device)
             if factors is None:
-                factors = decompose(W)
-                writing.append(threads.submit(_store, factors, path))
+                factors = unwritten[path] = decompose(W)
+                writing.append((path, threads.submit(_store, factors, path)))
             ahead.extend((W, threads.submit(weight_digest, W)) for W in islice(left, 1))
             yield factors
-            while writing and (writing[0].done() or len(writing) > 2 * THREADS):
-                writing.popleft().result()
-        for written in writing:
+            while writing and (writing[0][1].done() or len(writing) > 2 * THREADS):
+                path, written = writing.popleft()
+                written.result()
+                unwritten.pop(path, None)  # None: of a weight on two devices, written twice
+        for _, written in writing:
             written.result()
 
 
@@ -181,7 +186,13 @@ def _stored(path: Path, device: torch.device) -> Factors | None:
 def _store(factors: Factors, path: Path) -> None:
     temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        save_file({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            save_file({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:  # a full disk; a folder that is read-only
+        raise CacheError(
+            f"cannot write to the SVD cache {path.parent} ({error}): make room there, or name "
+            "another folder with --svd-cache"
+        ) from error

@@ -1,4 +1,7 @@
-"""Hack-score weights: rows that pull along the hack directions count less. No label is used.
+"""Hack-score weights: rows that pull along the hack directions count less.
+
+The weights read no label; but where a run learns axes (`running_k`) these are among the directions,
+and they come from labels.
 
 Projection takes a component off the sum of all rows' gradients; this takes whole rows down, their
 parts outside V included, so that a hack which V sees is not learned through what V misses. Every
