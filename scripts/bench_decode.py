@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 import tyro
-from benchmark import Measured, interleaved, machine, random_model, report, shaped
+from benchmark import VOCABULARY, Measured, interleaved, machine, random_model, report, shaped
 from tabulate import tabulate
 from transformers import PreTrainedModel
 
@@ -30,8 +30,6 @@ from projected_grpo.decode import Decoder, GrowingDecoder, decoder_of
 from projected_grpo.env.katas import kata_problems
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint
 from projected_grpo.model import DTYPES, ORGANISM, load, resolve_device
-
-VOCABULARY = {"smollm2": 49152, "qwen3-4b": 151936}
 
 
 @dataclass(frozen=True, kw_only=True)

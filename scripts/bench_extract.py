@@ -8,7 +8,7 @@
 Every way makes the same D (pairs, r) of every module; `difference` is the largest |D - D'| / |D'|
 of a module, D' being that of `one by one, hook`, or of `one by one` where that is left out.
 
-- micro-batches of n tokens: `pair_differences`, every sequence's own gradient from one backward.
+- micro-batches of n tokens: as `extract` does it, every sequence's own gradient from one backward.
 - one by one: the same code with batches of one; only the batching differs.
 - one by one, hook: the method as first written, a forward and backward for each answer with one
   shared delta beside W (needs peft, as bench_adapter does).
@@ -39,7 +39,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from projected_grpo.antipasto import wrap
-from projected_grpo.extract_vhack_grad import pair_differences
+from projected_grpo.extract_vhack_grad import hack_minus_clean, side_gradients
 from projected_grpo.grpo import collate, completion_logprobs, micro_batches
 from projected_grpo.model import DTYPES, ORGANISM, LanguageModel, load
 from projected_grpo.pairs import Pair, load_pairs
@@ -77,9 +77,15 @@ def chosen(args: Arguments) -> list[Pair]:
 
 
 def batched(lm: LanguageModel, pairs: Sequence[Pair], sizes: Sequence[int]) -> list[Way]:
-    """`pair_differences` with micro-batches of so many tokens; 1 makes batches of one."""
-    find = partial(pair_differences, lm, wrap(lm.model), pairs, temperature=1.0)
-    return [partial(find, micro_batch_tokens=tokens) for tokens in sizes]
+    """D in micro-batches of so many tokens; 1 makes batches of one."""
+    adapter = wrap(lm.model)
+
+    def find(tokens: int) -> dict[str, Tensor]:
+        return hack_minus_clean(
+            side_gradients(lm, adapter, pairs, temperature=1.0, micro_batch_tokens=tokens)
+        )
+
+    return [partial(find, tokens) for tokens in sizes]
 
 
 def hooked(lm: LanguageModel, pairs: Sequence[Pair]) -> Way:

@@ -25,8 +25,11 @@ from tabulate import tabulate
 from projected_grpo.step_logger import read_steps
 
 PARTS = {
-    **{"generate": "gen", "reward": "t_rew", "forward-backward": "fb"},
-    **{"projection": "t_proj", "refresh": "t_refresh"},
+    "generate": "gen",
+    "reward": "t_rew",
+    "forward-backward": "fb",
+    "projection": "t_proj",
+    "refresh": "t_refresh",
 }
 """Parts of a step and their columns; rows written before V could be refreshed lack the last."""
 

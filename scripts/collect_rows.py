@@ -5,8 +5,7 @@
 One line a run first (its settings and provenance), then one line a step with the columns that
 results are made from. Where a run trains in several modes, `by_mode` has each mode's student rows:
 [rows, attempted, hack, solve, attempts by flavour]. Last, where it has been evaluated, the counts
-on held-out problems. scripts/draw_dynamics.py and headline.py read
-them back.
+on held-out problems. scripts/draw_dynamics.py and headline.py read them back.
 """
 
 import gzip

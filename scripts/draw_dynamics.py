@@ -8,7 +8,6 @@ mean over seeds with a band of one standard deviation, dotted where some runs ha
 Runs of a label are told apart by arm and by every setting in which they differ.
 """
 
-import gzip
 import json
 import sys
 from collections import Counter, defaultdict
@@ -17,22 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+from results import ONSET, RATES, WINDOW, curve, lines, mean, onset, save
 from tabulate import tabulate
 
 from projected_grpo.config import PRESETS
 from projected_grpo.run import MACHINE_SETTINGS
 from projected_grpo.session import PER_RUN
-from projected_grpo.stats import t_interval
+from projected_grpo.stats import Floats
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
-WINDOW = 5
 HORIZON = 40
 """Steps after which arms are compared, where the runs are as long."""
-ONSET = 0.5
 RETIRED = ("micro_batch",)
 """Machine settings of earlier versions."""
 OF_ARMS = (
@@ -64,15 +59,9 @@ class Run:
         """Did it take all its steps? Stopped, failed and killed runs did not."""
         return self.about["status"] == "finished"
 
-    def rate(self, key: str) -> np.ndarray:
+    def rate(self, key: str) -> Floats:
         """Share by step, NaN where nothing was counted (steps,)."""
-        pairs = [row[key] or (0, 0) for row in self.rows]
-        return np.array([n / d if d else np.nan for n, d in pairs])
-
-    def onset(self) -> int | None:
-        """First step with attempted at 0.5 or more."""
-        reached = np.nonzero(self.rate("att_s") >= ONSET)[0]
-        return int(self.rows[reached[0]]["step"]) if len(reached) else None
+        return curve(self.rows, key)
 
     def accepted(self) -> int | None:
         """First step at which a quarter of the step's student rows hack."""
@@ -85,16 +74,12 @@ class Run:
 
 def read(folder: Path) -> dict[str, dict[str, list[Run]]]:
     """label -> name -> runs, by seed; a name is the arm and the settings that vary in the label."""
-    found: dict[str, Run] = {}
-    for path in sorted(folder.glob("*.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as f:
-            for line in f:
-                row = json.loads(line)
-                key = f"{path.name}/{row['run']}"
-                if "step" in row:
-                    found[key].rows.append(row)
-                elif "arm" in row:
-                    found[key] = Run(row)
+    found: dict[tuple[str, str], Run] = {}
+    for key, row in lines(folder):
+        if "step" in row:
+            found[key].rows.append(row)
+        elif "arm" in row:
+            found[key] = Run(row)
     labels: dict[str, list[Run]] = defaultdict(list)
     for run in sorted(found.values(), key=lambda run: run.about["seed"]):
         labels[run.about["label"]].append(run)
@@ -134,26 +119,18 @@ def stacked(runs: list[Run], key: str) -> np.ndarray:
     return np.stack([np.pad(c, (0, longest - len(c)), constant_values=np.nan) for c in curves])
 
 
-def interval(values: list[float]) -> str:
-    """Mean with its 95 % t interval over seeds."""
-    if len(values) < 2:
-        return " ".join(f"{value:.3f}" for value in values) or "-"
-    found = t_interval(np.array(values))
-    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
 def table(arms: dict[str, list[Run]]) -> str:
     """One line an arm. Rates are those of the runs that have rows, each over its own last steps."""
     body = []
     for arm, asked in arms.items():
         runs = [run for run in asked if run.rows]
-        onsets = [run.onset() for run in runs]
+        onsets = [onset(run.rows) for run in runs]
         lengths = sorted({len(run.rows) for run in asked})
         steps = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]}-{lengths[-1]}"
         cells = [arm, len(asked), sum(not run.finished for run in asked), steps]
         for key in RATES:
-            cells.append(interval([float(np.nanmean(r.rate(key)[-WINDOW:])) for r in runs]))
-        cells.append(interval([float(np.nanmean(run.rate("att_s"))) for run in runs]))
+            cells.append(mean([float(np.nanmean(r.rate(key)[-WINDOW:])) for r in runs]))
+        cells.append(mean([float(np.nanmean(run.rate("att_s"))) for run in runs]))
         cells.append(f"{sum(o is not None for o in onsets)}/{len(onsets)}")
         reached = sorted(o for o in onsets if o is not None)
         cells.append(", ".join(map(str, reached)) or "-")
@@ -233,7 +210,7 @@ def differences(pairs: list[tuple[Run, Run]], key: str, end: int) -> np.ndarray:
 def against_vanilla(found: dict[str, list[tuple[list[Any], dict[str, np.ndarray]]]]) -> str:
     """Do the experiments agree? One line a label and arm."""
     body = [
-        [label, *about, *(interval([*by_seed[key]]) for key in RATES),
+        [label, *about, *(mean([*by_seed[key]]) for key in RATES),
          f"{int((by_seed['hack_s'] < 0).sum())} of {len(by_seed['hack_s'])}"]
         for label, arms in found.items()
         for about, by_seed in arms
@@ -281,14 +258,7 @@ def draw(label: str, arms: dict[str, list[Run]], folder: Path) -> None:
             axis.set_ylim(-0.02, 1.02)
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"{label}: mean over seeds, band one standard deviation", fontsize=10)
-    figure.tight_layout()
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"dynamics_{label}.{suffix}", dpi=120, metadata=STABLE[suffix])
-    plt.close(figure)
-
-
-STABLE: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
-"""No dates in the files: the same rows give the same bytes."""
+    save(figure, folder / f"dynamics_{label}")
 
 
 def main(folder: Path) -> None:

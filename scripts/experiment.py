@@ -28,14 +28,12 @@ from loguru import logger
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.cli import say_and_exit
-from projected_grpo.config import PRESETS, Config, ConfigError, FastConfig, MiniConfig
-from projected_grpo.env.grader import Grader
+from projected_grpo.config import Config, ConfigError, FastConfig, MiniConfig, stored_config
 from projected_grpo.env.problems import load_problems
-from projected_grpo.env.sandbox import Limits
 from projected_grpo.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.model import DTYPES, load, resolve_device
 from projected_grpo.run import MACHINE_SETTINGS, RunDir, RunError
-from projected_grpo.session import PER_RUN
+from projected_grpo.session import PER_RUN, grader_of
 from projected_grpo.step_logger import whole_rows
 from projected_grpo.svd import default_cache_dir
 from projected_grpo.train import train_runs
@@ -231,8 +229,7 @@ def runs_in(folder: Path) -> dict[str, list[Path]]:
     """The run directories of a folder by what decides them; finished ones first, then by length."""
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("[!.]*/config.json")):
-        text = file.read_text(encoding="utf-8")
-        cfg = PRESETS[json.loads(text)["preset"]].from_json(text)
+        cfg = RunDir(file.parent).stored_config()
         found.setdefault(what_decides(cfg), []).append(file.parent)
     for paths in found.values():
         paths.sort(key=lambda p: (is_finished(p), len((p / "steps.jsonl").read_bytes())))
@@ -258,8 +255,7 @@ def note(args: Arguments, asked: Sequence[tuple[str, Config]]) -> dict[str, str]
     had = list(whole_rows(path)) if path.is_file() else []
     labels: dict[str, str] = {}
     for entry in had:
-        text = json.dumps(entry["config"])
-        labels[what_decides(PRESETS[entry["config"]["preset"]].from_json(text))] = entry["label"]
+        labels[what_decides(stored_config(json.dumps(entry["config"])))] = entry["label"]
     # as settings and not as the key that is made of them: a later version may have more settings
     new = [
         {"label": label, "config": json.loads(cfg.to_json())}
@@ -352,8 +348,7 @@ def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int
     for n, path in enumerate(paths):
         adapter.load(RunDir.open(path).adapter / "adapter.safetensors", n)
     records: list[list[EvalRecord]] = [[] for _ in paths]
-    limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
-    with Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox) as grader:
+    with grader_of(cfg) as grader:
         for plan in eval_plans(cfg, len(paths) * cfg.prompts_per_step * cfg.group):  # as a step
             found = evaluate_runs(lm, adapter, problems, plan, grader, range(len(paths)))
             for mine, new in zip(records, found, strict=True):

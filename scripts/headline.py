@@ -7,7 +7,6 @@ README.md, and for each plan forest_*.png and curves_*.png (and .svg) beside the
 shared settings (model, prompts, learning rate ...) are another section: they are not compared.
 """
 
-import gzip
 import json
 import sys
 from collections import Counter, defaultdict
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+from results import ONSET, RATES, WINDOW, curve, lines, mean, onset, save
 from tabulate import tabulate
 
 from projected_grpo.arms import ARMS
@@ -31,25 +32,15 @@ from projected_grpo.stats import (
     h1_verdict,
     holm,
     paired_difference,
-    t_interval,
     tost,
 )
 from projected_grpo.step_logger import footnote, marked
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
-RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
-WINDOW = 5
 HORIZONS = (40, 60, 200)
-ONSET = 0.5
 MARGIN = 0.10
 SPAN = 10
 """Steps of one column where a table shows the course of training."""
 CONTROLS = ("random_v", "placebo_v", "shuffled_v", "norm_matched")
-STABLE: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
-"""No dates in the files: the same rows give the same bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +68,7 @@ class Run:
 
     def curve(self, key: str) -> Floats:
         """Share by step, NaN where nothing was counted (steps,)."""
-        pairs = [row[key] or (0, 0) for row in self.rows]
-        return np.array([n / d if d else np.nan for n, d in pairs])
+        return curve(self.rows, key)
 
     def late(self, key: str, horizon: int) -> float:
         """Mean of a share over the last steps up to the horizon."""
@@ -90,8 +80,7 @@ class Run:
 
     def onset(self, horizon: int) -> int | None:
         """First step with attempted at 0.5 or more."""
-        reached = np.nonzero(self.curve("att_s")[:horizon] >= ONSET)[0]
-        return int(self.rows[reached[0]]["step"]) if len(reached) else None
+        return onset(self.rows[:horizon])
 
 
 @dataclass
@@ -151,17 +140,13 @@ class Section:
 def read(folder: Path) -> list[Section]:
     """The sections of a folder's rows, by name."""
     runs: dict[tuple[str, str], Run] = {}
-    for path in sorted(folder.glob("*.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as f:
-            for line in f:
-                row = json.loads(line)
-                key = (path.name, row["run"])
-                if "arm" in row:
-                    runs[key] = Run(row)
-                elif "eval" in row:
-                    runs[key].cells = row["eval"]
-                else:
-                    runs[key].rows.append(row)
+    for key, row in lines(folder):
+        if "arm" in row:
+            runs[key] = Run(row)
+        elif "eval" in row:
+            runs[key].cells = row["eval"]
+        else:
+            runs[key].rows.append(row)
     found: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs.values():
         where = f"{run.about.get('base', 'organism')} {run.about.get('plan', '')}".strip()
@@ -230,16 +215,9 @@ def of(run: Run, name: str) -> object:
 # --- Numbers in words
 
 
-def mean(values: Sequence[float]) -> str:
-    """Mean with its 95 % t interval; the mean alone where n = 1."""
-    if len(values) < 2:
-        return "".join(f"{value:.3f}" for value in values) or "-"
-    return bracket(t_interval(values), sign="")
-
-
-def bracket(e: Estimate, sign: str = "+") -> str:
-    """Estimate and interval."""
-    return f"{e.estimate:{sign}.3f} [{e.low:{sign}.3f}, {e.high:{sign}.3f}]"
+def bracket(e: Estimate) -> str:
+    """A difference and its interval."""
+    return f"{e.estimate:+.3f} [{e.low:+.3f}, {e.high:+.3f}]"
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> str:
@@ -482,7 +460,9 @@ def evaluation_table(s: Section) -> str:
             both = [seed for seed in rates if base.get(seed, {"n": 0})["n"] == rates[seed]["n"]]
             gap = difference([rates[x]["hack"] for x in both], [base[x]["hack"] for x in both])
             solve = [[r[x]["solve"] for x in both] for r in (rates, base)]
-            same = tost(*solve, MARGIN) if label != "vanilla" and len(both) > 1 else None
+            same = (
+                tost(solve[0], solve[1], MARGIN) if label != "vanilla" and len(both) > 1 else None
+            )
             within = f"[{same.low:+.3f}, {same.high:+.3f}] {yes(same.equivalent)}" if same else "-"
             pooled = [c for c in cells if (c["mode"], c["hinted"]) == (mode, hinted)]
             tries = sum(c["attempted"] for c in pooled)
@@ -525,14 +505,6 @@ def solved_by(cells: Sequence[dict[str, Any]]) -> str:
 
 
 # --- Figures
-
-
-def save(figure: Figure, path: Path) -> None:
-    """As png and svg."""
-    figure.tight_layout()
-    for suffix in ("png", "svg"):
-        figure.savefig(path.with_suffix(f".{suffix}"), dpi=120, metadata=STABLE[suffix])
-    plt.close(figure)
 
 
 def forest(s: Section, horizon: int, folder: Path) -> bool:

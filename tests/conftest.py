@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from projected_grpo.model import fuse_norms
 from projected_grpo.step_logger import TIMINGS, read_steps
 
 BUBBLEWRAP = pytest.param(
@@ -45,6 +45,23 @@ def rollouts_of(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
+def assert_same_rows(run: Path, expected: Path) -> None:
+    """To rounding, as a run in a pack has the rows that it has alone."""
+    for row, other in zip(rows_of(run), rows_of(expected), strict=True):
+        for key, value in other.items():
+            if isinstance(value, float) and key != "sampling_logp_diff_max":
+                value = pytest.approx(value, rel=1e-2, abs=1e-4)
+            assert row[key] == value or key == "sampling_logp_diff_max", key
+
+
+def assert_same_rollouts(run: Path, expected: Path, *keys: str) -> None:
+    """Likewise: the same completions, and to rounding these keys."""
+    for row, other in zip(rollouts_of(run), rollouts_of(expected), strict=True):
+        assert row["completion"] == other["completion"]
+        for key in keys:
+            assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-5), key
+
+
 def tiny_qwen(
     dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object
 ) -> Qwen3ForCausalLM:
@@ -70,17 +87,9 @@ def tiny_qwen(
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config).to(dtype).eval()
     model.requires_grad_(False)
-    if dtype == torch.float64:
-        for module in model.modules():
-            if isinstance(module, Qwen3RMSNorm):
-                module.forward = _exact_norm.__get__(module)
+    if dtype == torch.float64:  # transformers' norm computes in float32: it would hide errors
+        fuse_norms(model)
     return model
-
-
-def _exact_norm(self: Qwen3RMSNorm, x: torch.Tensor) -> torch.Tensor:
-    """transformers' RMSNorm computes in float32, which would hide errors below 1e-7 in a float64
-    test."""
-    return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 def leetcode_dir() -> Path:

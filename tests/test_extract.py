@@ -8,9 +8,10 @@ from projected_grpo.extract_vhack_grad import (
     VHack,
     directions,
     extract,
+    hack_minus_clean,
     load_vhack,
     nll_gradients,
-    pair_differences,
+    side_gradients,
     unit_pairs,
 )
 from projected_grpo.grpo import collate, completion_logprobs, policy_loss
@@ -54,7 +55,7 @@ def logprob(lm, adapter, rows) -> torch.Tensor:
 def test_the_grpo_gradient_of_a_labelled_pair_is_the_nll_difference(lm, adapter) -> None:
     """Through policy_loss itself: advantages +1 and -1, ratio 1, the live denominator."""
     pairs, denominator = TRAIN[:3], 64
-    D = pair_differences(lm, adapter, pairs, **SETTINGS)
+    D = hack_minus_clean(side_gradients(lm, adapter, pairs, **SETTINGS))
     for i, pair in enumerate(pairs):
         prompts, completions = zip(
             *(rows_of(lm, [pair], s)[0] for s in ("hack", "clean")), strict=True

@@ -5,7 +5,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from projected_grpo.model import ModelError, fuse_norms, load
+from projected_grpo.model import RMS_NORMS, ModelError, fuse_norms, load
 
 
 def test_a_model_that_caps_its_logits_is_refused(tmp_path) -> None:
@@ -32,6 +32,19 @@ def test_only_the_norms_themselves_are_fused() -> None:
     model = torch.nn.Sequential(LlamaRMSNorm(4), Shifted(4))
     fuse_norms(model)
     assert [type(module) for module in model] == [torch.nn.RMSNorm, Shifted]
+
+
+@pytest.mark.parametrize("norm", RMS_NORMS)
+def test_a_fused_norm_is_the_norm(norm: type[torch.nn.Module]) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(5, 7, 32, generator=g), torch.randn(32, generator=g)
+    model = torch.nn.Sequential(norm(32, eps=1e-3))
+    model[0].weight.data = weight
+    expected = model(x)
+    fuse_norms(model)
+    assert isinstance(model[0], torch.nn.RMSNorm) and torch.equal(model(x), expected)
+    exact = weight.double() * x.double() / (x.double().square().mean(-1, True) + 1e-3).sqrt()
+    assert torch.allclose(model.double()(x.double()), exact, rtol=1e-13, atol=1e-13)
 
 
 def load_tiny():

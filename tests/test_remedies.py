@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import rollouts_of, rows_of
+from conftest import assert_same_rollouts, assert_same_rows, rollouts_of, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -46,18 +46,6 @@ def settings(tmp_path: Path, **overrides) -> SmokeConfig:
         out_dir=tmp_path, steps=3, problems="katas:validation", labels=False, arm="projected"
     )
     return replace(start, **overrides)
-
-
-def assert_same_rows(run: Path, expected: Path) -> None:
-    """To rounding, as a run in a pack has the rows that it has alone."""
-    for row, other in zip(rows_of(run), rows_of(expected), strict=True):
-        for key, value in other.items():
-            if isinstance(value, float) and key != "sampling_logp_diff_max":
-                value = pytest.approx(value, rel=1e-2, abs=1e-4)
-            assert row[key] == value or key == "sampling_logp_diff_max", key
-    for row, other in zip(rollouts_of(run), rollouts_of(expected), strict=True):
-        assert row["completion"] == other["completion"]
-        assert row["weight"] == pytest.approx(other["weight"], rel=1e-3, abs=1e-5)
 
 
 def same_from_any_checkpoint(run: Path, tmp_path: Path) -> None:
@@ -392,7 +380,9 @@ def test_a_pack_that_learns_gives_the_rows_of_the_runs_alone(flagged: None, tmp_
             replace(cfg, running_k=2, score_weight=1.0, trust=0.1, known_modes=("run_tests",)),
             replace(cfg, arm="vanilla", running_k=3)]  # fmt: skip
     for one, path in zip(cfgs, train_runs(cfgs), strict=True):
-        assert_same_rows(path, train(replace(one, out_dir=tmp_path / "alone")))
+        alone = train(replace(one, out_dir=tmp_path / "alone"))
+        assert_same_rows(path, alone)
+        assert_same_rollouts(path, alone, "weight")
         assert (path / "checkpoints" / "step_000003" / "running.safetensors").exists() == (
             one.arm == "projected" and one.running_k > 0
         )
@@ -429,8 +419,11 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(projected: Path, tmp_path: Path
     cfgs += [replace(cfg, arm="random_v", **knobs) for knobs in REMEDIES.values()]
     paths = train_runs(cfgs)
     assert_same_rows(paths[0], projected)
+    assert_same_rollouts(paths[0], projected, "weight")
     for one, path in zip(cfgs[1:], paths[1:], strict=True):
-        assert_same_rows(path, train(replace(one, out_dir=tmp_path / "alone")))
+        alone = train(replace(one, out_dir=tmp_path / "alone"))
+        assert_same_rows(path, alone)
+        assert_same_rollouts(path, alone, "weight")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from projected_grpo.antipasto import Adapter
 from projected_grpo.grpo import collate, micro_batches
-from projected_grpo.model import LanguageModel, ModelError
+from projected_grpo.model import LanguageModel, layers_of
 from projected_grpo.pairs import Pair
 
 Texts = Sequence[tuple[list[int], list[int]]]
@@ -46,9 +46,7 @@ def last_states(
     Raises ModelError for a model without a list of layers.
     """
     device = lm.model.device
-    layers = dict(lm.model.get_decoder().named_children()).get("layers")
-    if not isinstance(layers, nn.ModuleList):
-        raise ModelError(f"a {type(lm.model).__name__} has no list of layers to read states from")
+    layers = layers_of(lm.model, "read states from")
     lengths = [len(prompt) + len(completion) for prompt, completion in texts]
     states = torch.empty(len(texts), cast(Any, lm.model.config).hidden_size, device=device)
     for some in micro_batches(lengths, micro_batch_tokens):

@@ -413,9 +413,8 @@ class Config:
         paths = ("out_dir", "resume", "svd_cache", "v_hack")
         for name in paths:
             stored[name] = None if stored[name] is None else Path(stored[name])
-        for name in (
-            *("adam_betas", "arms", "seeds", "pair_modes", "pair_flavours", "known_modes"),
-        ):
+        tuples = ("adam_betas", "arms", "seeds", "pair_modes", "pair_flavours", "known_modes")
+        for name in tuples:
             if name in stored:  # a run of an earlier version has the default
                 stored[name] = tuple(stored[name])
         return cls(**stored)
@@ -459,9 +458,8 @@ class MiniConfig(Config):
     lr: float = 3e-2
     warmup_frac: float = 0.075
     grad_clip: float = 500.0
-    micro_batch_tokens: int = (
-        2048  # a CPU is 1.6 times slower with 16384: large tensors are mapped anew
-    )
+    # On a CPU 16384 would take 1.6 times as long: large tensors are mapped anew.
+    micro_batch_tokens: int = 2048
     sampling_tokens: int = 2**22  # a small model: a token takes kilobytes
     pairs: str = "katas"
     pair_norm: Literal["none", "unit"] = "unit"
@@ -504,3 +502,8 @@ PRESETS: dict[str, type[Config]] = {
     "fast": FastConfig,
     "full": FullConfig,
 }
+
+
+def stored_config(text: str) -> Config:
+    """The settings in a config.json, of whatever preset they are."""
+    return PRESETS[json.loads(text)["preset"]].from_json(text)

@@ -200,29 +200,6 @@ def without_labels(sides: Sides, seed: int) -> dict[str, Tensor]:
     return {name: g[rows, side] - g[partner, side] for name, g in sides.items()}
 
 
-def pair_differences(
-    lm: LanguageModel,
-    adapter: Adapter,
-    pairs: Sequence[Pair],
-    *,
-    temperature: float,
-    micro_batch_tokens: int,
-    run: int = 0,
-) -> dict[str, Tensor]:
-    """grad NLL(hack) - grad NLL(clean) of every pair, under the policy of one run: module -> D (n
-    pairs, r)."""
-    return hack_minus_clean(
-        side_gradients(
-            lm,
-            adapter,
-            pairs,
-            temperature=temperature,
-            micro_batch_tokens=micro_batch_tokens,
-            run=run,
-        )
-    )
-
-
 def unit_pairs(D: dict[str, Tensor]) -> dict[str, Tensor]:
     """Every pair's difference over its norm in all modules together: module -> (n, r).
 

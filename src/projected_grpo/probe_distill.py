@@ -8,23 +8,22 @@ it back). So a pool is made once, and every arm that draws from it sees the same
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from projected_grpo.antipasto import Adapter, AdapterError, wrap
-from projected_grpo.config import PRESETS, Config, ConfigError
+from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.problems import Problem
-from projected_grpo.env.sandbox import Limits
 from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pool import TEMPLATES, open_pool, write_pool
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir
 from projected_grpo.seeds import stream_seed
-from projected_grpo.session import hinted_problems
+from projected_grpo.session import grader_of, hinted_problems
 from projected_grpo.svd import default_cache_dir
 
 if TYPE_CHECKING:
@@ -44,13 +43,12 @@ def distill(cfg: "DistillConfig") -> Path:
         raise ConfigError(f"{cfg.out} is there already: a pool is frozen, name another folder")
     if cfg.rows < 1:
         raise ConfigError(f"rows must be at least 1, not {cfg.rows}")
-    stored = _stored(RunDir.open(Path(cfg.source))) if cfg.source != TEMPLATES else None
+    stored = RunDir.open(Path(cfg.source)).stored_config() if cfg.source != TEMPLATES else None
     settings = stored or Config(problems="katas")
     problems = hinted_problems(
         cfg.problems or settings.problems, cfg.mode or settings.mode, cfg.limit or None
     )
-    limits = Limits(cpu_s=settings.cpu_s, memory_mb=settings.memory_mb)
-    with Grader(workers=cfg.workers or None, limits=limits, sandbox=settings.sandbox) as grader:
+    with grader_of(replace(settings, workers=cfg.workers)) as grader:
         answers = (
             _templates(problems, cfg.rows, cfg.seed)
             if stored is None
@@ -72,11 +70,6 @@ def distill(cfg: "DistillConfig") -> Path:
         "{} rows for {} of {} problems -> {}", len(rows), about["problems"], len(problems), cfg.out
     )
     return cfg.out
-
-
-def _stored(run: RunDir) -> Config:
-    preset = json.loads((run.path / "config.json").read_text(encoding="utf-8"))["preset"]
-    return run.stored_config(PRESETS[preset])
 
 
 def _templates(

@@ -20,7 +20,7 @@ from torch import Tensor
 from projected_grpo.antipasto import Adapter
 from projected_grpo.arms import ARMS
 from projected_grpo.config import Config
-from projected_grpo.proj import squared_norm
+from projected_grpo.optimizer import adamw, adamw_step
 
 
 class Quarantine:
@@ -28,11 +28,8 @@ class Quarantine:
     nothing."""
 
     def __init__(self, adapter: Adapter, cfgs: Sequence[Config]) -> None:
-        cfg = cfgs[0]
         self.values = adapter.add_quarantine()
-        self.optimizer = torch.optim.AdamW(
-            self.values.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
-        )
+        self.optimizer = adamw(self.values, cfgs[0])
         first = next(iter(self.values.values()))
         self.routed = torch.tensor([ARMS[one.arm].routes for one in cfgs], device=first.device)
 
@@ -48,18 +45,10 @@ class Quarantine:
         """Take AdamW's step along what was removed from the gradient, and what was removed from the
         step of the kept knob (`moved`): module -> (N, r) each."""
         mine = self.routed[:, None]
-        norm = squared_norm(gradients).sqrt()
-        scale = (grad_clip / norm.clamp_min(1e-38)).clamp_max(1.0)[:, None]
-        before = {name: value.detach().clone() for name, value in self.values.items()}
+        own = {name: torch.where(mine, g, 0.0) for name, g in gradients.items()}
+        before, stepped = adamw_step(self.optimizer, self.values, own, lr, grad_clip)
         for name, value in self.values.items():
-            value.grad = torch.where(mine, gradients[name] * scale, 0.0)
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = max(lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        part = torch.tensor(lr, device=norm.device)[:, None] / max(lr)
-        for name, value in self.values.items():
-            taken = (before[name] - value) * part + moved[name]
+            taken = stepped[name] + moved[name]
             value.copy_(torch.where(mine, before[name] - taken, before[name]))
 
 

@@ -21,9 +21,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,11 +32,12 @@ import torch
 from loguru import logger
 
 from projected_grpo.antipasto import Adapter
-from projected_grpo.config import Config, ConfigError
+from projected_grpo.config import Config, ConfigError, stored_config
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.provenance import git, provenance
 from projected_grpo.quarantine import Quarantine
 from projected_grpo.running import Running
+from projected_grpo.step_logger import whole_rows
 
 MACHINE_SETTINGS = (
     "micro_batch_tokens",
@@ -133,10 +135,12 @@ class RunDir:
                 raise RunError(f"there is no run to resume at {path} (no {name})")
         return cls(path)
 
-    def stored_config(self, preset: type[Config]) -> Config:
-        """The settings that the run was started with. Raises RunError where they cannot be read."""
+    def stored_config(self, preset: type[Config] | None = None) -> Config:
+        """The settings that the run was started with, by its own preset or as those of another.
+        Raises RunError where they cannot be read."""
+        read = stored_config if preset is None else preset.from_json
         try:
-            return preset.from_json((self.path / "config.json").read_text(encoding="utf-8"))
+            return read((self.path / "config.json").read_text(encoding="utf-8"))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise RunError(
                 f"{self.path / 'config.json'} is damaged or of another version ({error})"
@@ -319,17 +323,13 @@ def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> C
 
 
 def _keep_rows_until(path: Path, step: int) -> None:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.unlink(missing_ok=True)
+    append_rows(temporary, takewhile(lambda row: row["step"] <= step, whole_rows(path)))
     os.replace(temporary, path)
 
 
-def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append JSON lines and flush them."""
     with path.open("a", encoding="utf-8") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)

@@ -28,6 +28,7 @@ from projected_grpo.model import (
     load,
     resolve_device,
 )
+from projected_grpo.optimizer import adamw
 from projected_grpo.pool import Pool, open_pool
 from projected_grpo.quarantine import Quarantine, quarantine_for
 from projected_grpo.run import RunDir
@@ -150,10 +151,7 @@ def prepare(
     v_file = resumed.v_hack if resumed else cfg.v_hack
     given = load_vhack(v_file, device) if v_file else None
     pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
-    limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
-    grader = stack.enter_context(
-        Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox)
-    )
+    grader = stack.enter_context(grader_of(cfg))
 
     lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
     if cfg.checkpoint_activations:
@@ -164,9 +162,7 @@ def prepare(
     adapter = _wrapped(cfg, lm, len(cfgs), [prompts[p.id] for p in kept[:4]])
     v_hack = measured(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
     own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
-    optimizer = torch.optim.AdamW(
-        adapter.delta_S.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
-    )
+    optimizer = adamw(adapter.delta_S, cfg)
     found = treatments(cfgs, v_hack, own, device)
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
@@ -187,6 +183,7 @@ def _prompts(
     """Every run's prompts. Which problems are short enough does not depend on what an arm writes
     into them: all arms share problems."""
     made: dict[tuple[str, str, str], dict[int, list[int]]] = {}
+    found: list[Mapping[int, list[int]]] = []
     for cfg in cfgs:
         messages = ARMS[cfg.arm].messages
         key = (cfg.arm, cfg.inoculation, cfg.inoculation_neutral)
@@ -194,7 +191,14 @@ def _prompts(
             made[key] = plain
             if messages is not as_written:
                 made[key] = {p.id: lm.prompt_ids(messages(p.messages, cfg)) for p in problems}
-    return [made[cfg.arm, cfg.inoculation, cfg.inoculation_neutral] for cfg in cfgs]
+        found.append(made[key])
+    return found
+
+
+def grader_of(cfg: Config) -> Grader:
+    """The grader that the settings ask for; to be entered."""
+    limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
+    return Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox)
 
 
 def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:

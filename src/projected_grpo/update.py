@@ -12,6 +12,7 @@ from torch import Tensor
 
 from projected_grpo.antipasto import Adapter
 from projected_grpo.arms import Treatment, by_run
+from projected_grpo.optimizer import adamw_step
 from projected_grpo.proj import (
     Projection,
     covered_energy,
@@ -62,8 +63,7 @@ def optimize(
 
     What is removed trains the `quarantine` where there is one, in those runs that route.
 
-    lr (N): AdamW's step is proportional to it, weight decay included, so all runs step at the
-    largest one and each then takes its share. Raises RuntimeError where a gradient is not finite,
+    lr (N) is every run's own. Raises RuntimeError where a gradient is not finite,
     or a run with a gradient did not move.
     """
     norm_pre = squared_norm(gradients).sqrt()
@@ -71,21 +71,9 @@ def optimize(
         raise RuntimeError("a gradient is not finite")
     projected = apply_projections(gradients, treatments, [t.on_grad for t in treatments])
     norm = squared_norm(projected).sqrt()  # (N,)
-    scale = (grad_clip / norm.clamp_min(1e-38)).clamp_max(1.0)[:, None]
-    before = {name: p.detach().clone() for name, p in adapter.delta_S.items()}
-    for name, p in adapter.delta_S.items():
-        p.grad = projected[name] * scale
-    for settings in optimizer.param_groups:
-        settings["lr"] = max(lr)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    stepped = {name: before[name] - p.detach() for name, p in adapter.delta_S.items()}
-    alike = min(lr) == max(lr)
-    if not alike:
-        part = torch.tensor(lr, device=norm.device)[:, None] / max(lr)
-        stepped = {name: step * part for name, step in stepped.items()}
+    before, stepped = adamw_step(optimizer, adapter.delta_S, projected, lr, grad_clip)
     taken = apply_projections(stepped, treatments, [t.on_update for t in treatments])
-    if taken is not stepped or not alike:
+    if taken is not stepped or min(lr) != max(lr):
         with torch.no_grad():
             for name, p in adapter.delta_S.items():
                 p.copy_(before[name] - taken[name])
