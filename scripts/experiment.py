@@ -85,6 +85,8 @@ PLANS: dict[str, list[Variant]] = {
         *((f"random_v k={k}", {**_RANDOM, "v_hack_k": k}) for k in _AXES),
         ("projected refresh=10", {**_PROJECTED, "refresh_every": 10}),
         ("projected overshoot=1.5", {**_PROJECTED, "overshoot": 1.5}),
+        ("projected floor=0", {**_PROJECTED, "v_hack_drop_bottom_frac": 0.0}),
+        ("projected half the pairs", {**_PROJECTED, "pair_flavours": HALVES["a"]}),
         ("projected k to 128", {**_PROJECTED, "v_hack_k_end": 128}),
         ("random_v k to 128", {**_RANDOM, "v_hack_k_end": 128}),
         ("projected refresh=10 trust=1", {**_PROJECTED, "refresh_every": 10, "trust": 1.0}),
@@ -100,6 +102,10 @@ PLANS: dict[str, list[Variant]] = {
         (
             "projected weight=1 refresh=10 trust=1",
             {**_PROJECTED, "score_weight": 1.0, "refresh_every": 10, "trust": 1.0},
+        ),
+        (
+            "projected k=128 refresh=10 trust=1",
+            {**_PROJECTED, "v_hack_k": 128, "refresh_every": 10, "trust": 1.0},
         ),
     ],
     "confirm": [(arm, {"arm": arm}) for arm in _ARMS],
@@ -183,6 +189,8 @@ class Arguments:
     """Instead of the base's."""
     lr: float = 0.0
     """Instead of the base's."""
+    warmup_frac: float = 0.0
+    """Instead of the base's: runs of unequal length warm up alike only if this says so."""
     pack: int = 24
     """Runs that advance together, at most: what memory holds."""
     eval_problems: int = 91
@@ -200,7 +208,8 @@ def asked_for(args: Arguments) -> list[tuple[str, Config]]:
             raise ConfigError(f"{args.plan} has no variant {label!r}; it has: {', '.join(known)}")
     base = BASES[args.base]
     settings = {**base.settings, **(base.on_gpu if on_gpu(args.device) else {})}
-    given = {name: getattr(args, name) for name in ("model", "steps", "prompts_per_step", "lr")}
+    names = ("model", "steps", "prompts_per_step", "lr", "warmup_frac")
+    given = {name: getattr(args, name) for name in names}
     settings |= {name: value for name, value in given.items() if value}
     settings |= {"device": args.device, "threads": args.threads, "out_dir": args.out / "runs"}
     if args.base == "smollm2" and not args.model:
