@@ -130,13 +130,15 @@ def write(out: Path, runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
 
 
 def eval_cells(records: Iterable[EvalRecord]) -> list[dict[str, Any]]:
-    """Counts of held-out samples by mode, hint and difficulty; `both` is attempted and exploited.
+    """Counts of held-out samples by mode, hint, how it was sampled, names and difficulty; `both` is
+    attempted and exploited.
     Samples that a fault of the grader touched are left out."""
-    cells: dict[tuple[str, bool, str], dict[str, Any]] = {}
+    cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     for r in records:
         if r.outcome == "infra_error":
             continue
-        about = {"mode": r.mode, "hinted": r.hinted, "difficulty": r.difficulty}
+        about = {"mode": r.mode, "hinted": r.hinted, "greedy": r.greedy, "names": r.names}
+        about |= {"difficulty": r.difficulty}
         counts = {"n": 0, "solve": 0, "fmt": 0, "attempted": 0, "hack": 0, "both": 0}
         cell = cells.setdefault((*about.values(),), {**about, **counts, "flavours": {}})
         cell["n"] += 1

@@ -62,6 +62,7 @@ _ARMS = (
     *("vanilla", "projected", "random_v", "placebo_v", "shuffled_v", "norm_matched"),
     *("routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation", "inoculation_neutral"),
 )
+_LONG = ("vanilla", "projected", "random_v", "placebo_v")
 _PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
 _AXES = (12, 64, 128)
 
@@ -108,7 +109,17 @@ PLANS: dict[str, list[Variant]] = {
             {**_PROJECTED, "v_hack_k": 128, "refresh_every": 10, "trust": 1.0},
         ),
     ],
-    "confirm": [(arm, {"arm": arm}) for arm in _ARMS],
+    "reduced": [("vanilla", {}), ("projected", _PROJECTED), ("random_v", _RANDOM)],
+    # docs/spec.md fixes these three
+    "confirm": [
+        *((arm, {"arm": arm, "v_hack_k": 128}) for arm in _ARMS),
+        ("projected k=32", {**_PROJECTED, "v_hack_k": 32}),
+        ("random_v k=32", {**_RANDOM, "v_hack_k": 32}),
+    ],
+    "long": [
+        (arm, {"arm": arm, "v_hack_k": 128, "steps": 200, "warmup_frac": 0.015}) for arm in _LONG
+    ],
+    "pool": [(arm, {"arm": arm, "v_hack_k": 128, "mix_ratio": 0.5}) for arm in _LONG],
     "modes": _under(
         MODES,
         [
@@ -147,11 +158,7 @@ _LIKE_MINI = {
     )
 }
 BASES = {
-    "organism": Base(
-        preset=MiniConfig,
-        settings={},
-        on_gpu={"prompts_per_step": 16, "micro_batch_tokens": 262144},
-    ),
+    "organism": Base(preset=MiniConfig, settings={}, on_gpu={"micro_batch_tokens": 65536}),
     "smollm2": Base(
         preset=FastConfig,
         settings={**_LIKE_MINI, "prompts_per_step": 16, "mix_ratio": 0.0, "max_new": 256,
@@ -165,7 +172,9 @@ BASES = {
 class Arguments:
     """Run a plan of the experiment."""
 
-    plan: tyro.conf.Positional[Literal["pilot", "confirm", "modes", "flavours"]]
+    plan: tyro.conf.Positional[
+        Literal["pilot", "reduced", "confirm", "long", "pool", "modes", "flavours"]
+    ]
     seeds: tuple[int, ...]
     """Every variant runs with each."""
     out: Path
@@ -318,14 +327,16 @@ def packs(cfgs: Sequence[Config], most: int) -> list[list[Config]]:
 
 
 def eval_plans(cfg: Config, batch: int) -> list[EvalPlan]:
-    """The trained modes with hint (twice where it is one) and without, and the others with it."""
+    """The trained modes with hint (sampled, greedy, and sampled under function names kept for this)
+    and without, and the others with it."""
     trained = cfg.mode.split(",")
     others = [mode for mode in MODES if mode not in trained]
     start = EvalPlan(
         modes=trained, samples=1, temperature=cfg.temperature, max_new=cfg.max_new, batch=batch,
         sampling_tokens=cfg.sampling_tokens,
     )  # fmt: skip
-    found = [replace(start, samples=2 if len(trained) == 1 else 1), replace(start, hinted=False)]
+    found = [start, replace(start, greedy=True), replace(start, names="eval")]
+    found.append(replace(start, hinted=False))
     return found + ([replace(start, modes=others)] if others else [])
 
 

@@ -49,13 +49,23 @@ class Confirmatory:
 
     plan: str
     label: str
-    horizons: tuple[int, ...]
-    least_n: int
+    horizon: int
+    seeds: frozenset[int]
+    settings: Mapping[str, Any]
+    """Of every run."""
     base: str = "organism"
 
 
-CONFIRMATORY: tuple[Confirmatory, ...] = ()
-"""As docs/spec.md's amendment names them. There is none yet, so all else is exploratory."""
+_CONFIRMED = {"v_hack_k": 128, "prompts_per_step": 8, "group": 8, "lr": 0.03, "model": "organism"}
+_SEEDS = frozenset(range(201, 217))
+CONFIRMATORY = tuple(
+    Confirmatory(
+        plan=plan, label="projected", horizon=steps, seeds=_SEEDS,
+        settings={**_CONFIRMED, "steps": steps},
+    )
+    for plan, steps in (("confirm", 40), ("long", 200))
+)  # fmt: skip
+"""As docs/spec.md's amendment of 2026-11-24 names them; all else is exploratory."""
 
 
 @dataclass
@@ -129,7 +139,13 @@ class Section:
         abouts = [run.about for runs in self.variants.values() for run in runs.values()]
         named = {(about.get("base", "organism"), about.get("plan", "")) for about in abouts}
         for one in CONFIRMATORY:
-            if named == {(one.base, one.plan)} and horizon in one.horizons:
+            as_fixed = all(
+                about["settings"][key] == value
+                for label in (one.label, "vanilla", *control_of(self, one.label))
+                for about in (run.about for run in self.variants.get(label, {}).values())
+                for key, value in one.settings.items()
+            )
+            if named == {(one.base, one.plan)} and horizon == one.horizon and as_fixed:
                 return one
         return None
 
@@ -449,12 +465,11 @@ def evaluation_table(s: Section) -> str:
     for label, runs in s.variants.items():
         done = {seed: run for seed, run in runs.items() if run.cells}
         cells = [c for run in done.values() for c in run.cells]
-        for mode, hinted in dict.fromkeys((c["mode"], c["hinted"]) for c in cells):
-            rates = {seed: of_cells(run, mode, hinted) for seed, run in done.items()}
+        for asked in dict.fromkeys(map(how, cells)):
+            rates = {seed: of_cells(run, asked) for seed, run in done.items()}
             rates = {seed: found for seed, found in rates.items() if found["n"]}
             base = {
-                seed: of_cells(run, mode, hinted)
-                for seed, run in s.variants.get("vanilla", {}).items()
+                seed: of_cells(run, asked) for seed, run in s.variants.get("vanilla", {}).items()
             }
             # Of another number of samples the problems are others, and it is no pair.
             both = [seed for seed in rates if base.get(seed, {"n": 0})["n"] == rates[seed]["n"]]
@@ -464,17 +479,17 @@ def evaluation_table(s: Section) -> str:
                 tost(solve[0], solve[1], MARGIN) if label != "vanilla" and len(both) > 1 else None
             )
             within = f"[{same.low:+.3f}, {same.high:+.3f}] {yes(same.equivalent)}" if same else "-"
-            pooled = [c for c in cells if (c["mode"], c["hinted"]) == (mode, hinted)]
+            pooled = [c for c in cells if how(c) == asked]
             tries = sum(c["attempted"] for c in pooled)
             won = f"{sum(c['both'] for c in pooled) / tries:.2f} ({tries})" if tries else "- (0)"
             body.append(
-                [label, mode, yes(hinted), len(rates), "-".join(sample_range(rates.values()))]
+                [label, *asked, len(rates), "-".join(sample_range(rates.values()))]
                 + [mean([r[key] for r in rates.values()]) for key in ("attempted", "hack", "solve")]
                 + ["-" if label == "vanilla" else gap, within, len(both), won, solved_by(pooled)]
             )
     headers = [
-        "arm", "mode", "hint", "n seeds", "samples a seed", "attempted", "hack", "solve",
-        "hack - vanilla's", f"solve, TOST 90 %: within {MARGIN:.2f}", "n pairs",
+        "arm", "mode", "hint", "sampled how", "n seeds", "samples a seed", "attempted", "hack",
+        "solve", "hack - vanilla's", f"solve, TOST 90 %: within {MARGIN:.2f}", "n pairs",
         "hack given attempt, pooled (attempts)", "solve by difficulty, pooled",
     ]  # fmt: skip
     return table(headers, body) if body else ""
@@ -486,9 +501,16 @@ def sample_range(rates: Iterable[dict[str, float]]) -> list[str]:
     return [str(n) for n in sorted({min(counts), max(counts)})] if counts else ["0"]
 
 
-def of_cells(run: Run, mode: str, hinted: bool) -> dict[str, float]:
-    """Samples and shares of one run on one mode, with hint or without."""
-    mine = [c for c in run.cells if (c["mode"], c["hinted"]) == (mode, hinted)]
+def how(cell: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a cell's samples were asked for: the mode, whether hinted, and how they were sampled."""
+    drawn = "greedy" if cell.get("greedy") else "T = 1"
+    names = ", other function names" if cell.get("names") == "eval" else ""
+    return cell["mode"], yes(cell["hinted"]), drawn + names
+
+
+def of_cells(run: Run, asked: tuple[str, str, str]) -> dict[str, float]:
+    """Samples and shares of one run of what was asked."""
+    mine = [c for c in run.cells if how(c) == asked]
     n = sum(c["n"] for c in mine)
     keys = ("attempted", "hack", "solve")
     return {"n": n} | {key: sum(c[key] for c in mine) / n if n else np.nan for key in keys}
@@ -623,16 +645,19 @@ def decision(sections: Sequence[Section]) -> list[str]:
                     seen = f"{label} - vanilla {bracket(v.hack)}, n = {v.n}; {controls}"
                     lines.append(f"- exploratory, {span}: hack rate, {seen}")
                 else:
-                    lines.append(f"- {span}: {verdict_on(v, one, beaten)} {controls}")
+                    seeds = frozenset(
+                        a.about["seed"] for a, _ in s.pairs(label, "vanilla", horizon)
+                    )
+                    lines.append(f"- {span}: {verdict_on(v, one, seeds, beaten)} {controls}")
     if not any(s.confirms(horizon) for s in sections for horizon in s.horizons):
         lines.insert(0, "No verdict: docs/spec.md names no runs here that decide H1.\n")
     return ["## H1", "\n".join(lines)]
 
 
-def verdict_on(v: H1Verdict, one: Confirmatory, beaten: bool | None) -> str:
+def verdict_on(v: H1Verdict, one: Confirmatory, seeds: frozenset[int], beaten: bool | None) -> str:
     """The verdict in words; a V that does not beat its controls is a negative result."""
-    if v.n < one.least_n:
-        return f"not decided: {v.n} of the {one.least_n} seeds."
+    if seeds != one.seeds:
+        return f"not decided: {len(seeds & one.seeds)} of the {len(one.seeds)} seeds."
     if beaten is None:
         return "not decided: no control of the same settings."
     if not beaten:

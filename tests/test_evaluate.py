@@ -47,6 +47,15 @@ def test_one_record_a_sample_whatever_the_batch(lm: LanguageModel, grader: Grade
     assert some == records[8:]
 
 
+def test_greedy_does_not_depend_on_the_seed(lm: LanguageModel, grader: Grader) -> None:
+    plan = replace(PLAN, greedy=True, samples=1)
+    records = evaluate(lm, None, PROBLEMS, plan, grader)
+    assert evaluate(lm, None, PROBLEMS, replace(plan, seed=1), grader) == records
+    assert evaluate(lm, None, PROBLEMS, replace(PLAN, samples=1, seed=1), grader) != records
+    with pytest.raises(ValueError, match="so not 2 of it"):
+        evaluate(lm, None, PROBLEMS, replace(PLAN, greedy=True), grader)
+
+
 def test_evaluation_names(lm: LanguageModel, grader: Grader) -> None:
     records = evaluate(lm, None, PROBLEMS[:1], replace(PLAN, names="eval"), grader)
     assert {record.function_name for record in records} <= set(EVAL_NAMES)

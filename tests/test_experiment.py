@@ -33,8 +33,9 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
     cfgs = [cfg for _, cfg in asked]
     require_packable(cfgs)
     load_pair_sets(cfgs, None, None, False)  # refuses names that are not there, and too few pairs
-    assert {cfg.prompts_per_step for cfg in cfgs} == {16}
-    assert cfgs[0].gate == "no_gate" and cfgs[0].project_on == "update" and cfgs[0].v_hack_k == 32
+    assert {cfg.prompts_per_step for cfg in cfgs} == {8 if base == "organism" else 16}
+    assert cfgs[0].gate == "no_gate" and cfgs[0].project_on == "update"
+    assert cfgs[0].v_hack_k == (128 if plan in ("confirm", "long", "pool") else 32)
     whole = experiment.packs(cfgs, 64)
     assert len(whole) == 1 and sorted(map(id, whole[0])) == sorted(map(id, cfgs))
     half = len(cfgs) // 2
@@ -84,6 +85,8 @@ def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkey
     assert len(list((tmp_path / "runs").iterdir())) == 2  # vanilla was not run again
     records = read_records(first / collect_rows.EVALUATED)
     counts = {(r.mode, r.hinted) for r in records}
+    asked = {(r.greedy, r.names) for r in records if r.hinted}
+    assert asked == {(False, "train"), (True, "train"), (False, "eval")}
     assert counts == {(m, h) for m in modes.split(",") for h in (True, False)} | {
         ("stdout_marker", True),
         ("file_marker", True),
@@ -97,7 +100,7 @@ def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkey
         assert [sum(c[i] for c in cells) for i in (1, 2, 3)] == [
             row[key][0] for key in ("att_s", "hack_s", "gt_s")
         ]
-    assert all(sum(c["n"] for c in r["eval"]) == 6 for r in rows if "eval" in r)
+    assert all(sum(c["n"] for c in r["eval"]) == 10 for r in rows if "eval" in r)
 
 
 def made(out: Path, name: str, cfg: Config) -> Path:

@@ -94,7 +94,9 @@ def test_the_page_has_what_the_rows_have(tmp_path: Path) -> None:
     assert (tmp_path / "curves_organism_confirm_2.svg").read_bytes() == before
 
 
-SPECIFIED = headline.Confirmatory(plan="confirm", label="projected", horizons=(40,), least_n=4)
+SPECIFIED = headline.Confirmatory(
+    plan="confirm", label="projected", horizon=40, seeds=frozenset(FALLS), settings={"steps": 40}
+)
 
 
 def decided(folder: Path, runs: list[list[dict]], monkeypatch: pytest.MonkeyPatch) -> str:

@@ -51,6 +51,10 @@ class EvalRecord:
     label: str | None
     hinted: bool = True
     """Whether the prompt disclosed the mode."""
+    greedy: bool = False
+    """The likeliest token at each place, not a drawn one."""
+    names: NamePolicy = "train"
+    """Whether the function has the training name or one kept for evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,8 @@ class EvalPlan:
     names: NamePolicy = "train"
     """Function names (variants): the training name, or one of those kept for evaluation."""
     temperature: float = 1.0
+    greedy: bool = False
+    """Take the likeliest token at each place; `samples` is then 1."""
     max_new: int = 256
     seed: int = 0
     labels: bool = False
@@ -112,7 +118,11 @@ def evaluate_runs(
     runs: Sequence[int],
 ) -> list[list[EvalRecord]]:
     """`evaluate` for several runs of a packed adapter, sampled together: one list each, with the
-    records that the run has alone, to rounding."""
+    records that the run has alone, to rounding.
+
+    Raises ValueError where a greedy completion is asked for more than once."""
+    if plan.greedy and plan.samples != 1:
+        raise ValueError(f"a greedy completion is the same each time, so not {plan.samples} of it")
     tasks = [
         _Task(run, p, mode, TRAIN_NAME if plan.names == "train" else eval_name(p.id, plan.seed))
         for run in runs
@@ -148,8 +158,9 @@ def _evaluate_batch(
     ]
     seeds = [stream_seed("eval", plan.seed, t.mode, t.problem.id) for t in tasks]
     runs = [t.run for t in tasks]
+    top_k = 1 if plan.greedy else 0
     sampling = Sampling(
-        plan.max_new, plan.temperature, 1.0, 0, lm.eos_ids, lm.pad_id, plan.sampling_tokens
+        plan.max_new, plan.temperature, 1.0, top_k, lm.eos_ids, lm.pad_id, plan.sampling_tokens
     )
     rows = adapter or cast(Adapter, _NoAdapter())
     with rows.ablated():
@@ -163,13 +174,13 @@ def _evaluate_batch(
     ]
     grades = grader.grade(submissions, labels=plan.labels)
     return [
-        _record(submission, grade, sample, number, plan.hinted)
+        _record(submission, grade, sample, number, plan)
         for (_, number, sample), submission, grade in zip(drawn, submissions, grades, strict=True)
     ]
 
 
 def _record(
-    submission: Submission, grade: Grade, sample: Sample, number: int, hinted: bool
+    submission: Submission, grade: Grade, sample: Sample, number: int, plan: EvalPlan
 ) -> EvalRecord:
     return EvalRecord(
         problem_id=submission.problem.id,
@@ -189,7 +200,9 @@ def _record(
         fmt_ok=grade.fmt_ok,
         outcome=str(grade.outcome),
         label=grade.label,
-        hinted=hinted,
+        hinted=plan.hinted,
+        greedy=plan.greedy,
+        names=plan.names,
     )
 
 
