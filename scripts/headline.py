@@ -36,7 +36,7 @@ from projected_grpo.stats import (
 )
 from projected_grpo.step_logger import footnote, marked
 
-HORIZONS = (40, 60, 200)
+HORIZONS = (40, 60, 100, 200)
 MARGIN = 0.10
 SPAN = 10
 """Steps of one column where a table shows the course of training."""
