@@ -442,7 +442,7 @@ class SmokeConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class MiniConfig(Config):
     """The whole experiment on the shipped organism: minutes on a laptop, on-policy. On a GPU add
-    --device=cuda --prompts-per-step=16 --micro-batch-tokens=262144."""
+    --device=cuda --micro-batch-tokens=65536."""
 
     model: str = "organism"
     dtype: Literal["float32", "bfloat16"] = "float32"
