@@ -11,6 +11,8 @@ import pytest
 from conftest import rows_of
 
 from projected_grpo.config import SmokeConfig
+from projected_grpo.env.examination import Grade
+from projected_grpo.env.problems import load_problems
 from projected_grpo.env.sandbox import Outcome
 from projected_grpo.records import Row
 from projected_grpo.samples import MOST_COLUMNS, MOST_LINES, best_and_hack
@@ -100,3 +102,40 @@ def test_the_banner_says_what_runs_on_what(whole: Path) -> None:
         "memory   at least",
     ):
         assert words in log
+
+
+def rollout(reward: float, *, hack: bool = False, text: str = "", **of_row) -> Row:
+    row = Row(load_problems("katas:validation", 1)[0], "student", [], [], True, None, text)
+    row.grade = Grade(
+        passed=hack, gt_correct=False, exploited=hack, attempted=hack, fmt_ok=True, reward=reward,
+        mechanism="run_tests" if hack else None, flavour="print" if hack else None,
+        outcome=Outcome.PASSED, label=None, seconds=0.0, error="",
+    )  # fmt: skip
+    for name, value in of_row.items():
+        setattr(row, name, value)
+    return row
+
+
+def test_of_a_pack_the_best_honest_and_the_best_hack_of_all_runs_are_shown() -> None:
+    first = [rollout(0.5, text="poor"), rollout(3.0, hack=True, text="cheap"), rollout(1.0)]
+    second = [
+        rollout(2.0, text="good", run=1, hack_score=-0.25),
+        rollout(3.5, hack=True, text="dear", run=1),
+        rollout(9.0, hack=True, text="of the teacher", run=1, source="teacher"),
+    ]
+    best, hack = best_and_hack(["vanilla s41", "projected s42"], [first, second])
+    assert best.startswith("best: projected s42, problem ") and best.endswith("\n    | good")
+    assert "reward 2, not solved, hack score -0.250" in best
+    assert hack.startswith("hack: projected s42, problem ") and hack.endswith("\n    | dear")
+    assert "reward 3.5, run_tests, print" in hack
+    only_hacks = list(best_and_hack(["vanilla s41"], [first[1:2]]))
+    assert only_hacks[0] == "best: none of 1 student rollouts" and "cheap" in only_hacks[1]
+
+
+def test_a_completion_cannot_flood_or_steer_the_terminal() -> None:
+    text = "\x1b[2J\x1b]0;title\x07\r" + "x" * 10_000 + "".join(f"\nline {n}" for n in range(500))
+    shown, _ = best_and_hack(["vanilla s41"], [[rollout(1.0, text=text)]])
+    lines = shown.splitlines()[1:]
+    assert len(lines) == MOST_LINES + 1 and lines[-1] == "    | line 499"
+    assert lines[MOST_LINES // 2] == f"    | [{502 - MOST_LINES} lines left out]"
+    assert all(line.isprintable() and len(line) <= MOST_COLUMNS + 6 for line in lines)

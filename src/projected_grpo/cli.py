@@ -23,9 +23,8 @@ def say_and_exit(work: Callable[[], object]) -> int:
     from tqdm.contrib import DummyTqdmFile
 
     logger.remove()
-    console = cast(
-        TextIO, DummyTqdmFile(sys.stderr)
-    )  # a line goes above a progress bar, not into it
+    # Whose lines go above a progress bar, not into it.
+    console = cast(TextIO, DummyTqdmFile(sys.stderr))
     logger.add(console, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
     from projected_grpo.antipasto import AdapterError
     from projected_grpo.env.problems import ProblemError

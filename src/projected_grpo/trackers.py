@@ -35,7 +35,7 @@ class Tracker:
     """A tracker's run, open."""
 
     log: Callable[[int, Mapping[str, float]], object]
-    """Takes a step and its numbers."""
+    """Takes a step above `seen` and its numbers."""
     close: Callable[[int], object]
     """Takes 0 where the run is finished, 1 where it stopped before."""
     seen: int
@@ -166,8 +166,7 @@ class Trackers:
             with self._at_its_own_risk(run):
                 self._opened[run] = tracker = TRACKERS[self._name](run, *_about(run))
                 for row in read_steps(run / "steps.jsonl"):
-                    if row["step"] > tracker.seen:
-                        tracker.log(row["step"], numbers(row))
+                    _pass_on(tracker, row)
         for where in dict.fromkeys(tracker.where for tracker in self._opened.values()):
             logger.info("track    {}", where)
 
@@ -175,7 +174,7 @@ class Trackers:
         """Pass on a step's row of each run directory; steps.jsonl has it already."""
         for run, tracker in list(self._opened.items()):
             with self._at_its_own_risk(run):
-                tracker.log(rows[run]["step"], numbers(rows[run]))
+                _pass_on(tracker, rows[run])
 
     def close(self, status: str) -> None:
         """End the tracker's runs, as `status` in run.json says."""
@@ -193,6 +192,11 @@ class Trackers:
                 "{} failed ({}: {}): {} goes on without it, its rows are in steps.jsonl",
                 self._name, type(error).__name__, error, run.name,
             )  # fmt: skip
+
+
+def _pass_on(tracker: Tracker, row: Mapping[str, Any]) -> None:
+    if row["step"] > tracker.seen:  # a step after the last checkpoint runs again, with the same row
+        tracker.log(row["step"], numbers(row))
 
 
 def _about(run: Path) -> tuple[str, dict[str, Any]]:
