@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import rows_of
+from loguru import logger
 
 from projected_grpo.config import SmokeConfig
 from projected_grpo.env.examination import Grade
@@ -17,7 +19,7 @@ from projected_grpo.env.sandbox import Outcome
 from projected_grpo.records import Row
 from projected_grpo.samples import MOST_COLUMNS, MOST_LINES, best_and_hack
 from projected_grpo.step_logger import read_steps
-from projected_grpo.train import train
+from projected_grpo.train import _stop_on_signal, train
 
 TRAIN = [sys.executable, "-c", "from projected_grpo.cli import train_main; train_main()", "smoke"]
 TERMINAL = [
@@ -56,19 +58,20 @@ def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     with subprocess.Popen(
         [*TERMINAL, *TRAIN, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        deadline, found = time.monotonic() + 120, []
+        deadline, found = time.monotonic() + 300, []
         while not found and time.monotonic() < deadline and process.poll() is None:
             found = [p for p in tmp_path.glob("*/steps.jsonl") if p.read_text().count("\n") >= 2]
             time.sleep(0.01)
         assert process.stdin is not None
         process.stdin.write(b"\x03")  # to every process of the terminal's foreground group
         process.stdin.flush()
-        output = process.communicate(timeout=60)[0].decode()
+        output = process.communicate(timeout=180)[0].decode()
     assert process.returncode == 130, output
     (run,) = tmp_path.iterdir()
     done = len(read_steps(run / "steps.jsonl"))
     assert 2 <= done < 8 and json.loads((run / "run.json").read_text())["status"] == "stopped"
 
+    assert "Logging error" not in output and "stopping after this step" in output
     assert re.search(rf"\| {done}/8 \[\d+:\d+<\d+:\d+", output), "no bar with an ETA"
     lines = seen(output)
     assert not any("it/s" in line or "step/s" in line for line in lines), "the bar is left over"
@@ -89,6 +92,27 @@ def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     assert rows_of(run) == rows_of(whole)
     assert "\r" not in resumed.stderr and "%|" not in resumed.stderr, "a bar outside a terminal"
     assert sum(bool(re.match(rf"{TIME} +\d+ ", x)) for x in resumed.stderr.splitlines()) == 8 - done
+
+
+def test_ctrl_c_while_a_line_is_written_is_said_too() -> None:
+    said: list[str] = []
+
+    def write(line: str) -> None:
+        said.append(line.strip())
+        if len(said) == 1:
+            signal.raise_signal(signal.SIGINT)  # within the logger, which is not re-entrant
+
+    sink = logger.add(write, format="{message}")
+    try:
+        with _stop_on_signal() as stop:
+            logger.info("a line")
+            deadline = time.monotonic() + 30
+            while len(said) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+    finally:
+        logger.remove(sink)
+    assert stop == [signal.SIGINT]
+    assert said == ["a line", "stopping after this step; press Ctrl-C again to stop at once"]
 
 
 def test_the_banner_says_what_runs_on_what(whole: Path) -> None:

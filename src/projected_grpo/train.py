@@ -14,6 +14,7 @@ delta_S.
 
 import signal
 import time
+from _thread import start_new_thread
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -297,7 +298,10 @@ def _stop_on_signal() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        logger.warning("stopping after this step; press Ctrl-C again to stop at once")
+        # Said by another thread: this one may be in the logger at this moment, which is not
+        # re-entrant and would answer with a traceback.
+        said = "stopping after this step; press Ctrl-C again to stop at once"
+        start_new_thread(logger.warning, (said,))
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
