@@ -3,6 +3,7 @@ what we believe of them."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from loguru import logger
 from projected_grpo.config import SmokeConfig, TrackName
 from projected_grpo.run import MACHINE_SETTINGS
 from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
-from projected_grpo.trackers import PROJECT, TRACKERS, Tracker, Trackers, numbers
+from projected_grpo.trackers import PROJECT, TRACKERS, Tracker, TrackerError, Trackers, numbers
 from projected_grpo.train import train, train_runs
 
 Rows = list[tuple[int, dict[str, float]]]
@@ -200,6 +201,57 @@ def test_a_tracker_that_does_not_open_leaves_the_run_alone(
     trackers.close("finished")
 
 
+def test_a_fault_of_ours_is_not_called_one_of_the_tracker(
+    plain: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    tracker = Tracker(lambda step, numbers: None, codes.append, -1, "nowhere")
+    monkeypatch.setitem(TRACKERS, "tensorboard", lambda run, name, settings: tracker)
+    trackers = Trackers("tensorboard")
+    trackers.open(plain)
+    with pytest.raises(KeyError):
+        trackers.step({})  # no row of an open run
+    trackers.close("stopped")
+    assert codes == [1, 1]
+    with pytest.raises(TrackerError, match="needs the package tensorbord"):
+        Trackers("tensorbord")
+
+
+@pytest.mark.slow
+def test_what_a_trackio_server_has_it_is_not_given_again(plain: list[Path], tmp_path: Path) -> None:
+    """A Space is such a server: nothing of what it has is on this disk."""
+    serve = "import time, trackio; trackio.show(open_browser=False, block_thread=False); "
+    there = {**os.environ, "TRACKIO_DIR": str(tmp_path / "there")}
+    script = "import sys; from pathlib import Path; from projected_grpo.trackers import Trackers; "
+    script += "t = Trackers('trackio'); t.open([Path(sys.argv[1])]); t.close('finished')"
+    count = "import sys; from trackio.sqlite_storage import SQLiteStorage as S; "
+    count += (
+        "print([x['step'] for n in S.get_runs(sys.argv[1]) for x in S.get_logs(sys.argv[1], n)])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-uc", serve + "time.sleep(600)"],
+        env=there,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            (url,) = next(m for line in server.stdout if (m := re.findall(r"http\S+=\S+", line)))
+            here = {**os.environ, "TRACKIO_DIR": str(tmp_path / "here"), "TRACKIO_SERVER_URL": url}
+            for _ in range(2):
+                subprocess.run([sys.executable, "-c", script, plain[0]], env=here, check=True)
+        finally:
+            server.terminate()
+    found = subprocess.run(
+        [sys.executable, "-c", count, PROJECT],
+        env=there,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.splitlines()[-1] == "[1, 2]"
+
+
 def test_what_cannot_be_used_is_one_sentence_before_a_model_loads(tmp_path: Path) -> None:
     """From a shell: without the packages, then with wandb but without an account."""
     script = """
@@ -236,6 +288,23 @@ run("wandb")
     assert "WANDB_MODE=offline" in lines[-2] and lines[-1] == "1"
     assert "decomposing" not in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("bad", ({"WANDB_API_KEY": "short"}, {"WANDB_MODE": "ofline"}))
+def test_a_bad_setting_of_wandb_is_one_sentence(bad: dict[str, str], tmp_path: Path) -> None:
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "NETRC"))}
+    script = "from projected_grpo.trackers import Trackers, TrackerError\n"
+    script += "try: Trackers('wandb')\nexcept TrackerError as error: print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**own, "HOME": str(tmp_path), **bad},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("--track=wandb: ") and line.endswith(", or set WANDB_MODE=offline")
 
 
 def test_numbers_are_shares_and_counts_by_name() -> None:

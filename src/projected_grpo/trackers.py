@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import Context
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from loguru import logger
 from projected_grpo.step_logger import Value, read_steps
 
 PROJECT = "projected_grpo"
-"""What the runs of wandb and trackio are filed under; $WANDB_PROJECT goes before it."""
+"""What the runs of wandb and trackio are filed under; for wandb $WANDB_PROJECT goes before it."""
 
 
 class TrackerError(ValueError):
@@ -84,10 +85,9 @@ def _wandb(run: Path, name: str, settings: Mapping[str, Any]) -> Tracker:
 
 def _trackio(run: Path, name: str, settings: Mapping[str, Any]) -> Tracker:
     import trackio
-    from trackio.sqlite_storage import SQLiteStorage
 
     def quietly(work: Callable[..., Any], *args: object, **kwargs: object) -> Any:
-        with redirect_stdout(None):  # where the run's own tables go
+        with redirect_stdout(StringIO()):  # where the run's own tables go
             return work(*args, **kwargs)
 
     # `init` ends the run that its context has open: each run of a pack gets a context of its own.
@@ -95,12 +95,12 @@ def _trackio(run: Path, name: str, settings: Mapping[str, Any]) -> Tracker:
         Context().run, trackio.init, PROJECT, name=name, config=dict(settings), resume="allow",
         embed=False,
     )  # fmt: skip
-    last = SQLiteStorage.get_max_step_for_run(PROJECT, opened.name, run_id=opened.id)
     return Tracker(
         log=lambda step, numbers: opened.log(dict(numbers), step=step),
         close=lambda code: quietly(opened.finish),
-        seen=-1 if last is None else last,
-        where=f"trackio show --project={PROJECT}",
+        # Private, but nothing else knows it of a Space or a server too, not of this disk only.
+        seen=opened._next_step - 1,
+        where=opened.url or f"trackio show --project={PROJECT}",
     )
 
 
@@ -115,14 +115,12 @@ the name of the package too, which is imported only then."""
 
 def _require_account() -> None:
     import wandb
-    from wandb.errors import UsageError
 
     try:
         wandb.login(verify=False)  # asks on a terminal; False where wandb is offline
-    except UsageError as error:
-        raise TrackerError(
-            f"--track=wandb: {str(error).rstrip('.')}, or set WANDB_MODE=offline"
-        ) from error
+    except (wandb.Error, ValueError) as error:  # no account or a bad key; a bad $WANDB_ setting
+        said = " ".join(str(error).split()).rstrip(".")
+        raise TrackerError(f"--track=wandb: {said}, or set WANDB_MODE=offline") from error
 
 
 CHECKS: dict[str, Callable[[], None]] = {"wandb": _require_account}
@@ -150,7 +148,9 @@ class Trackers:
     def __init__(self, name: str) -> None:
         self._name = name
         self._opened: dict[Path, Tracker] = {}
-        if name in TRACKERS and importlib.util.find_spec(name) is None:
+        if name == "none":
+            return
+        if importlib.util.find_spec(name) is None:
             raise TrackerError(
                 f"--track={name} needs the package {name}: install projected_grpo[track], or leave "
                 "--track out"
@@ -160,21 +160,25 @@ class Trackers:
 
     def open(self, runs: Sequence[Path]) -> None:
         """Open a tracker's run for each run directory, and give it the rows that it lacks."""
-        if self._name not in TRACKERS:
+        if self._name == "none":
             return
+        opened_by = TRACKERS[self._name]
         for run in runs:
+            name, settings = _about(run)
+            rows = [(row["step"], numbers(row)) for row in read_steps(run / "steps.jsonl")]
             with self._at_its_own_risk(run):
-                self._opened[run] = tracker = TRACKERS[self._name](run, *_about(run))
-                for row in read_steps(run / "steps.jsonl"):
-                    _pass_on(tracker, row)
+                self._opened[run] = tracker = opened_by(run, name, settings)
+                for step, values in rows:
+                    _pass_on(tracker, step, values)
         for where in dict.fromkeys(tracker.where for tracker in self._opened.values()):
             logger.info("track    {}", where)
 
     def step(self, rows: Mapping[Path, Mapping[str, Any]]) -> None:
         """Pass on a step's row of each run directory; steps.jsonl has it already."""
         for run, tracker in list(self._opened.items()):
+            step, values = rows[run]["step"], numbers(rows[run])
             with self._at_its_own_risk(run):
-                _pass_on(tracker, rows[run])
+                _pass_on(tracker, step, values)
 
     def close(self, status: str) -> None:
         """End the tracker's runs, as `status` in run.json says."""
@@ -184,6 +188,7 @@ class Trackers:
 
     @contextmanager
     def _at_its_own_risk(self, run: Path) -> Iterator[None]:
+        """For calls of the tracker alone: a fault of ours must not pass for one of its own."""
         try:
             yield
         except Exception as error:  # whatever another's program raises: hours of training go on
@@ -194,9 +199,9 @@ class Trackers:
             )  # fmt: skip
 
 
-def _pass_on(tracker: Tracker, row: Mapping[str, Any]) -> None:
-    if row["step"] > tracker.seen:  # a step after the last checkpoint runs again, with the same row
-        tracker.log(row["step"], numbers(row))
+def _pass_on(tracker: Tracker, step: int, values: Mapping[str, float]) -> None:
+    if step > tracker.seen:  # a step after the last checkpoint runs again, with the same row
+        tracker.log(step, values)
 
 
 def _about(run: Path) -> tuple[str, dict[str, Any]]:
