@@ -47,7 +47,7 @@ def seen(text: str) -> list[str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody stopped."""
     out_dir = tmp_path_factory.mktemp("whole")
-    return train(SmokeConfig(out_dir=out_dir, steps=8, arm="projected"))
+    return train(SmokeConfig(out_dir=out_dir, steps=8, arm="projected", print_every=3))
 
 
 def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
@@ -126,6 +126,8 @@ def test_the_banner_says_what_runs_on_what(whole: Path) -> None:
         "memory   at least",
     ):
         assert words in log
+    steps = re.findall(r"INFO +(\d+|best:)", log)  # table lines and samples, in their order
+    assert steps == ["1", "2", "3", "best:", "4", "5", "6", "best:", "7", "8"]
 
 
 def rollout(reward: float, *, hack: bool = False, text: str = "", **of_row) -> Row:

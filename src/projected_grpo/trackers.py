@@ -79,7 +79,9 @@ def _wandb(run: Path, name: str, settings: Mapping[str, Any]) -> Tracker:
         log=lambda step, numbers: opened.log(dict(numbers), step=step, commit=True),
         close=lambda code: opened.finish(exit_code=code),
         seen=opened.step - 1,
-        where=f"wandb sync {run}/wandb/offline-*" if opened.offline else str(opened.url),
+        where=f"wandb sync {run}/wandb/offline-*"
+        if opened.offline
+        else opened.url or "nowhere: WANDB_MODE is disabled",
     )
 
 
