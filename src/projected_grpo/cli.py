@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import tyro
 from loguru import logger
@@ -20,8 +20,12 @@ from projected_grpo.config import PRESETS, Config, ConfigError
 
 def say_and_exit(work: Callable[[], object]) -> int:
     """Do the work of a command; its exit code, what the user can mend said in one sentence."""
+    from tqdm.contrib import DummyTqdmFile
+
     logger.remove()
-    logger.add(sys.stderr, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
+    # Whose lines go above a progress bar, not into it.
+    console = cast(TextIO, DummyTqdmFile(sys.stderr))
+    logger.add(console, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
     from projected_grpo.antipasto import AdapterError
     from projected_grpo.env.problems import ProblemError
     from projected_grpo.env.sandbox import SandboxError
@@ -30,9 +34,10 @@ def say_and_exit(work: Callable[[], object]) -> int:
     from projected_grpo.pool import PoolError
     from projected_grpo.run import RunError
     from projected_grpo.svd import CacheError
+    from projected_grpo.trackers import TrackerError
 
     files = (ProblemError, PairError, PoolError, RunError, CacheError)
-    usable = (*files, AdapterError, ModelError, SandboxError)
+    usable = (*files, AdapterError, ModelError, SandboxError, TrackerError)
     try:
         work()
     except ConfigError as error:
@@ -55,7 +60,8 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     def work() -> None:
         from projected_grpo.train import train_runs
 
-        train_runs(cfg.runs(), named_settings(sys.argv[1:] if argv is None else argv))
+        named = named_settings(sys.argv[1:] if argv is None else argv)
+        train_runs(cfg.runs(), named, bar=True)
 
     sys.exit(say_and_exit(work))
 

@@ -14,6 +14,7 @@ ArmName = Literal[
     "routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation", "inoculation_neutral",
 ]  # fmt: skip
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
+TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 REMEDIES = ("v_hack_k_end", "score_weight", "trust", "running_k")
 """Settings that switch a remedy on where they are not 0."""
@@ -54,6 +55,12 @@ class Config:
     """Run directory to continue; its stored settings are used."""
     checkpoint_every: int = 5
     """Steps between checkpoints."""
+    track: TrackName = "none"
+    """Also send every row to tensorboard, wandb or trackio (docs/watching.md); steps.jsonl has it
+    anyway."""
+    print_every: int = 10
+    """Steps between two looks at the rollouts: the best student completion that is no hack, and the
+    best hack; 0 for never."""
 
     # --- model
     model: str = "Qwen/Qwen3-4B"
@@ -302,6 +309,7 @@ class Config:
         for name in (
             *("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"),
             *("refresh_every", "gt_penalty", "adv_mod_alpha", "score_weight", "running_k"),
+            "print_every",
         ):
             if not getattr(self, name) >= 0:
                 found.append(f"{name} must not be negative, it is {getattr(self, name)}")

@@ -1,7 +1,7 @@
 """A run's directory: provenance, atomic checkpoints, resume.
 
 runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
-  run.json              argv, git sha and diff, versions, device, start, end, exit status
+  run.json              id, argv, git sha and diff, versions, device, start, end, exit status
   config.json           every setting
   prompt.txt            the first prompt as the chat template rendered it
   steps.jsonl           one row a step, raw values
@@ -49,9 +49,11 @@ MACHINE_SETTINGS = (
     "svd_cache",
     "checkpoint_every",
     "sandbox",
+    "track",
+    "print_every",
 )
-"""What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
-what."""
+"""What may change when a run is resumed: it decides where, how fast and what is shown, not (beyond
+rounding) what comes out."""
 
 
 class RunError(ValueError):
@@ -117,7 +119,8 @@ class RunDir:
             v_hack.save(aside.v_hack)
             if own is not None:
                 own.save(aside.v_own)
-            aside._write_record({"started": _now(), "data": data, **provenance(device)})
+            record = {"id": secrets.token_hex(4), "started": _now(), "data": data}
+            aside._write_record({**record, **provenance(device)})
             for file in (aside.steps, aside.rollouts):
                 file.touch()
             path = _put(aside.path, path)

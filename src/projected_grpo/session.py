@@ -317,16 +317,18 @@ def describe(s: Session) -> None:
         "model    {} ({}, {}): {:,} of {:,} parameters train",
         cfg.model,
         cfg.dtype,
-        s.device,
+        torch.cuda.get_device_name(s.device) if s.device.type == "cuda" else s.device,
         trained,
         total,
     )
     for text in dict.fromkeys(_v_in_words(s, t) for t in s.treatments):
         logger.info("V        {}", text)
     logger.info(
-        "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts{}; {} problems",
+        "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts{}; "
+        "{} problems, {} steps",
         cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
         cfg.prompts_per_step * cfg.group, f" x {runs} runs" if runs > 1 else "", len(s.problems),
+        cfg.steps,
     )  # fmt: skip
     longest = max(len(prompts[p.id]) for prompts in s.prompts for p in s.problems)
     needed = estimate(cfg, s.lm, s.adapter, longest)

@@ -14,6 +14,7 @@ delta_S.
 
 import signal
 import time
+from _thread import start_new_thread
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from types import FrameType
 import torch
 from loguru import logger
 from torch import Tensor
+from tqdm import tqdm
 
 from projected_grpo.arms import ARMS, Treatment, at_step, by_run
 from projected_grpo.config import Config
@@ -47,6 +49,7 @@ from projected_grpo.records import (
 from projected_grpo.refresh import NO_REFRESH, Refresh, refresh, resumed
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir, append_rows, resumed_config
+from projected_grpo.samples import best_and_hack
 from projected_grpo.seeds import stream_seed
 from projected_grpo.session import (
     Session,
@@ -57,6 +60,7 @@ from projected_grpo.session import (
     problems_of_step,
 )
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
+from projected_grpo.trackers import Trackers
 from projected_grpo.update import optimize
 from projected_grpo.weights import weigh, weighed
 
@@ -294,7 +298,10 @@ def _stop_on_signal() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        logger.warning("stopping after this step; press Ctrl-C again to stop at once")
+        # Said by another thread: this one may be in the logger at this moment, which is not
+        # re-entrant and would answer with a traceback.
+        said = "stopping after this step; press Ctrl-C again to stop at once"
+        start_new_thread(logger.warning, (said,))
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -310,12 +317,15 @@ def train(cfg: Config) -> Path:
     return train_runs([cfg])[0]
 
 
-def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path]:
+def train_runs(
+    cfgs: Sequence[Config], named: Collection[str] = (), *, bar: bool = False
+) -> list[Path]:
     """Advance all these runs in lock-step in one process; returns their directories.
 
     They may differ in what `session.PER_RUN` names. Every run gets its own directory, with the rows
     that it would have alone, to rounding, and can be resumed alone. `named` are the settings that
-    the command line gave: one that differs from a resumed run's is refused, or heeded.
+    the command line gave: one that differs from a resumed run's is refused, or heeded. `bar` shows
+    the progress where stderr is a terminal, for a caller whose own lines go through `tqdm.write`.
     """
     started = time.perf_counter()
     runs: list[RunDir] = []
@@ -325,6 +335,7 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
         cfgs = [resumed_config(cfgs[0], runs[0], named)]
     else:
         RunDir.require_writable(cfgs[0].out_dir)
+    trackers = Trackers(cfgs[0].track)
     with ExitStack() as stack:
         s, v_hack = prepare(cfgs, stack, runs[0] if runs else None)
         done, num_tokens = 0, [0] * len(cfgs)
@@ -345,7 +356,8 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
                 stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
                 logger.info("run      {}", run.path)
             describe(s)
-            reached = _loop(s, runs, done, num_tokens)
+            trackers.open([run.path for run in runs])
+            reached = _loop(s, runs, done, num_tokens, trackers, bar)
             if reached == "finished":
                 for n, (run, cfg) in enumerate(zip(runs, s.cfgs, strict=True)):
                     run.save_adapter(s.adapter, cfg, n)
@@ -355,6 +367,7 @@ def train_runs(cfgs: Sequence[Config], named: Collection[str] = ()) -> list[Path
                 run.finish(status)
                 if status != "finished":
                     logger.warning("go on with: train {} --resume={}", s.cfg.preset_name, run.path)
+            trackers.close(status)
         seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
         logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
         ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
@@ -371,14 +384,26 @@ def _silent(line: str) -> None:
     """The runs of a pack write their rows, but the pack speaks for them."""
 
 
-def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> str:
+def _loop(
+    s: Session,
+    runs: list[RunDir],
+    done: int,
+    num_tokens: list[int],
+    trackers: Trackers,
+    bar: bool,
+) -> str:
     """All steps after `done`; returns "finished", or "stopped" where a signal asked for it."""
     cfg = s.cfg
     alone = len(runs) == 1
     logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
     pack = PackLogger(labels(s.cfgs), logger.info)
+    names = [f"{label} s{one.seed}" for label, one in zip(labels(s.cfgs), s.cfgs, strict=True)]
     (logs[0] if alone else pack).header()
-    with _stop_on_signal() as stop:
+    progress = tqdm(
+        total=cfg.steps, initial=done, unit="step", dynamic_ncols=True, leave=False,
+        disable=None if bar else True,  # None: shown on a terminal only
+    )  # fmt: skip
+    with progress, _stop_on_signal() as stop:
         for step in range(done + 1, cfg.steps + 1):
             s, refreshed = refresh(s, step, runs)
             results = run_step(s, step, num_tokens, refreshed)
@@ -387,6 +412,11 @@ def _loop(s: Session, runs: list[RunDir], done: int, num_tokens: list[int]) -> s
                 log.step(row)
             if not alone:
                 pack.step([row for row, _ in results])
+            trackers.step({run.path: row for run, (row, _) in zip(runs, results, strict=True)})
+            if cfg.print_every and step % cfg.print_every == 0:
+                for text in best_and_hack(names, [rows for _, rows in results]):
+                    logger.info("{}", text)
+            progress.update()
             if step % cfg.checkpoint_every == 0 or step == cfg.steps or stop:
                 for n, run in enumerate(runs):
                     run.save_checkpoint(
