@@ -32,30 +32,13 @@ import torch
 from loguru import logger
 
 from projected_grpo.antipasto import Adapter
-from projected_grpo.config import Config, ConfigError, stored_config
+from projected_grpo.catalogue import RunError, read_settings
+from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.provenance import git, provenance
 from projected_grpo.quarantine import Quarantine
 from projected_grpo.running import Running
 from projected_grpo.step_logger import whole_rows
-
-MACHINE_SETTINGS = (
-    "micro_batch_tokens",
-    "sampling_tokens",
-    "checkpoint_activations",
-    "workers",
-    "threads",
-    "device",
-    "svd_cache",
-    "checkpoint_every",
-    "sandbox",
-)
-"""What may change when a run is resumed: it decides where and how fast, not (beyond rounding)
-what."""
-
-
-class RunError(ValueError):
-    """A run directory cannot be made or continued; the message is one sentence."""
 
 
 def _now() -> str:
@@ -138,13 +121,7 @@ class RunDir:
     def stored_config(self, preset: type[Config] | None = None) -> Config:
         """The settings that the run was started with, by its own preset or as those of another.
         Raises RunError where they cannot be read."""
-        read = stored_config if preset is None else preset.from_json
-        try:
-            return read((self.path / "config.json").read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.path / 'config.json'} is damaged or of another version ({error})"
-            ) from error
+        return read_settings(self.path, preset)
 
     def require_data(self, digest: str) -> None:
         """Raises RunError unless the run was started on these very problems and teacher rows."""
@@ -162,8 +139,10 @@ class RunDir:
         self._write_record({**record, "ended": _now(), "status": status})
 
     def note_resume(self, step: int, device: torch.device) -> None:
-        """Record that the run goes on after `step`, where and with what."""
+        """Record that the run goes on after `step`, where and with what; how it ended before no
+        longer holds."""
         record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        record = {k: v for k, v in record.items() if k not in ("ended", "status")}
         entry = {"after_step": step, "started": _now(), **provenance(device)}
         self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
 
