@@ -270,31 +270,34 @@ def _queued_pueue() -> dict[str, str]:
 
 
 class SlurmTask:
-    """What a SLURM job does, pickled by submitit: run the command, and where the time limit or a
-    preemption comes first have it save and be queued again as the command that goes on."""
+    """What a SLURM job does, pickled by submitit: run the command. Where the time limit or a
+    preemption comes first it has the command save, and submitit queues the job again."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
 
     def __call__(self) -> None:
-        """Run the command; exits as it does."""
+        """Run the command, or where the job was queued again (also by SLURM itself, after a node
+        failed) what goes on with it. Raises LaunchError where it fails."""
+        again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        command = continued(self.command) if again else self.command
         self.process = subprocess.Popen(
-            executable(self.command),
-            # SLURM warns every process of a job, and this signal would end one that heeds it not
+            executable(command),
+            # SLURM warns every process of a job, and one that does not heed this signal would end
             preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
         )
         code = self.process.wait()
         if code != 0:
-            raise LaunchError(f"`{shlex.join(self.command)}` ended with exit code {code}")
+            raise LaunchError(f"`{shlex.join(command)}` ended with exit code {code}")
 
     def checkpoint(self) -> object:
-        """Called by submitit in a signal handler; what to queue instead."""
+        """Called by submitit in a signal handler; what to queue again."""
         from submitit.helpers import DelayedSubmission
 
         self.process.terminate()
         # `wait` would wait for a lock that the interrupted `wait` of __call__ holds
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(SlurmTask(continued(self.command)))
+        return DelayedSubmission(SlurmTask(self.command))
 
 
 def _queue_slurm(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
