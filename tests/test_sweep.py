@@ -4,6 +4,7 @@ launcher is given. pueue is a small program on the PATH, SLURM a real one (slurm
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from slurm_cluster import NoClusterError, cluster
 
 from projected_grpo.catalogue import runs_in, standing, this_process
 from projected_grpo.cells import continued, train_settings
-from projected_grpo.launchers import How, Job, LaunchError, LocalOptions, _run_local, executable
+from projected_grpo.launch import local
+from projected_grpo.launch.job import How, Job, LaunchError, LocalOptions, executable
 
 SWEEP = [sys.executable, "-m", "projected_grpo", "sweep"]
 TINY = ("--steps=2", "--problems=katas:validation", "--mix-ratio=0", "--max-new=24", "--no-labels")
@@ -232,6 +234,34 @@ def test_pueue_is_given_labels_dependencies_and_quoted_commands(
     assert words[words.index("--after") + 1] == "0"  # the extraction that waits
 
 
+def test_the_recipe_queues_an_extraction_and_six_runs(
+    tmp_path: Path, pueue: dict[str, str]
+) -> None:
+    just = shutil.which("just", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if just is None:
+        pytest.skip("just is not installed")
+    uv = tmp_path / "bin" / "uv"  # `uv run sweep` with the interpreter of the tests
+    uv.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -m projected_grpo "$@"\n')
+    uv.chmod(0o755)
+    repository = Path(__file__).parents[1]
+    shutil.copy(repository / "justfile", tmp_path)
+    done = subprocess.run(
+        [just, "queue-full", "my model", "p.jsonl"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | pueue | {"PYTHONPATH": str(repository / "src")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    added = [json.loads(line) for line in Path(pueue["PUEUE_LOG"]).read_text().splitlines()]
+    first, *runs = (shlex.split(words[-1])[3:] for words in added)
+    assert first[:3] == ["extract-vhack", "--out=runs/v_hack.safetensors", "--model=my model"]
+    assert [words[words.index("--after") + 1] for words in added[1:]] == ["0"] * 6
+    cfgs = [train_settings(command[1:]) for command in runs]
+    arms = ("vanilla", "projected")
+    assert [(c.seed, c.arm) for c in cfgs] == [(seed, arm) for seed in (41, 42, 43) for arm in arms]
+    assert {(c.preset_name, c.model, c.problems) for c in cfgs} == {("fast", "my model", "p.jsonl")}
+    assert all(c.why.startswith("H1, ") and "; resolve: " in c.why for c in cfgs)
+
+
 def test_a_queue_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     asked = ("run", "smoke", "--arms", "vanilla", "--seeds", 1, f"--out-dir={tmp_path}")
     done = sweep(*asked, "--launcher=pueue", PATH="/nowhere")
@@ -242,13 +272,13 @@ def test_a_queue_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 # --- local
 
 
-def local(tmp_path: Path, jobs: list[Job], monkeypatch, **options) -> None:
+def run_local(tmp_path: Path, jobs: list[Job], monkeypatch, **options) -> None:
     """Jobs whose command is a Python text and its arguments."""
     monkeypatch.setattr(
-        "projected_grpo.launchers.executable", lambda command: [sys.executable, "-c", *command]
+        "projected_grpo.launch.local.executable", lambda command: [sys.executable, "-c", *command]
     )
     (tmp_path / "logs").mkdir()
-    _run_local(jobs, {}, How(logs=tmp_path / "logs", local=LocalOptions(**options)))
+    local.run(jobs, {}, How(logs=tmp_path / "logs", local=LocalOptions(**options)))
 
 
 def test_local_runs_n_at_a_time_each_on_a_gpu_of_its_own(tmp_path: Path, monkeypatch) -> None:
@@ -257,7 +287,7 @@ def test_local_runs_n_at_a_time_each_on_a_gpu_of_its_own(tmp_path: Path, monkeyp
         "print(os.environ['CUDA_VISIBLE_DEVICES'], begin, time.time(), file=open(sys.argv[1], 'w'))"
     )
     jobs = [Job(name=f"j{i}", command=(text, str(tmp_path / f"j{i}"))) for i in range(5)]
-    local(tmp_path, jobs, monkeypatch, gpus=("4", "7"))
+    run_local(tmp_path, jobs, monkeypatch, gpus=("4", "7"))
     ran = [(tmp_path / job.name).read_text().split() for job in jobs]
     assert {gpu for gpu, *_ in ran} == {"4", "7"}
     for gpu, begin, _ in ran:
@@ -278,7 +308,7 @@ def test_local_survives_what_crashes_and_begins_nothing_after_it(
         Job(name="follows", command=(well, str(tmp_path / "follows")), after="runs"),
     ]
     with pytest.raises(LaunchError, match="3 of 5 jobs failed: crashes, "):
-        local(tmp_path, jobs, monkeypatch)
+        run_local(tmp_path, jobs, monkeypatch)
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {"logs", "runs", "follows"}
     assert (tmp_path / "logs" / "crashes.log").read_text() == "last words\n"

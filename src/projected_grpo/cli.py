@@ -18,7 +18,7 @@ from loguru import logger
 from projected_grpo.catalogue import RunError
 from projected_grpo.cells import named_settings, train_settings
 from projected_grpo.config import ArmName, Config, ConfigError
-from projected_grpo.launchers import LaunchError, LocalOptions, SlurmOptions
+from projected_grpo.launch.job import LaunchError, LocalOptions, SlurmOptions
 
 
 def usable_errors() -> tuple[type[Exception], ...]:

@@ -17,7 +17,8 @@ from tabulate import tabulate
 from projected_grpo.catalogue import Standing, foremost, runs_in, standing
 from projected_grpo.cells import Command, cells, digest, found_in, name_of, train_settings
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
-from projected_grpo.launchers import LAUNCHERS, How, Job, LocalOptions, SlurmOptions
+from projected_grpo.launch import LAUNCHERS
+from projected_grpo.launch.job import How, Job, LocalOptions, SlurmOptions
 
 if TYPE_CHECKING:
     from projected_grpo.cli import Launch, SweepResume, SweepRun
@@ -183,7 +184,7 @@ def _launch(
         logs = asked.out_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         how = How(logs=logs, local=asked.local, slurm=asked.slurm)
-        LAUNCHERS[asked.launcher].launch(jobs, queued, how)
+        LAUNCHERS[asked.launcher].run(jobs, queued, how)
 
 
 def _ago(seconds: float) -> str:
