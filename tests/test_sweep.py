@@ -413,7 +413,8 @@ def test_a_slurm_sweep_waits_for_its_basis_and_goes_on_when_preempted(
     (run,) = (r for rs in runs_in(out).values() for r in rs if "_vanilla_" in r.name)
     wait_for(lambda: standing(run).state == "stopped")
     wait_for(lambda: "PD" in ask("squeue", "--noheader", "--format=%t", f"--jobs={job}"))
-    ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM waits two minutes
+    # SLURM waits two minutes; within a second it would still know the job as revoked
+    ask("scontrol", "update", f"JobId={job}", "StartTime=now+5")
     wait_for(lambda: not ask("squeue", "--noheader"), 240)
     assert {name: n for name, n in rows_in(out).items()} == {"vanilla": 60, "projected": 60}
     record = json.loads((run / "run.json").read_text())
