@@ -26,11 +26,13 @@ def visible_gpus() -> list[str]:
     """Ids of the GPUs that a job started here would see."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return [gpu for gpu in given.split(",") if gpu]
+        return [gpu.strip() for gpu in given.split(",") if gpu.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
     asked = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return [str(i) for i in range(asked.stdout.count("GPU "))] if asked.returncode == 0 else []
+    # at the start of a line only: "GPU 0: NVIDIA RTX 4090 Laptop GPU (UUID: ...)" is one
+    found = [line for line in asked.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(i) for i in range(len(found))] if asked.returncode == 0 else []
 
 
 @contextmanager

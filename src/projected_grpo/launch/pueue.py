@@ -34,7 +34,7 @@ def queued() -> dict[str, str]:
     """Name -> task of every task that is not done; done ones have a status {"Done": ...}."""
     tasks = json.loads(ask(["pueue", "status", "--json"]))["tasks"]
     return {
-        task["label"].partition(":")[0]: number
+        task["label"].partition(": ")[0]: number
         for number, task in tasks.items()
         if task["label"] and not (isinstance(task["status"], dict) and "Done" in task["status"])
     }
