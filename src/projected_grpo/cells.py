@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from projected_grpo.catalogue import Standing, foremost, runs_in, what_decides
+from projected_grpo.catalogue import foremost, runs_in, what_decides
 from projected_grpo.config import PRESETS, Config, ConfigError
 
 Command = tuple[str, ...]
@@ -60,11 +60,6 @@ class Cell:
     about: Command
     """Where it goes and why: left out when it is resumed, as its directory says so."""
     cfg: Config
-
-    @property
-    def key(self) -> str:
-        """What it is recognised by."""
-        return what_decides(self.cfg)
 
     @property
     def name(self) -> str:
@@ -120,12 +115,6 @@ def cells(
 def _cell(preset: str, flags: Command, about: Sequence[str]) -> Cell:
     cfg = train_settings([preset, *flags, *about])
     return Cell(preset, flags, tuple(about), cfg)
-
-
-def found_in(folder: Path, wanted: Sequence[Cell]) -> dict[str, Standing]:
-    """Of those cells that have a run in the folder: name -> how far it is."""
-    there = runs_in(folder)
-    return {cell.name: foremost(there[cell.key]) for cell in wanted if cell.key in there}
 
 
 def continued(command: Command) -> Command:

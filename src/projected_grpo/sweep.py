@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from loguru import logger
 from tabulate import tabulate
 
-from projected_grpo.catalogue import Standing, foremost, runs_in, standing
-from projected_grpo.cells import Command, cells, digest, found_in, name_of, train_settings
+from projected_grpo.catalogue import Standing, foremost, runs_in, standing, what_decides
+from projected_grpo.cells import Command, cells, digest, name_of, train_settings
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.launch import LAUNCHERS
 from projected_grpo.launch.job import How, Job, LocalOptions, SlurmOptions
@@ -54,10 +54,11 @@ def run(asked: "SweepRun", flags: Sequence[str]) -> None:
         asked.presets, asked.arms, asked.seeds, asked.override, [*basis, *flags], about
     )  # fmt: skip
     queued = _queued(asked)
-    there = found_in(asked.out_dir, wanted)
+    there = runs_in(asked.out_dir)
     steps: list[Step] = []
     for cell in wanted:
-        if one := there.get(cell.name):
+        if runs := there.get(what_decides(cell.cfg)):
+            one = foremost(runs)
             steps.append(_next(cell.name, one, cell.goes_on(one.run), queued, asked.elsewhere))
         elif cell.name in queued:
             steps.append(Step(cell.name, "queued"))
