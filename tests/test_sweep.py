@@ -20,6 +20,7 @@ from projected_grpo.catalogue import runs_in, standing, this_process
 from projected_grpo.cells import continued, train_settings
 from projected_grpo.launch import local
 from projected_grpo.launch.job import How, Job, LaunchError, LocalOptions, executable
+from projected_grpo.run import RunDir
 
 SWEEP = [sys.executable, "-m", "projected_grpo", "sweep"]
 TINY = ("--steps=2", "--problems=katas:validation", "--mix-ratio=0", "--max-new=24", "--no-labels")
@@ -113,12 +114,16 @@ def test_what_is_there_decides_what_is_launched(tmp_path: Path) -> None:
     died = run_dir(tmp_path, "--seed=3", process=gone)
     run_dir(tmp_path, "--seed=4", process=this_process())
     far = run_dir(tmp_path, "--seed=5", process={**this_process(), "host": "another"})
+    run_dir(tmp_path, "--seed=7", process={**this_process(), "pid_namespace": "a container"})
+    (tmp_path / "a model").mkdir()
+    (tmp_path / "a model" / "config.json").write_text("{}")
     # gone on with after it was stopped, and now running: what counts is the last record
     run_dir(tmp_path, "--seed=6", process=gone, resumed=[{"process": this_process()}])
-    asked = ("run", "smoke", "--arms", "vanilla", "--seeds", *range(1, 8), "--dry-run")
+    asked = ("run", "smoke", "--arms", "vanilla", "--seeds", *range(1, 9), "--dry-run")
     found = planned(sweep(*asked, f"--out-dir={tmp_path}", "--", "--micro-batch-tokens=99"))
     what = {name: words[0] for name, words in found.items()}
-    expected = ("finished", "resume", "resume", "running", "elsewhere", "running", "begin")
+    expected = ["finished", "resume", "resume", "running", "elsewhere", "running"]
+    expected += ["elsewhere", "begin"]
     assert what == {f"vanilla_s{seed}": word for seed, word in enumerate(expected, 1)}
     # which may change on the way is given again
     assert found["vanilla_s2"][1:] == [
@@ -147,6 +152,24 @@ def test_the_longest_run_of_a_cell_goes_on_unless_one_is_finished(tmp_path: Path
     run_dir(tmp_path, status="finished")
     found = planned(sweep("resume", "--dry-run", f"--out-dir={tmp_path}"))
     assert found == {"vanilla_s41": ["finished"]}
+
+
+def test_a_run_that_is_running_is_not_gone_on_with(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, process=this_process())
+    (run / "rollouts.jsonl").touch()
+    RunDir(run).require_idle()  # this very process may
+    done = subprocess.run(
+        executable(("train", "smoke", f"--resume={run}")), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == (f"error: {run} is running in another process: stop that one, or wait\n")
+
+
+def test_without_proc_a_run_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_dir(tmp_path, process=this_process())
+    assert standing(run).state == "running"
+    monkeypatch.setattr("projected_grpo.catalogue.PROC", tmp_path / "proc")
+    assert this_process() is None and standing(run).state == "elsewhere"
 
 
 def test_status_is_a_table_of_the_folder(tmp_path: Path) -> None:
@@ -295,6 +318,20 @@ def test_local_runs_n_at_a_time_each_on_a_gpu_of_its_own(tmp_path: Path, monkeyp
         assert len(there) <= 2 and there.count(gpu) == 1
 
 
+def test_the_gpus_are_those_visible_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA GeForce RTX 4090 Laptop GPU (UUID: GPU-1)'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for given, found in ((None, ["0"]), ("", []), ("5, GPU-2", ["5", "GPU-2"])):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if given is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert local.visible_gpus() == found
+
+
 def test_local_survives_what_crashes_and_begins_nothing_after_it(
     tmp_path: Path, monkeypatch
 ) -> None:
@@ -409,7 +446,9 @@ def test_a_slurm_sweep_waits_for_its_basis_and_goes_on_when_preempted(
 
     wait_for(lambda: rows_in(out).get("vanilla", 0) >= 2)
     (job,) = (line.split()[0] for line in lines if "_vanilla_" in line)
-    ask("scancel", "--signal=USR2", job)  # as SLURM itself does before a time limit
+    # as SLURM itself does when it preempts; before a time limit USR2 comes alone
+    ask("scancel", "--signal=TERM", job)
+    ask("scancel", "--signal=USR2", job)
     (run,) = (r for rs in runs_in(out).values() for r in rs if "_vanilla_" in r.name)
     wait_for(lambda: standing(run).state == "stopped")
     wait_for(lambda: "PD" in ask("squeue", "--noheader", "--format=%t", f"--jobs={job}"))

@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 from projected_grpo.config import MACHINE_SETTINGS, Config, stored_config
 
+PROC = Path("/proc")
+
 State = Literal["finished", "running", "stopped", "failed", "died", "elsewhere"]
 """finished; running (its process lives on this host); stopped (by a signal, saved); failed (by an
 error); died (no end recorded and its process is gone: killed, out of memory); elsewhere (no end
-recorded, and its process is not to be seen from here: another host, or this one before it was
-started anew)."""
+recorded, and its process is not to be seen from here: another host or container, this one before it
+was started anew, or no /proc)."""
 
 
 class RunError(ValueError):
@@ -48,7 +50,8 @@ def what_decides(cfg: Config) -> str:
 def runs_in(folder: Path) -> dict[str, list[Path]]:
     """The run directories of a folder by what decides them; finished ones first, then by length."""
     found: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("[!.]*/config.json")):
+    # by run.json: a folder with only a config.json may be a model
+    for file in sorted(folder.glob("[!.]*/run.json")):
         found.setdefault(what_decides(read_settings(file.parent)), []).append(file.parent)
     for paths in found.values():
         paths.sort(key=lambda p: (is_finished(p), len((p / "steps.jsonl").read_bytes())))
@@ -97,22 +100,36 @@ def foremost(runs: Sequence[Path]) -> Standing:
     return next((one for state in order for one in found if one.state == state), found[0])
 
 
+def runs_in_another_process(run: Path) -> bool:
+    """Does a process of this host, other than this one, run it now?"""
+    record = _record(run)
+    return _state(record) == "running" and _latest(record)["process"]["pid"] != os.getpid()
+
+
+def _latest(record: dict[str, Any]) -> dict[str, Any]:
+    return record["resumed"][-1] if "resumed" in record else record
+
+
 def _state(record: dict[str, Any]) -> State:
     if "status" in record:
         return record["status"]
-    latest = record["resumed"][-1] if "resumed" in record else record
-    process = latest.get("process")  # runs of an earlier version do not say
-    here = this_process()
-    if process is None or any(process[name] != here[name] for name in ("host", "boot")):
+    process, here = _latest(record).get("process"), this_process()
+    if process is None or here is None:  # a run of an earlier version, or no /proc
+        return "elsewhere"
+    if any(process[name] != here[name] for name in ("host", "boot", "pid_namespace")):
         return "elsewhere"
     return "running" if _began(process["pid"]) == process["began"] else "died"
 
 
-def this_process() -> dict[str, Any]:
-    """Which process this is: its number alone would not do, as another may get it later."""
+def this_process() -> dict[str, Any] | None:
+    """Which process this is: its number alone would not do, as another may get it later, and has it
+    in another container. None without /proc (macOS)."""
+    if not PROC.is_dir():
+        return None
     return {
         "host": socket.gethostname(),
-        "boot": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        "boot": (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        "pid_namespace": os.readlink(PROC / "self/ns/pid"),
         "pid": os.getpid(),
         "began": _began(os.getpid()),
     }
@@ -122,7 +139,7 @@ def _began(pid: int) -> int | None:
     """When a living process began, in clock ticks since the host did; None where there is none."""
     try:
         # what follows the name, which may hold anything: the state, and 19 fields on the start
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        fields = (PROC / f"{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] == "Z" else int(fields[19])

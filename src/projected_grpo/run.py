@@ -32,7 +32,7 @@ import torch
 from loguru import logger
 
 from projected_grpo.antipasto import Adapter
-from projected_grpo.catalogue import RunError, read_settings
+from projected_grpo.catalogue import RunError, read_settings, runs_in_another_process
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.provenance import git, provenance
@@ -132,6 +132,11 @@ class RunDir:
                 f"{self.path} was started with "
                 f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
             )
+
+    def require_idle(self) -> None:
+        """Raises RunError while another process of this host runs it: both would write its rows."""
+        if runs_in_another_process(self.path):
+            raise RunError(f"{self.path} is running in another process: stop that one, or wait")
 
     def finish(self, status: str) -> None:
         """Record how the run ended."""
