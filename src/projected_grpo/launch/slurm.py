@@ -4,9 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from types import FrameType
 
 from loguru import logger
 
@@ -26,8 +24,6 @@ class Task:
         failed) what goes on with it. Raises LaunchError where it fails."""
         again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
         command = continued(self.command) if again else self.command
-        self.told = False
-        signal.signal(signal.SIGTERM, self._note)
         self.process = subprocess.Popen(
             executable(command),
             # SLURM warns every process of a job, and one that does not heed this signal would end
@@ -37,18 +33,11 @@ class Task:
         if code != 0:
             raise LaunchError(f"`{shlex.join(command)}` ended with exit code {code}")
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.told = True
-
     def checkpoint(self) -> object:
         """Called by submitit in a signal handler; what to queue again."""
         from submitit.helpers import DelayedSubmission
 
-        # SLURM may have sent all processes a SIGTERM as well (it does where it preempts), and a
-        # second one would end the run unsaved; so let a first one be noted
-        time.sleep(1)
-        if not self.told:
-            self.process.terminate()
+        self.process.terminate()
         # `wait` would wait for a lock that the interrupted `wait` of __call__ holds
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Task(self.command))
