@@ -76,15 +76,8 @@ golden:
 
 # Queue with pueue: one extraction, then 3 seeds of vanilla and 3 of projected on the fast preset.
 queue-full model="Qwen/Qwen3-4B" problems="problems.jsonl":
-    #!/usr/bin/env bash
-    set -euo pipefail
-    mkdir -p runs
-    extract=$(pueue add --print-task-id --label "extract-vhack: the basis that all six runs share" -- \
-        uv run extract-vhack --out=runs/v_hack.safetensors --model={{model}})
-    for seed in 41 42 43; do
-        for arm in vanilla projected; do
-            pueue add --after "$extract" --label "$arm s$seed: H1, vanilla against projected" -- \
-                uv run train fast --arm=$arm --seed=$seed --model={{model}} --problems={{problems}} \
-                --v-hack=runs/v_hack.safetensors
-        done
-    done
+    uv run sweep run fast --arms vanilla projected --seeds 41 42 43 --launcher=pueue \
+        --extract=runs/v_hack.safetensors \
+        --why="H1, does projection keep GRPO from hacking where vanilla learns to?" \
+        --resolve="hack rate 30 points or more below vanilla's, solve rate within 10, of 3 seeds" \
+        -- --model={{quote(model)}} --problems={{quote(problems)}}

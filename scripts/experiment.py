@@ -27,12 +27,13 @@ from collect_rows import EVALUATED, run_record, write
 from loguru import logger
 
 from projected_grpo.antipasto import wrap
+from projected_grpo.catalogue import is_finished, runs_in, what_decides
 from projected_grpo.cli import say_and_exit
 from projected_grpo.config import Config, ConfigError, FastConfig, MiniConfig, stored_config
 from projected_grpo.env.problems import load_problems
 from projected_grpo.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.model import DTYPES, load, resolve_device
-from projected_grpo.run import MACHINE_SETTINGS, RunDir, RunError
+from projected_grpo.run import RunDir, RunError
 from projected_grpo.session import PER_RUN, grader_of
 from projected_grpo.step_logger import whole_rows
 from projected_grpo.svd import default_cache_dir
@@ -234,31 +235,6 @@ def asked_for(args: Arguments) -> list[tuple[str, Config]]:
 def on_gpu(device: str) -> bool:
     """Whether runs asked for with this --device have a GPU."""
     return device == "cuda" or (device == "auto" and torch.cuda.is_available())
-
-
-def what_decides(cfg: Config) -> str:
-    """All settings that decide a run's rows: what it is recognised by."""
-    left_out = {*MACHINE_SETTINGS, "out_dir", "resume"}
-    stored = json.loads(cfg.to_json())
-    return json.dumps({k: v for k, v in stored.items() if k not in left_out}, sort_keys=True)
-
-
-def runs_in(folder: Path) -> dict[str, list[Path]]:
-    """The run directories of a folder by what decides them; finished ones first, then by length."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("[!.]*/config.json")):
-        cfg = RunDir(file.parent).stored_config()
-        found.setdefault(what_decides(cfg), []).append(file.parent)
-    for paths in found.values():
-        paths.sort(key=lambda p: (is_finished(p), len((p / "steps.jsonl").read_bytes())))
-        paths.reverse()
-    return found
-
-
-def is_finished(run: Path) -> bool:
-    """Has it taken all its steps?"""
-    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return about.get("status") == "finished"
 
 
 def rows_file(args: Arguments) -> Path:

@@ -22,8 +22,7 @@ from results import ONSET, RATES, WINDOW, curve, lines, mean, onset, save
 from tabulate import tabulate
 
 from projected_grpo.arms import ARMS
-from projected_grpo.config import PRESETS
-from projected_grpo.run import MACHINE_SETTINGS
+from projected_grpo.config import MACHINE_SETTINGS, PRESETS
 from projected_grpo.session import PER_RUN
 from projected_grpo.stats import (
     Estimate,

@@ -10,21 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "projected_grpo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TORCH_FREE = (
-    "env",
-    "pairs",
-    "config",
-    "seeds",
-    "stats",
-    "step_logger",
-    "student_t",
-    "cli",
-    "trackers",
+    *("env", "pairs", "config", "seeds", "stats", "step_logger", "student_t"),
+    *("cli", "trackers", "sweep"),
 )
 PURE = ("proj", "grpo", "rewards", "svd", "antipasto", "stats", "student_t")
 COMPOSERS = {
     *("train", "session", "run", "records", "cli", "update", "arms", "probe_distill", "evaluate"),
     *("refresh", "bases", "grading", "quarantine", "weights", "running"),
     *("trackers", "samples"),
+    *("sweep", "launch", "cells", "catalogue"),
 }
 
 

@@ -16,8 +16,7 @@ import pytest
 from conftest import rows_of
 from loguru import logger
 
-from projected_grpo.config import SmokeConfig, TrackName
-from projected_grpo.run import MACHINE_SETTINGS
+from projected_grpo.config import MACHINE_SETTINGS, SmokeConfig, TrackName
 from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
 from projected_grpo.trackers import PROJECT, TRACKERS, Tracker, TrackerError, Trackers, numbers
 from projected_grpo.train import train, train_runs

@@ -8,17 +8,37 @@ one sentence on stderr; anything else is a bug and keeps its traceback.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TextIO, cast
+from typing import Annotated, Literal, TextIO, cast
 
 import tyro
 from loguru import logger
 
-from projected_grpo.config import PRESETS, Config, ConfigError
+from projected_grpo.catalogue import RunError
+from projected_grpo.cells import named_settings, train_settings
+from projected_grpo.config import ArmName, Config, ConfigError
+from projected_grpo.launch.job import LaunchError, LocalOptions, SlurmOptions
 
 
-def say_and_exit(work: Callable[[], object]) -> int:
+def usable_errors() -> tuple[type[Exception], ...]:
+    """What the user can mend, of the commands that load models."""
+    from projected_grpo.antipasto import AdapterError
+    from projected_grpo.env.problems import ProblemError
+    from projected_grpo.env.sandbox import SandboxError
+    from projected_grpo.model import ModelError
+    from projected_grpo.pairs import PairError
+    from projected_grpo.pool import PoolError
+    from projected_grpo.svd import CacheError
+    from projected_grpo.trackers import TrackerError
+
+    files = (ProblemError, PairError, PoolError, RunError, CacheError)
+    return (*files, AdapterError, ModelError, SandboxError, TrackerError)
+
+
+def say_and_exit(
+    work: Callable[[], object], errors: Callable[[], tuple[type[Exception], ...]] = usable_errors
+) -> int:
     """Do the work of a command; its exit code, what the user can mend said in one sentence."""
     from tqdm.contrib import DummyTqdmFile
 
@@ -26,18 +46,7 @@ def say_and_exit(work: Callable[[], object]) -> int:
     # Whose lines go above a progress bar, not into it.
     console = cast(TextIO, DummyTqdmFile(sys.stderr))
     logger.add(console, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
-    from projected_grpo.antipasto import AdapterError
-    from projected_grpo.env.problems import ProblemError
-    from projected_grpo.env.sandbox import SandboxError
-    from projected_grpo.model import ModelError
-    from projected_grpo.pairs import PairError
-    from projected_grpo.pool import PoolError
-    from projected_grpo.run import RunError
-    from projected_grpo.svd import CacheError
-    from projected_grpo.trackers import TrackerError
-
-    files = (ProblemError, PairError, PoolError, RunError, CacheError)
-    usable = (*files, AdapterError, ModelError, SandboxError, TrackerError)
+    usable = errors()
     try:
         work()
     except ConfigError as error:
@@ -53,9 +62,7 @@ def say_and_exit(work: Callable[[], object]) -> int:
 
 def train_main(argv: Sequence[str] | None = None) -> None:
     """`train {smoke,fast,full} [--arm=...] [flags]`."""
-    cfg = tyro.extras.subcommand_cli_from_dict(
-        PRESETS, args=argv, prog="train", description="GRPO with the hack directions projected out."
-    )
+    cfg = train_settings(argv)
 
     def work() -> None:
         from projected_grpo.train import train_runs
@@ -64,12 +71,6 @@ def train_main(argv: Sequence[str] | None = None) -> None:
         train_runs(cfg.runs(), named, bar=True)
 
     sys.exit(say_and_exit(work))
-
-
-def named_settings(argv: Sequence[str]) -> set[str]:
-    """The settings that a command line names, be it with the value that they have anyway."""
-    flags = (word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--"))
-    return {flag.replace("-", "_").removeprefix("no_") for flag in flags}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,3 +151,89 @@ def distill_main(argv: Sequence[str] | None = None) -> None:
         distill(cfg)
 
     sys.exit(say_and_exit(work))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What `sweep run` and `sweep resume` have in common."""
+
+    out_dir: Path = Path("runs")
+    """Folder of the run directories; what jobs print goes to its folder logs."""
+    launcher: Literal["local", "pueue", "slurm"] = "local"
+    """local runs jobs here, some at a time, and waits; pueue and slurm queue them."""
+    local: LocalOptions = field(default_factory=LocalOptions)
+    """Of --launcher=local."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """Of --launcher=slurm."""
+    elsewhere: bool = False
+    """Also go on with runs that recorded no end and cannot be seen from here (another host, or this
+    one before it was started anew): only where you know that nothing runs them any more."""
+    dry_run: bool = False
+    """Only say what would be launched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRun(Launch):
+    """Run every cell of arms x seeds x presets x overrides that is neither finished nor under way;
+    one that was stopped goes on where it was. What follows -- are flags of `train` for all."""
+
+    presets: tyro.conf.Positional[tuple[Literal["smoke", "mini", "fast", "full"], ...]]
+    """Presets of `train`."""
+    arms: tuple[ArmName, ...]
+    """Arms of `train`."""
+    seeds: tuple[int, ...]
+    """Every arm runs with each."""
+    override: tyro.conf.UseAppendAction[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="FLAGS")]
+    ] = ()
+    """Flags of `train`, quoted: --override='--lr=1e-3 --gate=no_gate'. Given several times, every
+    arm and seed runs with each; "" is the preset as it is."""
+    extract: Path | None = None
+    """File of hack directions that all cells use; extracted first where it is not there yet."""
+    why: str = ""
+    """Why these runs are made, for people: in each config.json and in pueue's labels."""
+    resolve: str = ""
+    """What outcome would settle it; likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResume(Launch):
+    """Go on with every run of a folder that was stopped, failed or died. What follows -- are flags
+    of `train` for all, such as --device or --micro-batch-tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStatus:
+    """How far the runs of a folder are, read from their directories."""
+
+    out_dir: Path = Path("runs")
+    """Folder of the run directories."""
+
+
+SWEEP_COMMANDS = {"run": SweepRun, "status": SweepStatus, "resume": SweepResume}
+
+
+def sweep_main(argv: Sequence[str] | None = None) -> None:
+    """`sweep run fast --arms vanilla projected --seeds 41 42 43 [flags] [-- flags of train]`,
+    `sweep status`, `sweep resume`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    cut = words.index("--") if "--" in words else len(words)
+    flags = words[cut + 1 :]
+    asked = tyro.extras.subcommand_cli_from_dict(
+        SWEEP_COMMANDS,
+        args=words[:cut],
+        prog="sweep",
+        description="Many runs: begun, looked at, gone on with.",
+    )
+
+    def work() -> None:
+        from projected_grpo import sweep
+
+        if isinstance(asked, SweepRun):
+            sweep.run(asked, flags)
+        elif isinstance(asked, SweepResume):
+            sweep.resume(asked, flags)
+        else:
+            print(sweep.status(asked.out_dir))
+
+    sys.exit(say_and_exit(work, lambda: (RunError, LaunchError)))

@@ -21,6 +21,23 @@ REMEDIES = ("v_hack_k_end", "score_weight", "trust", "running_k")
 WITHOUT_REMEDIES = ("routed", "norm_matched")
 """Arms that do not simply remove their basis: what a remedy does along it would not be theirs."""
 
+MACHINE_SETTINGS = (
+    "micro_batch_tokens",
+    "sampling_tokens",
+    "checkpoint_activations",
+    "workers",
+    "threads",
+    "device",
+    "svd_cache",
+    "checkpoint_every",
+    "sandbox",
+    "track",
+    "print_every",
+    "why",
+)
+"""What may change when a run is resumed: it decides where, how fast and what is shown, not (beyond
+rounding) what comes out."""
+
 RUNNING_ROWS = 64
 """Rows that stand for the second moment of a module's contrasts (running.py); no more axes."""
 
@@ -53,6 +70,8 @@ class Config:
     """Folder in which the run makes its own directory."""
     resume: Path | None = None
     """Run directory to continue; its stored settings are used."""
+    why: str = ""
+    """For people: why this run is made and what would settle it; kept in config.json."""
     checkpoint_every: int = 5
     """Steps between checkpoints."""
     track: TrackName = "none"

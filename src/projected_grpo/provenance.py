@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from projected_grpo import __version__
+from projected_grpo.catalogue import this_process
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
@@ -53,5 +54,6 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
         "cpu_count": os.cpu_count(),
+        "process": this_process(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }

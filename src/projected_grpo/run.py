@@ -32,32 +32,13 @@ import torch
 from loguru import logger
 
 from projected_grpo.antipasto import Adapter
-from projected_grpo.config import Config, ConfigError, stored_config
+from projected_grpo.catalogue import RunError, read_settings, runs_in_another_process
+from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.provenance import git, provenance
 from projected_grpo.quarantine import Quarantine
 from projected_grpo.running import Running
 from projected_grpo.step_logger import whole_rows
-
-MACHINE_SETTINGS = (
-    "micro_batch_tokens",
-    "sampling_tokens",
-    "checkpoint_activations",
-    "workers",
-    "threads",
-    "device",
-    "svd_cache",
-    "checkpoint_every",
-    "sandbox",
-    "track",
-    "print_every",
-)
-"""What may change when a run is resumed: it decides where, how fast and what is shown, not (beyond
-rounding) what comes out."""
-
-
-class RunError(ValueError):
-    """A run directory cannot be made or continued; the message is one sentence."""
 
 
 def _now() -> str:
@@ -141,13 +122,7 @@ class RunDir:
     def stored_config(self, preset: type[Config] | None = None) -> Config:
         """The settings that the run was started with, by its own preset or as those of another.
         Raises RunError where they cannot be read."""
-        read = stored_config if preset is None else preset.from_json
-        try:
-            return read((self.path / "config.json").read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.path / 'config.json'} is damaged or of another version ({error})"
-            ) from error
+        return read_settings(self.path, preset)
 
     def require_data(self, digest: str) -> None:
         """Raises RunError unless the run was started on these very problems and teacher rows."""
@@ -159,14 +134,21 @@ class RunDir:
                 f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
             )
 
+    def require_idle(self) -> None:
+        """Raises RunError while another process of this host runs it: both would write its rows."""
+        if runs_in_another_process(self.path):
+            raise RunError(f"{self.path} is running in another process: stop that one, or wait")
+
     def finish(self, status: str) -> None:
         """Record how the run ended."""
         record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         self._write_record({**record, "ended": _now(), "status": status})
 
     def note_resume(self, step: int, device: torch.device) -> None:
-        """Record that the run goes on after `step`, where and with what."""
+        """Record that the run goes on after `step`, where and with what; how it ended before no
+        longer holds."""
         record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        record = {k: v for k, v in record.items() if k not in ("ended", "status")}
         entry = {"after_step": step, "started": _now(), **provenance(device)}
         self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
 

@@ -332,6 +332,7 @@ def train_runs(
     if cfgs[0].resume is not None:
         ensure(len(cfgs) == 1, "a pack is resumed run by run")
         runs = [RunDir.open(cfgs[0].resume)]
+        runs[0].require_idle()
         cfgs = [resumed_config(cfgs[0], runs[0], named)]
     else:
         RunDir.require_writable(cfgs[0].out_dir)
@@ -340,6 +341,7 @@ def train_runs(
         s, v_hack = prepare(cfgs, stack, runs[0] if runs else None)
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
+            runs[0].require_idle()  # another may have gone on with it while this one loaded
             runs[0].require_data(data_digest(s, 0))
             done, num_tokens[0] = runs[0].load_checkpoint(
                 s.adapter, s.optimizer, s.quarantine, s.running

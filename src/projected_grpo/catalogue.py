@@ -1,0 +1,145 @@
+"""The runs of a folder: by which settings each was made, and how far it is.
+
+All of it is read from the run directories (config.json, run.json, steps.jsonl); nothing is kept
+elsewhere, so nothing else can disagree with them. Imports no torch: `sweep status` answers at once.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from projected_grpo.config import MACHINE_SETTINGS, Config, stored_config
+
+PROC = Path("/proc")
+
+State = Literal["finished", "running", "stopped", "failed", "died", "elsewhere"]
+"""finished; running (its process lives on this host); stopped (by a signal, saved); failed (by an
+error); died (no end recorded and its process is gone: killed, out of memory); elsewhere (no end
+recorded, and its process is not to be seen from here: another host or container, this one before it
+was started anew, or no /proc)."""
+
+
+class RunError(ValueError):
+    """A run directory cannot be made, read or continued; the message is one sentence."""
+
+
+def read_settings(run: Path, preset: type[Config] | None = None) -> Config:
+    """The settings that a run was started with, by its own preset or as those of another. Raises
+    RunError where they cannot be read."""
+    read = stored_config if preset is None else preset.from_json
+    try:
+        return read((run / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{run / 'config.json'} is damaged or of another version ({error})"
+        ) from error
+
+
+def what_decides(cfg: Config) -> str:
+    """All settings that decide a run's rows: what it is recognised by."""
+    left_out = {*MACHINE_SETTINGS, "out_dir", "resume"}
+    stored = json.loads(cfg.to_json())
+    return json.dumps({k: v for k, v in stored.items() if k not in left_out}, sort_keys=True)
+
+
+def runs_in(folder: Path) -> dict[str, list[Path]]:
+    """The run directories of a folder by what decides them; finished ones first, then by length."""
+    found: dict[str, list[Path]] = {}
+    # by run.json: a folder with only a config.json may be a model
+    for file in sorted(folder.glob("[!.]*/run.json")):
+        found.setdefault(what_decides(read_settings(file.parent)), []).append(file.parent)
+    for paths in found.values():
+        paths.sort(key=lambda p: (is_finished(p), len((p / "steps.jsonl").read_bytes())))
+        paths.reverse()
+    return found
+
+
+def is_finished(run: Path) -> bool:
+    """Has it taken all its steps?"""
+    return _record(run).get("status") == "finished"
+
+
+def _record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a run is."""
+
+    run: Path
+    cfg: Config
+    state: State
+    steps: int
+    idle_s: float
+    """Seconds since the last row was written."""
+
+
+def standing(run: Path) -> Standing:
+    """Read how far a run is. Raises RunError where its settings cannot be read."""
+    rows = run / "steps.jsonl"
+    return Standing(
+        run=run,
+        cfg=read_settings(run),
+        state=_state(_record(run)),
+        steps=rows.read_bytes().count(b"\n"),
+        idle_s=time.time() - rows.stat().st_mtime,
+    )
+
+
+def foremost(runs: Sequence[Path]) -> Standing:
+    """Of one or more runs with the same settings, in the order of `runs_in`, the one that speaks
+    for them: one that is finished, one that is running, or else the longest."""
+    found = [standing(run) for run in runs]
+    order: tuple[State, ...] = ("finished", "running")
+    return next((one for state in order for one in found if one.state == state), found[0])
+
+
+def runs_in_another_process(run: Path) -> bool:
+    """Does a process of this host, other than this one, run it now?"""
+    record = _record(run)
+    return _state(record) == "running" and _latest(record)["process"]["pid"] != os.getpid()
+
+
+def _latest(record: dict[str, Any]) -> dict[str, Any]:
+    return record["resumed"][-1] if "resumed" in record else record
+
+
+def _state(record: dict[str, Any]) -> State:
+    if "status" in record:
+        return record["status"]
+    process, here = _latest(record).get("process"), this_process()
+    if process is None or here is None:  # a run of an earlier version, or no /proc
+        return "elsewhere"
+    if any(process[name] != here[name] for name in ("host", "boot", "pid_namespace")):
+        return "elsewhere"
+    return "running" if _began(process["pid"]) == process["began"] else "died"
+
+
+def this_process() -> dict[str, Any] | None:
+    """Which process this is: its number alone would not do, as another may get it later, and has it
+    in another container. None without /proc (macOS)."""
+    if not PROC.is_dir():
+        return None
+    return {
+        "host": socket.gethostname(),
+        "boot": (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        "pid_namespace": os.readlink(PROC / "self/ns/pid"),
+        "pid": os.getpid(),
+        "began": _began(os.getpid()),
+    }
+
+
+def _began(pid: int) -> int | None:
+    """When a living process began, in clock ticks since the host did; None where there is none."""
+    try:
+        # what follows the name, which may hold anything: the state, and 19 fields on the start
+        fields = (PROC / f"{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])

@@ -1,0 +1,98 @@
+"""What launchers have in common: a job, what they are told, and how a queue is asked."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from projected_grpo.cells import Command
+from projected_grpo.config import ConfigError
+
+
+class LaunchError(RuntimeError):
+    """Jobs cannot be launched, or some failed; the message is one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One command to run."""
+
+    name: str
+    """What it is recognised by in a queue."""
+    command: Command
+    why: str = ""
+    """For people."""
+    after: str = ""
+    """Name of the job that must have ended well before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions:
+    """Of --launcher=local."""
+
+    at_once: int = 0
+    """Jobs that run at the same time; 0: as many as there are GPUs, or one."""
+    gpus: tuple[str, ...] = ()
+    """Ids handed out through CUDA_VISIBLE_DEVICES, one a job, in turn where more jobs run than
+    there are; default all that are visible here."""
+
+    def __post_init__(self) -> None:
+        if self.at_once < 0:
+            raise ConfigError(f"at_once must not be negative, it is {self.at_once}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmOptions:
+    """Of --launcher=slurm."""
+
+    minutes: int = 240
+    """Time limit of a job. One that reaches it saves, is queued again and goes on, up to three
+    times."""
+    grace_s: int = 300
+    """Seconds before the limit at which a job is told to save: more than a step takes."""
+    gpus: int = 1
+    """GPUs of a job; 0 asks for none."""
+    cpus: int = 8
+    """CPU cores of a job: they grade."""
+    partition: str = ""
+    """Default: the site's."""
+    sbatch: tuple[str, ...] = ()
+    """Any other options of sbatch, such as account=alignment mem=64G."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.grace_s < 60 * self.minutes:
+            raise ConfigError(
+                f"grace_s {self.grace_s} must lie above 0 and below the {60 * self.minutes} "
+                f"seconds of minutes = {self.minutes}"
+            )
+        if odd := [option for option in self.sbatch if "=" not in option]:
+            raise ConfigError(f"an option of sbatch is NAME=VALUE, not {odd[0]!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """All that launchers are told."""
+
+    logs: Path
+    """Folder for what jobs print."""
+    local: LocalOptions = field(default_factory=LocalOptions)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+
+
+def executable(command: Command) -> list[str]:
+    """The same command, run by this very interpreter and installation."""
+    return [sys.executable, "-m", "projected_grpo", *command]
+
+
+def ask(command: Sequence[str]) -> str:
+    """The output of a queue's command. Raises LaunchError where it fails or is not there."""
+    if shutil.which(command[0]) is None:
+        raise LaunchError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise LaunchError(f"`{shlex.join(command[:2])}` failed (exit {done.returncode}): {said}")
+    return done.stdout
