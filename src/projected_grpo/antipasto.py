@@ -14,7 +14,7 @@ The same map is computed in two ways; which of them a module has is chosen when 
 - folded (N = 1, without a gradient): one dense W' per module, rebuilt after each optimizer step.
   Sampling then reads what the base model reads. W of a bf16 model lies on the bf16 grid, where
   rounding W' to the nearest would lose every delta below half an ulp; so a bf16 W' is rounded up
-  or down by a fixed random draw of each weight (`_dithered`), which is exact on average and leaves
+  or down by a fixed random draw of each weight (`dithered`), which is exact on average and leaves
   W alone at delta_S = 0. How far the two ways are apart is measured at every step by the loop.
 
 Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
@@ -37,7 +37,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from projected_grpo.svd import Factors, decomposed
+from projected_grpo.svd import Factors, decomposed, sketch
 
 TARGET_MODULES = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -53,6 +53,10 @@ TARGET_MODULES = (
     ),
 )
 FORMAT = "antipasto-1"
+PEFT_DELTA_S = "antipasto_delta_S"
+"""What PEFT's state dicts call a module's delta_S (r,)."""
+PEFT_AXES = "antipasto_axes"
+"""And the sketch (r,) of the axes that it is written in."""
 
 
 class AdapterError(ValueError):
@@ -79,7 +83,20 @@ class _FactoredLinear(torch.autograd.Function):
         return dx, _row_gradient(P, h), None, None, None, None
 
 
-def _dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
+def factored_linear(
+    x: Tensor, row_delta: Tensor, S: Tensor, bias: Tensor | None, U: Tensor, Vh: Tensor
+) -> Tensor:
+    """y = U ((S + row_delta) * (Vh x)) + bias, (B, T, d_in) -> (B, T, d_out), every sequence with
+    its own row_delta (B, r), whose gradient is that of the sequence."""
+    return cast(Tensor, _FactoredLinear.apply(x, row_delta, S, bias, U, Vh))
+
+
+def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
+    """U diag(delta) Vh, (d_out, d_in), in the dtype of delta (r,): float32 or better."""
+    return (U.to(delta.dtype) * delta) @ Vh.to(delta.dtype)
+
+
+def dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
     """float32 `exact` in like's dtype: bf16 is rounded up with the probability that makes it right
     on average, by draws that depend on the seed alone; float32 and float64 need no rounding.
 
@@ -116,7 +133,7 @@ class SVDLinear(nn.Module):
     def __init__(self, base: nn.Linear, factors: Factors, n_runs: int, form: str) -> None:
         super().__init__()
         self.digest = factors.digest()
-        self.seed = int(self.digest[:7], 16)  # of the rounding of a folded bf16 weight
+        self.seed = factors.seed()
         self.form = form
         # Of a factored module only `merge` needs W: no parameter, and not in the GPU's memory.
         weight = base.weight.detach()
@@ -162,8 +179,7 @@ class SVDLinear(nn.Module):
     def get_delta_weight(self, run: int) -> Tensor:
         """U diag(delta_S[run]) Vh, (d_out, d_in), in delta_S's dtype (float32 or better); without
         the quarantine."""
-        delta = self.delta_S[run].detach()
-        return (self.U.to(delta.dtype) * delta) @ self.Vh.to(delta.dtype)
+        return delta_weight(self.U, self.delta_S[run].detach(), self.Vh)
 
     def fold(self) -> None:
         """Rebuild W' from `total`. Must follow every change of `state`."""
@@ -172,7 +188,7 @@ class SVDLinear(nn.Module):
         # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
         delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
-        self.folded.copy_(_dithered(exact, self.weight, self.seed))
+        self.folded.copy_(dithered(exact, self.weight, self.seed))
         self.folded_from = self.state
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
@@ -189,7 +205,7 @@ class SVDLinear(nn.Module):
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
         if self.row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
-        return _FactoredLinear.apply(x, self.row_delta, self.S, self.bias, self.U, self.Vh)
+        return factored_linear(x, self.row_delta, self.S, self.bias, self.U, self.Vh)
 
 
 class Adapter:
@@ -283,6 +299,30 @@ class Adapter:
         values = self.quarantine if quarantine else self.delta_S
         tensors = {name: value.detach()[run : run + 1].cpu() for name, value in values.items()}
         save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
+
+    def save_pretrained(
+        self, folder: Path, run: int = 0, *, base_model: str, revision: str | None = None
+    ) -> None:
+        """Write one run's delta_S as an adapter that PEFT opens (projected_grpo.peft), and beside
+        it what `load` reads. PEFT itself is not needed for that."""
+        folder.mkdir(exist_ok=True)
+        self.save(folder / "adapter.safetensors", run)
+        tensors: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            key = f"base_model.model.{name}"
+            tensors[f"{key}.{PEFT_DELTA_S}"] = module.delta_S[run].detach().cpu()
+            tensors[f"{key}.{PEFT_AXES}"] = sketch(module.U, module.Vh).cpu()
+        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        config = {
+            "peft_type": "ANTIPASTO",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "revision": revision,
+            "inference_mode": True,
+            "target_modules": sorted({name.rpartition(".")[2] for name in self.modules}),
+        }
+        text = json.dumps(config, indent=2) + "\n"
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
     def load(self, path: Path, run: int | None = None, *, quarantine: bool = False) -> None:
         """Read what `save` wrote into every run, or into one. Raises AdapterError if it was trained

@@ -12,7 +12,8 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   v_own_0011.safetensors    likewise
   checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too, of
                         running_k what was learned
-  adapter/              the trained delta_S; quarantine.safetensors is not part of it
+  adapter/              the trained delta_S, also as PEFT opens it (projected_grpo.peft);
+                        quarantine.safetensors is not part of it
   train.log             what the console showed
 """
 
@@ -253,18 +254,9 @@ class RunDir:
         """The trained delta_S of run `n` and what is needed to put it on its base model again.
 
         A quarantine lies beside it: who reads the adapter has the policy without it."""
-        self.adapter.mkdir(exist_ok=True)
-        adapter.save(self.adapter / "adapter.safetensors", n)
+        adapter.save_pretrained(self.adapter, n, base_model=cfg.model, revision=cfg.model_revision)
         if any(value[n].any() for value in adapter.quarantine.values()):
             adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
-        about = {
-            "base_model": cfg.model,
-            "revision": cfg.model_revision,
-            "dtype": cfg.dtype,
-            "fingerprint": adapter.fingerprint(),
-        }
-        text = json.dumps(about, indent=2) + "\n"
-        (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
 def _save_aside(v_hack: VHack, target: Path) -> None:

@@ -58,6 +58,28 @@ class Factors:
             h.update(_bytes(part))
         return h.hexdigest()
 
+    def seed(self) -> int:
+        """28 bits of the digest: of the rounding of a bf16 weight."""
+        return int(self.digest()[:7], 16)
+
+
+def sketch(U: Tensor, Vh: Tensor) -> Tensor:
+    """One number an axis, (r,) float32 or better, by which to tell whether two decompositions give
+    a delta_S the same weight, though their last bits differ.
+
+    It is z^T u_i v_i^T x for fixed signs z and x: of the order of 1, the same whichever way an axis
+    points, and another one for an axis that is turned.
+    """
+    exact = torch.promote_types(U.dtype, torch.float32)
+    z, x = _signs(U.shape[0], 0).to(U), _signs(Vh.shape[1], 1).to(Vh)
+    return (z.to(exact) @ U.to(exact)) * (Vh.to(exact) @ x.to(exact))
+
+
+def _signs(n: int, seed: int) -> Tensor:
+    """n draws of -1 or 1, the same everywhere."""
+    drawn = hashlib.shake_256(bytes([seed])).digest(n)
+    return torch.tensor([1.0 if byte < 128 else -1.0 for byte in drawn])
+
 
 def _spread(rows: Tensor) -> Tensor:
     """SAMPLED of these rows, evenly spaced."""
