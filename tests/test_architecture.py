@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "projected_grpo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TORCH_FREE = ("env", "pairs", "config", "seeds", "stats", "step_logger", "student_t", "cli")
-PURE = ("proj", "grpo", "rewards", "svd", "antipasto", "stats", "student_t")
+PURE = ("proj", "grpo", "rewards", "svd", "adapter", "antipasto", "stats", "student_t")
 COMPOSERS = {
     *("train", "session", "run", "records", "cli", "update", "arms", "probe_distill", "evaluate"),
-    *("refresh", "bases", "grading", "quarantine", "weights", "running"),
+    *("refresh", "bases", "grading", "quarantine", "weights", "running", "adapters"),
 }
 
 

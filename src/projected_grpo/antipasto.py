@@ -33,34 +33,16 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from loguru import logger
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from projected_grpo.adapter import TARGET_MODULES, Adapter, target_linears
 from projected_grpo.svd import Factors, decomposed, sketch
 
-TARGET_MODULES = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    # GatedDeltaNet layers of the Qwen3.5 family
-    *(
-        "in_proj_qkv",
-        "in_proj_qkvz",
-        "in_proj_ba",
-        "in_proj_z",
-        "in_proj_b",
-        "in_proj_a",
-        "out_proj",
-    ),
-)
-FORMAT = "antipasto-1"
 PEFT_DELTA_S = "antipasto_delta_S"
 """What PEFT's state dicts call a module's delta_S (r,)."""
 PEFT_AXES = "antipasto_axes"
 """And the sketch (r,) of the axes that it is written in."""
-
-
-class AdapterError(ValueError):
-    """A saved adapter or direction does not fit this model."""
 
 
 class _FactoredLinear(torch.autograd.Function):
@@ -208,18 +190,29 @@ class SVDLinear(nn.Module):
         return factored_linear(x, self.row_delta, self.S, self.bias, self.U, self.Vh)
 
 
-class Adapter:
+class AntiPaSTO(Adapter):
     """The adapted modules of one model, by name, and what is done to all of them at once."""
+
+    format = "antipasto-1"
 
     def __init__(self, model: nn.Module, modules: dict[str, SVDLinear]) -> None:
         self.model = model
         self.modules = modules
-        self.n_runs = next(iter(modules.values())).delta_S.shape[0]
 
     @property
     def delta_S(self) -> dict[str, nn.Parameter]:
         """Module name -> trained parameter (N, r)."""
         return {name: module.delta_S for name, module in self.modules.items()}
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """delta_S."""
+        return self.delta_S
+
+    @property
+    def aside(self) -> list[Tensor]:
+        """Of factored modules the dense W, for merging."""
+        return [module.weight for module in self.modules.values() if module.form == "factored"]
 
     def fingerprint(self) -> str:
         """sha256 over the module names and their singular axes: what a direction or adapter
@@ -293,13 +286,6 @@ class Adapter:
             for module in self.modules.values():
                 module.enabled = True
 
-    def save(self, path: Path, run: int = 0, *, quarantine: bool = False) -> None:
-        """Write one run's delta_S (1, r), or its quarantine, with the fingerprint of its axes
-        (safetensors)."""
-        values = self.quarantine if quarantine else self.delta_S
-        tensors = {name: value.detach()[run : run + 1].cpu() for name, value in values.items()}
-        save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
-
     def save_pretrained(
         self, folder: Path, run: int = 0, *, base_model: str, revision: str | None = None
     ) -> None:
@@ -323,23 +309,6 @@ class Adapter:
         }
         text = json.dumps(config, indent=2) + "\n"
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-
-    def load(self, path: Path, run: int | None = None, *, quarantine: bool = False) -> None:
-        """Read what `save` wrote into every run, or into one. Raises AdapterError if it was trained
-        on other singular axes."""
-        with safe_open(path, "pt") as f:
-            metadata = f.metadata() or {}
-            if metadata.get("fingerprint") != self.fingerprint():
-                raise AdapterError(
-                    f"{path} was trained on another model, or on a decomposition made elsewhere "
-                    "(another SVD cache, device or thread count): its axes are "
-                    f"{metadata.get('fingerprint', 'unknown')[:12]}, "
-                    f"this model's {self.fingerprint()[:12]}"
-                )
-            with torch.no_grad():
-                for name, value in (self.quarantine if quarantine else self.delta_S).items():
-                    (value if run is None else value[run : run + 1]).copy_(f.get_tensor(name))
-        self.fold()
 
     def merge(self, run: int = 0) -> nn.Module:
         """Put plain Linears with W + delta back into the model, which is returned; the adapter is
@@ -370,34 +339,13 @@ def wrap(
     targets: tuple[str, ...] = TARGET_MODULES,
     n_runs: int = 1,
     cache_dir: Path | None = None,
-) -> Adapter:
+) -> AntiPaSTO:
     """Replace every target Linear of `model` by an SVDLinear and freeze all else.
 
-    `targets` are the last parts of module names. Raises AdapterError where none is found, and
-    warns where Linears inside the layers (a fused qkv, say) stay as they are: those would not be
-    protected.
+    `targets` are the last parts of module names. Raises AdapterError where none is found.
     """
     model.requires_grad_(False)
-    found = [
-        name
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] in targets and isinstance(module, nn.Linear)
-    ]
-    if not found:
-        raise AdapterError(
-            f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
-        )
-    left = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name not in found and ".layers." in name
-    ]
-    if left:
-        logger.warning(
-            "{} Linears inside the layers are not adapted, {} first: a hack can be learned there",
-            len(left),
-            left[0],
-        )
+    found = target_linears(model, targets)
     form = "folded" if n_runs == 1 else "factored"
     modules: dict[str, SVDLinear] = {}
 
@@ -410,4 +358,4 @@ def wrap(
         model.set_submodule(name, modules[name])
         if count % 50 == 0 or count == len(found):
             logger.debug("SVD of {} / {} modules", count, len(found))
-    return Adapter(model, modules)
+    return AntiPaSTO(model, modules)

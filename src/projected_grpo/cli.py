@@ -15,14 +15,14 @@ from typing import Literal
 import tyro
 from loguru import logger
 
-from projected_grpo.config import PRESETS, Config, ConfigError
+from projected_grpo.config import PRESETS, AdapterName, Config, ConfigError
 
 
 def say_and_exit(work: Callable[[], object]) -> int:
     """Do the work of a command; its exit code, what the user can mend said in one sentence."""
     logger.remove()
     logger.add(sys.stderr, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
-    from projected_grpo.antipasto import AdapterError
+    from projected_grpo.adapter import AdapterError
     from projected_grpo.env.problems import ProblemError
     from projected_grpo.env.sandbox import SandboxError
     from projected_grpo.model import ModelError
@@ -82,6 +82,12 @@ class ExtractConfig:
     """auto takes the GPU where there is one."""
     svd_cache: Path | None = None
     """Folder of cached decompositions."""
+    adapter: AdapterName = "antipasto"
+    """Must be the run's, as must its rank and alpha."""
+    lora_rank: int = Config.lora_rank
+    """Of --adapter=lora."""
+    lora_alpha: int = Config.lora_alpha
+    """Of the same."""
     pairs: str = Config.pairs
     """Contrast pairs: "builtin", "placebo", "framing", "katas" or a .toml file."""
     pair_norm: Literal["none", "unit"] = "none"

@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from projected_grpo.adapter import TARGET_MODULES, AdapterError
 from projected_grpo.antipasto import (
     PEFT_AXES,
     PEFT_DELTA_S,
-    TARGET_MODULES,
-    AdapterError,
     delta_weight,
     dithered,
     factored_linear,

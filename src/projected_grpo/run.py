@@ -32,7 +32,7 @@ from typing import Any, Self
 import torch
 from loguru import logger
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.config import Config, ConfigError, stored_config
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.provenance import git, provenance
@@ -225,7 +225,7 @@ class RunDir:
                 state = _read_state(found[-1] / "quarantine_optimizer.pt")
                 quarantine.optimizer.load_state_dict(state)
             if running is not None:
-                device = next(iter(adapter.delta_S.values())).device
+                device = next(iter(adapter.trained.values())).device
                 running.load(found[-1] / "running.safetensors", device)
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]

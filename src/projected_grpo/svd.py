@@ -52,11 +52,7 @@ class Factors:
         Over S and SAMPLED rows of U and columns of Vh: each of them crosses all r axes, so an axis
         that is turned, flipped or in another place shows, and 20 GB of a 4B model need no hashing.
         """
-        h = hashlib.sha256()
-        for part in (self.S, _spread(self.U), _spread(self.Vh.T)):
-            h.update(repr((part.dtype, tuple(part.shape))).encode())
-            h.update(_bytes(part))
-        return h.hexdigest()
+        return digest_of(self.S, spread(self.U), spread(self.Vh.T))
 
     def seed(self) -> int:
         """28 bits of the digest: of the rounding of a bf16 weight."""
@@ -81,7 +77,16 @@ def _signs(n: int, seed: int) -> Tensor:
     return torch.tensor([1.0 if byte < 128 else -1.0 for byte in drawn])
 
 
-def _spread(rows: Tensor) -> Tensor:
+def digest_of(*parts: Tensor) -> str:
+    """sha256 of these tensors' dtypes, shapes and bytes."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(repr((part.dtype, tuple(part.shape))).encode())
+        h.update(_bytes(part))
+    return h.hexdigest()
+
+
+def spread(rows: Tensor) -> Tensor:
     """SAMPLED of these rows, evenly spaced."""
     return rows[torch.linspace(0, len(rows) - 1, SAMPLED, device=rows.device).long()]
 
