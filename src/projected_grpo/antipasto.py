@@ -37,6 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from projected_grpo.adapter import TARGET_MODULES, Adapter, target_linears
+from projected_grpo.adapter import AdapterError as AdapterError  # what `wrap` raises
 from projected_grpo.svd import Factors, decomposed, sketch
 
 PEFT_DELTA_S = "antipasto_delta_S"
