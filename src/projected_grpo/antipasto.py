@@ -75,8 +75,10 @@ def factored_linear(
 
 
 def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
-    """U diag(delta) Vh, (d_out, d_in), in the dtype of delta (r,): float32 or better."""
-    return (U.to(delta.dtype) * delta) @ Vh.to(delta.dtype)
+    """U diag(delta) Vh, (d_out, d_in), float32 or better, even of a delta (r,) that was cast with
+    its whole model."""
+    exact = torch.promote_types(delta.dtype, torch.float32)
+    return (U.to(exact) * delta) @ Vh.to(exact)
 
 
 def dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:

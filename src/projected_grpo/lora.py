@@ -63,7 +63,7 @@ class LoRA(Adapter):
             r=rank, lora_alpha=alpha, target_modules=last_parts, task_type="CAUSAL_LM"
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
+            torch.default_generator.manual_seed(SEED)  # not a GPU's too: that is not put back
             self.peft = get_peft_model(model, config)
         self.model = model
         self.matrices: dict[str, _RowsLinear] = {}

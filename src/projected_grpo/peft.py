@@ -75,6 +75,12 @@ class AntiPaSTOConfig(PeftConfig):
         self.peft_type = PEFT_TYPE
 
 
+def _agree(theirs: Tensor, mine: Tensor, delta_S: Tensor) -> bool:
+    """Do axes of these two sketches (r,) give this delta_S (r,) the same weight? No, of a NaN."""
+    off = ((theirs - mine) * delta_S).norm()
+    return bool(off <= TOLERANCE * (mine * delta_S).norm())
+
+
 class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
     """A Linear and the delta_S (r,) of each adapter on it, float32 or better."""
 
@@ -159,8 +165,9 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
         # PEFT would also cast delta_S to the base's dtype: in bf16 most of a small one is lost.
+        # In place: a Parameter made anew would train again where this one is frozen.
         delta_S = self.antipasto_delta_S[adapter_name]
-        self.antipasto_delta_S[adapter_name] = delta_S.to(device or self.U.device)
+        delta_S.data = delta_S.data.to(device or self.U.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Raises AdapterError where delta_S was trained on other axes than these."""
@@ -169,12 +176,11 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
             delta_S = state_dict.get(f"{prefix}{PEFT_DELTA_S}.{name}")
             if delta_S is None:
                 continue
-            if theirs is None or theirs.shape != mine.shape:
+            if theirs is None:
                 raise AdapterError(
                     f"the adapter does not say which axes {prefix[:-1]} was trained on"
                 )
-            off = (theirs.to(mine) - mine) * delta_S.to(mine)
-            if off.norm() > TOLERANCE * (mine * delta_S.to(mine)).norm():
+            if theirs.shape != mine.shape or not _agree(theirs.to(mine), mine, delta_S.to(mine)):
                 raise AdapterError(
                     f"the adapter was trained on another base model: the singular axes of "
                     f"{prefix[:-1]} are others"
