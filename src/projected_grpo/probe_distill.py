@@ -83,10 +83,10 @@ def _templates(
 def _sampled(
     cfg: "DistillConfig", stored: Config, problems: list[Problem]
 ) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
-    device = resolve_device(cfg.device)
+    make, device = adapter_of(stored), resolve_device(cfg.device)
     lm = load(stored.model, revision=stored.model_revision, dtype=DTYPES[stored.dtype],
               device=device)  # fmt: skip
-    adapter = adapter_of(stored)(lm.model)
+    adapter = make(lm.model)
     _load_trained(adapter, RunDir.open(Path(cfg.source)))
     sampling = Sampling.of(stored, lm)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
