@@ -24,7 +24,7 @@ from projected_grpo.env.problems import load_problems
 from projected_grpo.evaluate import EvalPlan, evaluate
 from projected_grpo.extract_vhack_grad import extract_to_file, load_vhack
 from projected_grpo.lora import LoRA
-from projected_grpo.model import TINY_RANDOM, load
+from projected_grpo.model import TINY_RANDOM, LanguageModel, load
 from projected_grpo.run import RunDir
 from projected_grpo.train import train, train_runs
 
@@ -117,7 +117,7 @@ def cfg(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SmokeConfig:
     return SmokeConfig(
         out_dir=tmp_path_factory.mktemp("runs"), arm="projected", model=str(base), adapter="lora",
         lora_rank=4, lora_alpha=8, lr=1e-3, gate="no_gate", project_on="both", refresh_every=2,
-        problems="katas:validation",
+        problems="katas:validation", labels=False, pair_modes=("sentinel",), max_new=128,
     )  # fmt: skip
 
 
@@ -172,50 +172,59 @@ torch.save(logits, out)
 """
 
 
-def test_its_adapter_opens_in_peft_without_this_package_and_is_what_is_evaluated(
+@pytest.mark.slow
+def test_its_adapter_opens_in_peft_without_this_package(
     run: Path, cfg: SmokeConfig, tmp_path: Path
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", OUTSIDE, cfg.model, str(run / "adapter"), str(tmp_path / "x")]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    opened = PeftModel.from_pretrained(loaded(cfg).model, run / "adapter")
+    with torch.no_grad():
+        expected = opened(input_ids=torch.arange(40)[None]).logits
+    assert torch.allclose(torch.load(tmp_path / "x"), expected, atol=1e-5)
+
+
+def test_what_peft_opens_is_what_is_evaluated(run: Path, cfg: SmokeConfig) -> None:
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA" and (config["r"], config["lora_alpha"]) == (4, 8)
-    lm = load(cfg.model, revision="main", dtype=torch.float32, device=CPU)
+    assert (config["base_model_name_or_path"], config["revision"]) == (cfg.model, "main")
+    opened = PeftModel.from_pretrained(loaded(cfg).model, run / "adapter", is_trainable=True)
+    assert any(p.requires_grad for p in opened.parameters())
+    lm = loaded(cfg)
     adapter = adapter_of(RunDir.open(run).stored_config())(lm.model)
-    problems, plan = (
-        load_problems("katas:validation", limit=2),
-        EvalPlan(modes=["run_tests"], samples=2, max_new=12),
-    )
+    ids = torch.arange(40)[None]
     with Grader(workers=1) as grader, torch.no_grad():
-        before = lm.model(input_ids=torch.arange(40)[None]).logits
-        untrained = evaluate(lm, adapter, problems, plan, grader)
+        before = lm.model(input_ids=ids).logits
         adapter.load(run / "adapter" / "adapter.safetensors")
-        after = lm.model(input_ids=torch.arange(40)[None]).logits
-        trained = evaluate(lm, adapter, problems, plan, grader)
-    assert torch.allclose(after, torch.load(tmp_path / "x"), atol=1e-5)
+        after = lm.model(input_ids=ids).logits
+        assert torch.allclose(after, opened(input_ids=ids).logits, atol=1e-5)
+        plan = EvalPlan(modes=["run_tests"], samples=2, max_new=12)
+        records = evaluate(lm, adapter, load_problems("katas:validation", limit=2), plan, grader)
     assert not torch.allclose(after, before, atol=1e-4)
-    assert len(trained) == len(untrained) == 4
-    again = PeftModel.from_pretrained(tiny_like(cfg), run / "adapter", is_trainable=True)
-    assert any(p.requires_grad for p in again.parameters())
+    assert len(records) == 4
 
 
-def tiny_like(cfg: SmokeConfig) -> nn.Module:
-    """A second copy of the run's base."""
-    return load(cfg.model, revision="main", dtype=torch.float32, device=CPU).model
+def loaded(cfg: SmokeConfig) -> LanguageModel:
+    """A copy of the run's base."""
+    return load(cfg.model, revision="main", dtype=torch.float32, device=CPU)
 
 
 def test_a_v_from_a_file_is_that_of_its_adapter(cfg: SmokeConfig, tmp_path: Path) -> None:
     asked = ExtractConfig(
         out=tmp_path / "v.safetensors", model=cfg.model, dtype="float32", device="cpu",
-        adapter="lora", lora_rank=4, lora_alpha=8,
+        adapter="lora", lora_rank=4, lora_alpha=8, mechanisms=("phrase_printed",),
     )  # fmt: skip
     extract_to_file(asked)
-    given = replace(cfg, out_dir=tmp_path, v_hack=asked.out, refresh_every=0, steps=1)
+    v = load_vhack(asked.out)
+    for other in (replace(cfg, lora_rank=8), replace(cfg, adapter="antipasto")):
+        with pytest.raises(AdapterError, match="extracted from another model"):
+            v.require(adapter_of(other)(loaded(cfg).model), cfg.temperature, asked.out)
+    given = replace(
+        cfg, out_dir=tmp_path, v_hack=asked.out, pair_modes=(), refresh_every=0, steps=1
+    )
     row = rows_of(train(given))[0]
     assert row["removed_frac"] > 0
-    for other in ({"lora_rank": 8}, {"adapter": "antipasto"}):
-        with pytest.raises(AdapterError, match="extracted from another model"):
-            train(replace(given, **other))
 
 
 def test_what_it_cannot_do_is_refused_before_a_model_loads(
