@@ -20,7 +20,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from projected_grpo.antipasto import TARGET_MODULES, Adapter, SVDLinear
+from projected_grpo.antipasto import TARGET_MODULES, AntiPaSTO, SVDLinear
 from projected_grpo.svd import Factors, cached_decompose
 
 
@@ -131,7 +131,7 @@ def main(args: Arguments) -> None:
         model = fresh()
         modules = replaced(model, lambda linear: SVDLinear(linear, 1, "factored", None))
         named = {str(n): m for n, m in enumerate(modules) if isinstance(m, SVDLinear)}
-        adapter = Adapter(model, named)
+        adapter = AntiPaSTO(model, named)
         runs = torch.zeros(args.rows, dtype=torch.long, device=device)
 
         def run() -> object:

@@ -26,7 +26,7 @@ import tyro
 from collect_rows import EVALUATED, run_record, write
 from loguru import logger
 
-from projected_grpo.antipasto import wrap
+from projected_grpo.adapters import adapter_of
 from projected_grpo.catalogue import is_finished, runs_in, what_decides
 from projected_grpo.cli import say_and_exit
 from projected_grpo.config import Config, ConfigError, FastConfig, MiniConfig, stored_config
@@ -36,7 +36,6 @@ from projected_grpo.model import DTYPES, load, resolve_device
 from projected_grpo.run import RunDir, RunError
 from projected_grpo.session import PER_RUN, grader_of
 from projected_grpo.step_logger import whole_rows
-from projected_grpo.svd import default_cache_dir
 from projected_grpo.train import train_runs
 
 EVALUATED_HOW = "eval.json"
@@ -294,10 +293,11 @@ def packs(cfgs: Sequence[Config], most: int) -> list[list[Config]]:
     for by_seed in groups.values():
         filled: list[list[Config]] = []
         for block in by_seed.values():
-            if filled and len(filled[-1]) + len(block) <= most:
+            size = 1 if block[0].adapter == "lora" else most  # that has no form for several
+            if filled and len(filled[-1]) + len(block) <= size:
                 filled[-1] += block
             else:
-                filled += [block[i : i + most] for i in range(0, len(block), most)]
+                filled += [block[i : i + size] for i in range(0, len(block), size)]
         made += filled
     return made
 
@@ -336,11 +336,11 @@ def is_evaluated(path: Path, cfg: Config, n_problems: int) -> bool:
 def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int) -> None:
     """Evaluate finished runs of one model together, each into its own directory."""
     cfg, started = cfgs[0], time.perf_counter()
+    make = adapter_of(cfg, len(paths))
     problems = load_problems("katas:test", n_problems)
     device = resolve_device(cfg.device)
     lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
-    cache_dir = cfg.svd_cache or default_cache_dir()
-    adapter = wrap(lm.model, n_runs=len(paths), cache_dir=cache_dir)
+    adapter = make(lm.model)
     for n, path in enumerate(paths):
         adapter.load(RunDir.open(path).adapter / "adapter.safetensors", n)
     records: list[list[EvalRecord]] = [[] for _ in paths]

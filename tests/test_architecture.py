@@ -13,10 +13,10 @@ TORCH_FREE = (
     *("env", "pairs", "config", "seeds", "stats", "step_logger", "student_t"),
     *("cli", "trackers", "sweep"),
 )
-PURE = ("proj", "grpo", "rewards", "svd", "antipasto", "stats", "student_t")
+PURE = ("proj", "grpo", "rewards", "svd", "adapter", "antipasto", "stats", "student_t")
 COMPOSERS = {
     *("train", "session", "run", "records", "cli", "update", "arms", "probe_distill", "evaluate"),
-    *("refresh", "bases", "grading", "quarantine", "weights", "running"),
+    *("refresh", "bases", "grading", "quarantine", "weights", "running", "adapters"),
     *("trackers", "samples"),
     *("sweep", "launch", "cells", "catalogue"),
 }

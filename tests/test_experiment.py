@@ -43,6 +43,13 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
     assert [len(pack) for pack in experiment.packs(cfgs, half - 1)] == [half - 1, 1] * 2
 
 
+def test_lora_runs_go_one_by_one() -> None:
+    cfgs = [cfg for _, cfg in experiment.asked_for(arguments("confirm"))]
+    of_lora = [replace(cfg, adapter="lora") for cfg in cfgs if cfg.arm != "routed"]
+    made = experiment.packs([*cfgs, *of_lora], 64)
+    assert sorted(map(len, made)) == [1] * len(of_lora) + [len(cfgs)]
+
+
 def test_the_halves_are_all_flavours_once_and_some_of_every_mode() -> None:
     a, b = (PairChoice("katas", flavours=half).load() for half in experiment.HALVES.values())
     assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("katas"))

@@ -14,7 +14,7 @@ The same map is computed in two ways; which of them a module has is chosen when 
 - folded (N = 1, without a gradient): one dense W' per module, rebuilt after each optimizer step.
   Sampling then reads what the base model reads. W of a bf16 model lies on the bf16 grid, where
   rounding W' to the nearest would lose every delta below half an ulp; so a bf16 W' is rounded up
-  or down by a fixed random draw of each weight (`_dithered`), which is exact on average and leaves
+  or down by a fixed random draw of each weight (`dithered`), which is exact on average and leaves
   W alone at delta_S = 0. How far the two ways are apart is measured at every step by the loop.
 
 Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
@@ -33,30 +33,17 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from loguru import logger
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from projected_grpo.svd import Factors, decomposed
+from projected_grpo.adapter import TARGET_MODULES, Adapter, target_linears
+from projected_grpo.adapter import AdapterError as AdapterError  # what `wrap` raises
+from projected_grpo.svd import Factors, decomposed, sketch
 
-TARGET_MODULES = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    # GatedDeltaNet layers of the Qwen3.5 family
-    *(
-        "in_proj_qkv",
-        "in_proj_qkvz",
-        "in_proj_ba",
-        "in_proj_z",
-        "in_proj_b",
-        "in_proj_a",
-        "out_proj",
-    ),
-)
-FORMAT = "antipasto-1"
-
-
-class AdapterError(ValueError):
-    """A saved adapter or direction does not fit this model."""
+PEFT_DELTA_S = "antipasto_delta_S"
+"""What PEFT's state dicts call a module's delta_S (r,)."""
+PEFT_AXES = "antipasto_axes"
+"""And the sketch (r,) of the axes that it is written in."""
 
 
 class _FactoredLinear(torch.autograd.Function):
@@ -79,7 +66,22 @@ class _FactoredLinear(torch.autograd.Function):
         return dx, _row_gradient(P, h), None, None, None, None
 
 
-def _dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
+def factored_linear(
+    x: Tensor, row_delta: Tensor, S: Tensor, bias: Tensor | None, U: Tensor, Vh: Tensor
+) -> Tensor:
+    """y = U ((S + row_delta) * (Vh x)) + bias, (B, T, d_in) -> (B, T, d_out), every sequence with
+    its own row_delta (B, r), whose gradient is that of the sequence."""
+    return cast(Tensor, _FactoredLinear.apply(x, row_delta, S, bias, U, Vh))
+
+
+def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
+    """U diag(delta) Vh, (d_out, d_in), float32 or better, even of a delta (r,) that was cast with
+    its whole model."""
+    exact = torch.promote_types(delta.dtype, torch.float32)
+    return (U.to(exact) * delta) @ Vh.to(exact)
+
+
+def dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
     """float32 `exact` in like's dtype: bf16 is rounded up with the probability that makes it right
     on average, by draws that depend on the seed alone; float32 and float64 need no rounding.
 
@@ -116,7 +118,7 @@ class SVDLinear(nn.Module):
     def __init__(self, base: nn.Linear, factors: Factors, n_runs: int, form: str) -> None:
         super().__init__()
         self.digest = factors.digest()
-        self.seed = int(self.digest[:7], 16)  # of the rounding of a folded bf16 weight
+        self.seed = factors.seed()
         self.form = form
         # Of a factored module only `merge` needs W: no parameter, and not in the GPU's memory.
         weight = base.weight.detach()
@@ -162,8 +164,7 @@ class SVDLinear(nn.Module):
     def get_delta_weight(self, run: int) -> Tensor:
         """U diag(delta_S[run]) Vh, (d_out, d_in), in delta_S's dtype (float32 or better); without
         the quarantine."""
-        delta = self.delta_S[run].detach()
-        return (self.U.to(delta.dtype) * delta) @ self.Vh.to(delta.dtype)
+        return delta_weight(self.U, self.delta_S[run].detach(), self.Vh)
 
     def fold(self) -> None:
         """Rebuild W' from `total`. Must follow every change of `state`."""
@@ -172,7 +173,7 @@ class SVDLinear(nn.Module):
         # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
         delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
-        self.folded.copy_(_dithered(exact, self.weight, self.seed))
+        self.folded.copy_(dithered(exact, self.weight, self.seed))
         self.folded_from = self.state
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
@@ -189,21 +190,32 @@ class SVDLinear(nn.Module):
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
         if self.row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
-        return _FactoredLinear.apply(x, self.row_delta, self.S, self.bias, self.U, self.Vh)
+        return factored_linear(x, self.row_delta, self.S, self.bias, self.U, self.Vh)
 
 
-class Adapter:
+class AntiPaSTO(Adapter):
     """The adapted modules of one model, by name, and what is done to all of them at once."""
+
+    format = "antipasto-1"
 
     def __init__(self, model: nn.Module, modules: dict[str, SVDLinear]) -> None:
         self.model = model
         self.modules = modules
-        self.n_runs = next(iter(modules.values())).delta_S.shape[0]
 
     @property
     def delta_S(self) -> dict[str, nn.Parameter]:
         """Module name -> trained parameter (N, r)."""
         return {name: module.delta_S for name, module in self.modules.items()}
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """delta_S."""
+        return self.delta_S
+
+    @property
+    def aside(self) -> list[Tensor]:
+        """Of factored modules the dense W, for merging."""
+        return [module.weight for module in self.modules.values() if module.form == "factored"]
 
     def fingerprint(self) -> str:
         """sha256 over the module names and their singular axes: what a direction or adapter
@@ -277,29 +289,29 @@ class Adapter:
             for module in self.modules.values():
                 module.enabled = True
 
-    def save(self, path: Path, run: int = 0, *, quarantine: bool = False) -> None:
-        """Write one run's delta_S (1, r), or its quarantine, with the fingerprint of its axes
-        (safetensors)."""
-        values = self.quarantine if quarantine else self.delta_S
-        tensors = {name: value.detach()[run : run + 1].cpu() for name, value in values.items()}
-        save_file(tensors, path, {"format": FORMAT, "fingerprint": self.fingerprint()})
-
-    def load(self, path: Path, run: int | None = None, *, quarantine: bool = False) -> None:
-        """Read what `save` wrote into every run, or into one. Raises AdapterError if it was trained
-        on other singular axes."""
-        with safe_open(path, "pt") as f:
-            metadata = f.metadata() or {}
-            if metadata.get("fingerprint") != self.fingerprint():
-                raise AdapterError(
-                    f"{path} was trained on another model, or on a decomposition made elsewhere "
-                    "(another SVD cache, device or thread count): its axes are "
-                    f"{metadata.get('fingerprint', 'unknown')[:12]}, "
-                    f"this model's {self.fingerprint()[:12]}"
-                )
-            with torch.no_grad():
-                for name, value in (self.quarantine if quarantine else self.delta_S).items():
-                    (value if run is None else value[run : run + 1]).copy_(f.get_tensor(name))
-        self.fold()
+    def save_pretrained(
+        self, folder: Path, run: int = 0, *, base_model: str, revision: str | None = None
+    ) -> None:
+        """Write one run's delta_S as an adapter that PEFT opens (projected_grpo.peft), and beside
+        it what `load` reads. PEFT itself is not needed for that."""
+        folder.mkdir(exist_ok=True)
+        self.save(folder / "adapter.safetensors", run)
+        tensors: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            key = f"base_model.model.{name}"
+            tensors[f"{key}.{PEFT_DELTA_S}"] = module.delta_S[run].detach().cpu()
+            tensors[f"{key}.{PEFT_AXES}"] = sketch(module.U, module.Vh).cpu()
+        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        config = {
+            "peft_type": "ANTIPASTO",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "revision": revision,
+            "inference_mode": True,
+            "target_modules": sorted({name.rpartition(".")[2] for name in self.modules}),
+        }
+        text = json.dumps(config, indent=2) + "\n"
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
     def merge(self, run: int = 0) -> nn.Module:
         """Put plain Linears with W + delta back into the model, which is returned; the adapter is
@@ -330,34 +342,13 @@ def wrap(
     targets: tuple[str, ...] = TARGET_MODULES,
     n_runs: int = 1,
     cache_dir: Path | None = None,
-) -> Adapter:
+) -> AntiPaSTO:
     """Replace every target Linear of `model` by an SVDLinear and freeze all else.
 
-    `targets` are the last parts of module names. Raises AdapterError where none is found, and
-    warns where Linears inside the layers (a fused qkv, say) stay as they are: those would not be
-    protected.
+    `targets` are the last parts of module names. Raises AdapterError where none is found.
     """
     model.requires_grad_(False)
-    found = [
-        name
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] in targets and isinstance(module, nn.Linear)
-    ]
-    if not found:
-        raise AdapterError(
-            f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
-        )
-    left = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name not in found and ".layers." in name
-    ]
-    if left:
-        logger.warning(
-            "{} Linears inside the layers are not adapted, {} first: a hack can be learned there",
-            len(left),
-            left[0],
-        )
+    found = target_linears(model, targets)
     form = "folded" if n_runs == 1 else "factored"
     modules: dict[str, SVDLinear] = {}
 
@@ -370,4 +361,4 @@ def wrap(
         model.set_submodule(name, modules[name])
         if count % 50 == 0 or count == len(found):
             logger.debug("SVD of {} / {} modules", count, len(found))
-    return Adapter(model, modules)
+    return AntiPaSTO(model, modules)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from loguru import logger
 from torch import Tensor
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.arms import ARMS, Extraction
 from projected_grpo.concept import concept_direction
 from projected_grpo.config import Config, ConfigError

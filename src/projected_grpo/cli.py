@@ -17,13 +17,13 @@ from loguru import logger
 
 from projected_grpo.catalogue import RunError
 from projected_grpo.cells import named_settings, train_settings
-from projected_grpo.config import ArmName, Config, ConfigError
+from projected_grpo.config import AdapterName, ArmName, Config, ConfigError
 from projected_grpo.launch.job import LaunchError, LocalOptions, SlurmOptions
 
 
 def usable_errors() -> tuple[type[Exception], ...]:
     """What the user can mend, of the commands that load models."""
-    from projected_grpo.antipasto import AdapterError
+    from projected_grpo.adapter import AdapterError
     from projected_grpo.env.problems import ProblemError
     from projected_grpo.env.sandbox import SandboxError
     from projected_grpo.model import ModelError
@@ -89,6 +89,12 @@ class ExtractConfig:
     """auto takes the GPU where there is one."""
     svd_cache: Path | None = None
     """Folder of cached decompositions."""
+    adapter: AdapterName = "antipasto"
+    """Must be the run's, as must its rank and alpha."""
+    lora_rank: int = Config.lora_rank
+    """Of --adapter=lora."""
+    lora_alpha: int = Config.lora_alpha
+    """Of the same."""
     pairs: str = Config.pairs
     """Contrast pairs: "builtin", "placebo", "framing", "katas" or a .toml file."""
     pair_norm: Literal["none", "unit"] = "none"

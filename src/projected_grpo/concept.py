@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.grpo import collate, micro_batches
 from projected_grpo.model import LanguageModel, layers_of
 from projected_grpo.pairs import Pair

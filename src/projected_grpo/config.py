@@ -13,6 +13,7 @@ ArmName = Literal[
     "vanilla", "projected", "random_v", "shuffled_v", "placebo_v", "norm_matched",
     "routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation", "inoculation_neutral",
 ]  # fmt: skip
+AdapterName = Literal["antipasto", "lora"]
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 
@@ -96,6 +97,14 @@ class Config:
     svd_cache: Path | None = None
     """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or
     ~/.cache/projected_grpo/svd."""
+
+    adapter: AdapterName = "antipasto"
+    """What trains: antipasto (delta_S, one vector a module), or lora (PEFT's; runs one by one; the
+    presets' learning rates are not for it: docs/peft.md)."""
+    lora_rank: int = 16
+    """Of --adapter=lora: rank of the matrices A and B."""
+    lora_alpha: int = 32
+    """Of the same: B A is scaled by alpha / rank."""
 
     # --- data
     problems: str = "katas"
@@ -311,6 +320,8 @@ class Config:
             "sampling_tokens",
             "v_hack_k",
             "running_every",
+            "lora_rank",
+            "lora_alpha",
         ):
             if getattr(self, name) < 1:
                 found.append(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -350,6 +361,11 @@ class Config:
             found.append(f"top_p must lie in (0, 1], not {self.top_p}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             found.append(f"adam_betas must lie in [0, 1), not {self.adam_betas}")
+        if self.adapter == "lora" and "routed" in (self.arm, *self.arms):
+            found.append(
+                "arm routed adds a quarantine to delta_S, which LoRA does not have: set "
+                "--adapter=antipasto, or take another arm"
+            )
         if self.preserve_magnitude and "routed" in (self.arm, *self.arms):
             found.append(
                 "arm routed sends what it removes to the quarantine, and preserve_magnitude would "

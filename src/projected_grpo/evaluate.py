@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.config import Config
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint, eval_name

@@ -22,14 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from projected_grpo.antipasto import Adapter, AdapterError, wrap
+from projected_grpo.adapter import Adapter, AdapterError
+from projected_grpo.adapters import adapter_of
 from projected_grpo.config import ConfigError
 from projected_grpo.grpo import collate, completion_logprobs, micro_batches
 from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pairs import Pair, PairError, load_pairs, pairs_digest
 from projected_grpo.proj import squared_norm
 from projected_grpo.seeds import stream_seed
-from projected_grpo.svd import default_cache_dir
 
 if TYPE_CHECKING:
     from projected_grpo.cli import ExtractConfig
@@ -256,8 +256,10 @@ def extract(
     for name, differences in D.items():
         if not torch.isfinite(differences).all():
             raise PairError(f"the pairs' gradient of {name} is not finite")
+        if not differences.any():  # LoRA's A before B has moved: any axes would be arbitrary
+            continue
         axes[name], singular[name] = directions(differences)
-    if not any(s.max() > 0 for s in singular.values()):
+    if not axes:
         raise PairError("hack and clean completions have the same gradient everywhere")
     metadata = {
         "fingerprint": adapter.fingerprint(),
@@ -277,10 +279,11 @@ def extract_to_file(cfg: "ExtractConfig") -> None:
         raise AdapterError(f"cannot write {cfg.out}: it is a folder, name a file in it")
     if not cfg.temperature > 0:
         raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
+    make = adapter_of(cfg)
     pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
     device = resolve_device(cfg.device)
     lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
-    adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
+    adapter = make(lm.model)
     v_hack = extract(
         lm,
         adapter,

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.config import Config
 from projected_grpo.grpo import LOGITS_CHUNK, collate, completion_logprobs
 from projected_grpo.model import LanguageModel, checkpoint_layers
@@ -64,7 +64,7 @@ def estimate(cfg: Config, lm: LanguageModel, adapter: Adapter, longest_prompt: i
         checkpoint_layers(lm.model, True)
     logits = 3 * 4 * min(LOGITS_CHUNK, trained * len(lm.tokenizer))  # three in float32
     # Of a factored module the dense W stays in the CPU's memory, for merging.
-    aside = [m.weight for m in adapter.modules.values() if m.weight.device == lm.model.device]
+    aside = [weight for weight in adapter.aside if weight.device == lm.model.device]
     return Estimate(
         model=_unique_bytes([*lm.model.parameters(), *lm.model.buffers(), *aside]),
         # The prompts' own cache, one row a group, is there beside its copies at first.

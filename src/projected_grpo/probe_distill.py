@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from projected_grpo.antipasto import Adapter, AdapterError, wrap
+from projected_grpo.adapter import Adapter, AdapterError
+from projected_grpo.adapters import adapter_of
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.problems import Problem
@@ -24,7 +25,6 @@ from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir
 from projected_grpo.seeds import stream_seed
 from projected_grpo.session import grader_of, hinted_problems
-from projected_grpo.svd import default_cache_dir
 
 if TYPE_CHECKING:
     from projected_grpo.cli import DistillConfig
@@ -83,10 +83,10 @@ def _templates(
 def _sampled(
     cfg: "DistillConfig", stored: Config, problems: list[Problem]
 ) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
-    device = resolve_device(cfg.device)
+    make, device = adapter_of(stored), resolve_device(cfg.device)
     lm = load(stored.model, revision=stored.model_revision, dtype=DTYPES[stored.dtype],
               device=device)  # fmt: skip
-    adapter = wrap(lm.model, cache_dir=stored.svd_cache or default_cache_dir())
+    adapter = make(lm.model)
     _load_trained(adapter, RunDir.open(Path(cfg.source)))
     sampling = Sampling.of(stored, lm)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}

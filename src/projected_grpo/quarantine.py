@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.arms import ARMS
 from projected_grpo.config import Config
 from projected_grpo.optimizer import adamw, adamw_step

@@ -85,11 +85,11 @@ class Kept:
 class Accumulated:
     """Sums over the micro-batches of one step, one entry (or row) for each of the N runs."""
 
-    def __init__(self, delta_S: Mapping[str, Tensor]) -> None:
-        first = next(iter(delta_S.values()))
+    def __init__(self, trained: Mapping[str, Tensor]) -> None:
+        first = next(iter(trained.values()))
         n, device = first.shape[0], first.device
-        self.student = {name: torch.zeros_like(p) for name, p in delta_S.items()}  # (N, r)
-        self.teacher = {name: torch.zeros_like(p) for name, p in delta_S.items()}
+        self.student = {name: torch.zeros_like(p) for name, p in trained.items()}  # (N, r)
+        self.teacher = {name: torch.zeros_like(p) for name, p in trained.items()}
         self.loss = torch.zeros(n, dtype=torch.float64, device=device)
         self.kl = torch.zeros_like(self.loss)
         self.clipped = torch.zeros(n, dtype=torch.long, device=device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.config import Config
 from projected_grpo.decode import Decoder, decoder_of, next_logits
 from projected_grpo.grpo import micro_batches

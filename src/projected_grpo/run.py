@@ -12,7 +12,8 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   v_own_0011.safetensors    likewise
   checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too, of
                         running_k what was learned
-  adapter/              the trained delta_S; quarantine.safetensors is not part of it
+  adapter/              the trained delta_S, also as PEFT opens it (projected_grpo.peft);
+                        quarantine.safetensors is not part of it
   train.log             what the console showed
 """
 
@@ -31,7 +32,7 @@ from typing import Any, Self
 import torch
 from loguru import logger
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.catalogue import RunError, read_settings, runs_in_another_process
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
@@ -209,7 +210,7 @@ class RunDir:
                 state = _read_state(found[-1] / "quarantine_optimizer.pt")
                 quarantine.optimizer.load_state_dict(state)
             if running is not None:
-                device = next(iter(adapter.delta_S.values())).device
+                device = next(iter(adapter.trained.values())).device
                 running.load(found[-1] / "running.safetensors", device)
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]
@@ -238,18 +239,9 @@ class RunDir:
         """The trained delta_S of run `n` and what is needed to put it on its base model again.
 
         A quarantine lies beside it: who reads the adapter has the policy without it."""
-        self.adapter.mkdir(exist_ok=True)
-        adapter.save(self.adapter / "adapter.safetensors", n)
+        adapter.save_pretrained(self.adapter, n, base_model=cfg.model, revision=cfg.model_revision)
         if any(value[n].any() for value in adapter.quarantine.values()):
             adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
-        about = {
-            "base_model": cfg.model,
-            "revision": cfg.model_revision,
-            "dtype": cfg.dtype,
-            "fingerprint": adapter.fingerprint(),
-        }
-        text = json.dumps(about, indent=2) + "\n"
-        (self.adapter / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
 def _save_aside(v_hack: VHack, target: Path) -> None:

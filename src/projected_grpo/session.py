@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from loguru import logger
 
-from projected_grpo.antipasto import Adapter, wrap
+from projected_grpo.adapter import Adapter
+from projected_grpo.adapters import Make, adapter_of
 from projected_grpo.arms import ARMS, Treatment, as_written, treatments
 from projected_grpo.bases import PairSets, concepts, load_pair_sets, measured, own_directions
 from projected_grpo.config import Config, ConfigError
@@ -34,7 +35,6 @@ from projected_grpo.quarantine import Quarantine, quarantine_for
 from projected_grpo.run import RunDir
 from projected_grpo.running import Running, require_known_modes, running_for
 from projected_grpo.seeds import stream_seed
-from projected_grpo.svd import default_cache_dir
 
 OF_REMEDIES = (
     *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
@@ -146,6 +146,7 @@ def prepare(
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     device = resolve_device(cfg.device)
+    make = adapter_of(cfg, len(cfgs))
     problems = hinted_problems(cfg.problems, cfg.mode)
     require_known_modes(cfgs, problems)
     v_file = resumed.v_hack if resumed else cfg.v_hack
@@ -158,11 +159,10 @@ def prepare(
         checkpoint_layers(lm.model, True)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept, pool = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
-    logger.info("decomposing {} (cached afterwards)", cfg.model)
-    adapter = _wrapped(cfg, lm, len(cfgs), [prompts[p.id] for p in kept[:4]])
+    adapter = _wrapped(make, lm, len(cfgs), [prompts[p.id] for p in kept[:4]])
     v_hack = measured(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
     own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
-    optimizer = adamw(adapter.delta_S, cfg)
+    optimizer = adamw(adapter.trained, cfg)
     found = treatments(cfgs, v_hack, own, device)
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
@@ -264,18 +264,17 @@ def _logps(lm: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
     return lm.model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
 
 
-def _wrapped(cfg: Config, lm: LanguageModel, n_runs: int, prompts: list[list[int]]) -> Adapter:
+def _wrapped(make: Make, lm: LanguageModel, n_runs: int, prompts: list[list[int]]) -> Adapter:
     """The adapter in the model, if that model at delta_S = 0 is still the one that was loaded.
 
     In bf16 the factors are rounded, and every later figure is relative to that same rounded map, so
     a base that suffered (outlier channels, one huge singular value) would not show in any of them.
     Raises ConfigError for such a base.
     """
-    cache_dir = cfg.svd_cache or default_cache_dir()
     if n_runs == 1 and lm.model.dtype == torch.float32:  # at delta_S = 0 that is W itself
-        return wrap(lm.model, n_runs=n_runs, cache_dir=cache_dir)
+        return make(lm.model)
     dense = _logps(lm, prompts)
-    adapter = wrap(lm.model, n_runs=n_runs, cache_dir=cache_dir)
+    adapter = make(lm.model)
     with adapter.disabled():
         drift = float((dense.exp() * (dense - _logps(lm, prompts))).sum(-1).mean())
     logger.info("rounding KL(loaded || wrapped at delta_S = 0) = {:.2g} nats a token", drift)
@@ -303,10 +302,9 @@ def describe(s: Session) -> None:
     """The start banner: what runs, on what, how much of it."""
     cfg = s.cfg
     runs = len(s.cfgs)
-    trained = sum(p.numel() for p in s.adapter.delta_S.values()) // runs
+    trained = sum(p.numel() for p in s.adapter.trained.values()) // runs
     base = [p for p in s.lm.model.parameters() if not p.requires_grad]
-    factored = [m.weight for m in s.adapter.modules.values() if m.form == "factored"]
-    total = sum(p.numel() for p in (*base, *factored)) + trained
+    total = sum(p.numel() for p in (*base, *s.adapter.aside)) + trained
     groups: dict[str, list[Config]] = {}
     for label, one in zip(labels(s.cfgs), s.cfgs, strict=True):
         groups.setdefault(label, []).append(one)
@@ -344,4 +342,4 @@ def describe(s: Session) -> None:
 def _v_in_words(s: Session, t: Treatment) -> str:
     axes, every = sum(len(V) for V in t.V.values()), s.cfgs[int(t.runs[0])].refresh_every
     again = f", extracted again every {every} steps" if every else ""
-    return f"{axes} axes in {len(t.V)} of {len(s.adapter.modules)} modules{again}"
+    return f"{axes} axes in {len(t.V)} of {len(s.adapter.trained)} modules{again}"

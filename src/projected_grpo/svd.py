@@ -52,14 +52,41 @@ class Factors:
         Over S and SAMPLED rows of U and columns of Vh: each of them crosses all r axes, so an axis
         that is turned, flipped or in another place shows, and 20 GB of a 4B model need no hashing.
         """
-        h = hashlib.sha256()
-        for part in (self.S, _spread(self.U), _spread(self.Vh.T)):
-            h.update(repr((part.dtype, tuple(part.shape))).encode())
-            h.update(_bytes(part))
-        return h.hexdigest()
+        return digest_of(self.S, spread(self.U), spread(self.Vh.T))
+
+    def seed(self) -> int:
+        """28 bits of the digest: of the rounding of a bf16 weight."""
+        return int(self.digest()[:7], 16)
 
 
-def _spread(rows: Tensor) -> Tensor:
+def sketch(U: Tensor, Vh: Tensor) -> Tensor:
+    """One number an axis, (r,) float32 or better, by which to tell whether two decompositions give
+    a delta_S the same weight, though their last bits differ.
+
+    It is z^T u_i v_i^T x for fixed signs z and x: of the order of 1, the same whichever way an axis
+    points, and another one for an axis that is turned.
+    """
+    exact = torch.promote_types(U.dtype, torch.float32)
+    z, x = _signs(U.shape[0], 0).to(U), _signs(Vh.shape[1], 1).to(Vh)
+    return (z.to(exact) @ U.to(exact)) * (Vh.to(exact) @ x.to(exact))
+
+
+def _signs(n: int, seed: int) -> Tensor:
+    """n draws of -1 or 1, the same everywhere."""
+    drawn = hashlib.shake_256(bytes([seed])).digest(n)
+    return torch.tensor([1.0 if byte < 128 else -1.0 for byte in drawn])
+
+
+def digest_of(*parts: Tensor) -> str:
+    """sha256 of these tensors' dtypes, shapes and bytes."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(repr((part.dtype, tuple(part.shape))).encode())
+        h.update(_bytes(part))
+    return h.hexdigest()
+
+
+def spread(rows: Tensor) -> Tensor:
     """SAMPLED of these rows, evenly spaced."""
     return rows[torch.linspace(0, len(rows) - 1, SAMPLED, device=rows.device).long()]
 

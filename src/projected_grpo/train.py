@@ -115,7 +115,7 @@ def accumulate_gradients(s: Session, rows: list[Row], kept: Kept | None = None) 
     """One backward a micro-batch over the rows that carry an advantage; fills in their hack scores,
     and every row's own gradient that `kept` wants."""
     kept = kept or Kept(frozenset())
-    total = Accumulated(s.adapter.delta_S)
+    total = Accumulated(s.adapter.trained)
     learning = [row for row in rows if row.learns]
     lengths = [len(row.prompt) + len(row.ids) for row in learning]
     for some in micro_batches(lengths, s.cfg.micro_batch_tokens):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from projected_grpo.antipasto import Adapter
+from projected_grpo.adapter import Adapter
 from projected_grpo.arms import Treatment, by_run
 from projected_grpo.optimizer import adamw_step
 from projected_grpo.proj import (
@@ -71,11 +71,11 @@ def optimize(
         raise RuntimeError("a gradient is not finite")
     projected = apply_projections(gradients, treatments, [t.on_grad for t in treatments])
     norm = squared_norm(projected).sqrt()  # (N,)
-    before, stepped = adamw_step(optimizer, adapter.delta_S, projected, lr, grad_clip)
+    before, stepped = adamw_step(optimizer, adapter.trained, projected, lr, grad_clip)
     taken = apply_projections(stepped, treatments, [t.on_update for t in treatments])
     if taken is not stepped or min(lr) != max(lr):
         with torch.no_grad():
-            for name, p in adapter.delta_S.items():
+            for name, p in adapter.trained.items():
                 p.copy_(before[name] - taken[name])
     moved, trusted = _towards_zero(adapter, treatments, taken)
     if quarantine is not None:
@@ -91,8 +91,8 @@ def optimize(
         raise RuntimeError(
             f"the gradient's norm is {float(norm[still][0]):.3g}, yet the adapter did not move"
         )
-    delta_S = {name: p.detach() for name, p in adapter.delta_S.items()}
-    stages = (gradients, projected, stepped, taken, moved, delta_S)
+    now = {name: p.detach() for name, p in adapter.trained.items()}
+    stages = (gradients, projected, stepped, taken, moved, now)
     return {
         "grad_norm_pre": norm_pre.tolist(),
         "grad_norm": norm.tolist(),
@@ -115,10 +115,10 @@ def _towards_zero(
     todo = [t for t in treatments if t.trust and t.removed]
     moved = {name: step.clone() for name, step in taken.items()} if todo else taken
     for t in todo:
-        now = t.of({name: p.detach() for name, p in adapter.delta_S.items()})
+        now = t.of({name: p.detach() for name, p in adapter.trained.items()})
         after = project(now, t.removed, Projection("no_gate", t.trust))
         with torch.no_grad():
-            for name, p in adapter.delta_S.items():
+            for name, p in adapter.trained.items():
                 p[t.runs] = after[name]
                 moved[name][t.runs] += now[name] - after[name]
         shares = removed_fraction(now, after).tolist()

@@ -1,0 +1,149 @@
+"""What the trainer asks of an adapter: named vectors that train, and every sequence's gradient to
+them.
+
+antipasto.py has the method's own, lora.py PEFT's LoRA; adapters.py picks one by its setting. A leaf
+is one vector of length r for each of N runs, (N, r), zero where the policy is the base model; V,
+projection, AdamW, checkpoints and logs know no more than that.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from loguru import logger
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+TARGET_MODULES = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    # GatedDeltaNet layers of the Qwen3.5 family
+    *(
+        "in_proj_qkv",
+        "in_proj_qkvz",
+        "in_proj_ba",
+        "in_proj_z",
+        "in_proj_b",
+        "in_proj_a",
+        "out_proj",
+    ),
+)
+
+
+class AdapterError(ValueError):
+    """A saved adapter or direction does not fit this model."""
+
+
+class Adapter(ABC):
+    """The trained vectors of one model, by name, and what is done to all of them at once."""
+
+    format: ClassVar[str]
+    """Of the files that `save` writes."""
+    model: nn.Module
+
+    @property
+    @abstractmethod
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Name -> trained parameter (N, r), float32 or better."""
+
+    @property
+    def n_runs(self) -> int:
+        """N."""
+        return next(iter(self.trained.values())).shape[0]
+
+    @property
+    def aside(self) -> Sequence[Tensor]:
+        """Frozen weights of the base that are no parameters of the model as it is now."""
+        return ()
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 over names and coordinates: what a direction or adapter belongs to."""
+
+    @abstractmethod
+    def fold(self) -> None:
+        """Bring what sampling reads up to date; call after each optimizer step and after
+        loading."""
+
+    @abstractmethod
+    def rows(self, run_of_row: Tensor) -> AbstractContextManager[dict[str, Tensor]]:
+        """Give row b of the batches inside the run `run_of_row[b]`; yields the leaves of the
+        gradient.
+
+        run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
+        sequence's own gradient with respect to its run's vector.
+        """
+
+    @abstractmethod
+    def disabled(self) -> AbstractContextManager[None]:
+        """The base model: the reference of the KL term."""
+
+    @property
+    def quarantine(self) -> dict[str, nn.Parameter]:
+        """Name -> second vector (N, r) of arm routed; empty where none was added."""
+        return {}
+
+    def add_quarantine(self) -> dict[str, nn.Parameter]:
+        """See AntiPaSTO. Raises AdapterError where a second vector cannot be added to the first."""
+        raise AdapterError(f"a {type(self).__name__} has no quarantine")
+
+    @contextmanager
+    def ablated(self) -> Iterator[None]:
+        """The policy without its quarantine: what is deployed, evaluated, and measured for V."""
+        yield
+
+    @abstractmethod
+    def save_pretrained(
+        self, folder: Path, run: int = 0, *, base_model: str, revision: str | None = None
+    ) -> None:
+        """Write one run's vectors as an adapter that PEFT opens, and beside it what `load` reads
+        (adapter.safetensors)."""
+
+    def save(self, path: Path, run: int = 0, *, quarantine: bool = False) -> None:
+        """Write one run's vectors (1, r), or its quarantine, with the fingerprint of its
+        coordinates (safetensors)."""
+        values = self.quarantine if quarantine else self.trained
+        tensors = {name: value.detach()[run : run + 1].cpu() for name, value in values.items()}
+        save_file(tensors, path, {"format": self.format, "fingerprint": self.fingerprint()})
+
+    def load(self, path: Path, run: int | None = None, *, quarantine: bool = False) -> None:
+        """Read what `save` wrote into every run, or into one. Raises AdapterError if it was trained
+        in other coordinates."""
+        with safe_open(path, "pt") as f:
+            metadata = f.metadata() or {}
+            if metadata.get("fingerprint") != self.fingerprint():
+                raise AdapterError(
+                    f"{path} was trained on another model, or on a decomposition made elsewhere "
+                    "(another SVD cache, device or thread count): its axes are "
+                    f"{metadata.get('fingerprint', 'unknown')[:12]}, "
+                    f"this model's {self.fingerprint()[:12]}"
+                )
+            with torch.no_grad():
+                for name, value in (self.quarantine if quarantine else self.trained).items():
+                    (value if run is None else value[run : run + 1]).copy_(f.get_tensor(name))
+        self.fold()
+
+
+def target_linears(model: nn.Module, targets: tuple[str, ...] = TARGET_MODULES) -> list[str]:
+    """Names of the Linears to adapt: those whose last part is one of `targets`.
+
+    Raises AdapterError where there is none, and warns where Linears inside the layers (a fused qkv,
+    say) stay as they are: those would not be protected.
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = [name for name in linears if name.rpartition(".")[2] in targets]
+    if not found:
+        raise AdapterError(
+            f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
+        )
+    left = [name for name in linears if name not in found and ".layers." in name]
+    if left:
+        logger.warning(
+            "{} Linears inside the layers are not adapted, {} first: a hack can be learned there",
+            len(left),
+            left[0],
+        )
+    return found
