@@ -13,7 +13,7 @@ TORCH_FREE = ("env", "pairs", "config", "seeds", "stats", "step_logger", "studen
 PURE = ("proj", "grpo", "rewards", "svd", "antipasto", "stats", "student_t")
 COMPOSERS = {
     *("train", "session", "run", "records", "cli", "update", "arms", "probe_distill", "evaluate"),
-    *("refresh", "bases", "grading", "quarantine", "weights", "running"),
+    *("refresh", "bases", "grading", "quarantine", "weights", "running", "callback", "trl_env"),
 }
 
 
