@@ -2,6 +2,9 @@
 
 import json
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_qwen
+from safetensors import safe_open
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -293,6 +297,10 @@ def test_what_does_not_fit_is_refused_before_the_first_step(v_files, tmp_path: P
     refused(HackProjection(adapter, v_files[1.0]), ConfigError, "set bf16=False", bf16=True)
     _, other = fresh()
     refused(HackProjection(other, v_files[1.0]), AdapterError, "the model that was wrapped")
+    trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
+    trainer.args.use_vllm = True  # as of a GRPOConfig; vLLM itself is not installed
+    with pytest.raises(ConfigError, match="sample from the base"):
+        trainer.train()
     packed = wrap(tiny_qwen(), n_runs=2)
     with pytest.raises(AdapterError, match="this adapter has 2"):
         packed.train_directly()
@@ -376,3 +384,19 @@ def test_no_verdict_of_the_oracle_moves_a_reward_and_a_fault_of_ours_is_left_out
     honest = {"gt_correct": True, "exploited": False, "attempted": False, "mechanism": None}
     assert paid() == paid(**honest, outcome=Outcome.PASSED, flavour=None) == [3.5]
     assert paid(outcome=Outcome.INFRA_ERROR) == [None]
+
+
+@pytest.mark.slow
+def test_what_the_documentation_says_runs_as_it_stands(tmp_path: Path) -> None:
+    """The commands and the script of docs/trl.md, by a user in an empty folder."""
+    text = (Path(__file__).parents[1] / "docs" / "trl.md").read_text()
+    command = text[text.index("    extract-vhack") : text.index("```python")].replace("\\\n", " ")
+    extract = [sys.executable, "-c", "from projected_grpo.cli import extract_main; extract_main()"]
+    subprocess.run([*extract, *shlex.split(command)[1:]], cwd=tmp_path, check=True)
+    (tmp_path / "mine.py").write_text(text.split("```python")[1].split("```")[0])
+    done = subprocess.run(
+        [sys.executable, "mine.py"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.count("'hack_s'") == done.stdout.count("'inside_frac_delta'") == 2
+    with safe_open(tmp_path / "runs" / "trl" / "delta_S.safetensors", "pt") as f:
+        assert any(f.get_tensor(name).any() for name in f.keys())  # noqa: SIM118 (not a dict)

@@ -132,6 +132,11 @@ class HackProjection(TrainerCallback):
                 f"under {kind} no process holds a whole gradient when it could be projected: "
                 "run on one device or with plain data parallelism"
             )
+        if vars(args).get("use_vllm", False):
+            raise ConfigError(
+                "vLLM would be sent the base weights without delta_S and sample from the base "
+                "model: set use_vllm=False"
+            )
         dtype = next(iter(self._adapter.modules.values())).U.dtype
         cast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else dtype
         if cast != dtype:
