@@ -183,7 +183,7 @@ class HackProjection(TrainerCallback):
         """Put the mean over the steps since the last log into the Trainer's: its history, and what
         the callbacks after this one get."""
         logs = kwargs["logs"]
-        if "loss" not in logs:  # an evaluation's
+        if not self._rows or "loss" not in logs:  # an evaluation's
             return
         means = {key: merge([row[key] for row in self._rows]) for key in self._rows[0]}
         measured = {key: v for key, v in means.items() if isinstance(v, float)}
