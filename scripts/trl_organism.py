@@ -5,8 +5,8 @@
 
 Settings are those of `just headline`: `train mini` with 28 steps at 1.5 times its learning rate.
 Sampling, the order of the problems and the random streams are TRL's, so the rows are not those of
-`train`. Arm vanilla is plain GRPO on the same adapter: its callback removes nothing. On a CPU a step
-takes some 20 core seconds, the whole some 20 core minutes.
+`train`. Arm vanilla is plain GRPO on the same adapter: its callback removes nothing. On a CPU a
+step takes some 20 core seconds, the whole some 20 core minutes.
 """
 
 import tempfile
