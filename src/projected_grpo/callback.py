@@ -27,6 +27,7 @@ from projected_grpo.arms import ARMS, Arm, Treatment, as_written, treatments
 from projected_grpo.bases import require_axes
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.extract_vhack_grad import load_vhack
+from projected_grpo.proj import squared_norm
 from projected_grpo.rewards import unchanged
 from projected_grpo.step_logger import Value, merge
 from projected_grpo.update import Grads, apply_projections, measure
@@ -39,6 +40,9 @@ HEEDED = (
 REPLICATED = ("NO", "MULTI_CPU", "MULTI_GPU")
 """accelerate's names of set-ups in which every process has the whole of delta_S and its
 gradient, and the optimizer steps between the two events."""
+PRECISIONS = {torch.float32: ("no",), torch.bfloat16: ("no", "bf16")}
+"""dtype of a model -> accelerate's names of the mixed precisions that leave its products as they
+are. A folded float16 weight would be rounded to the nearest, which loses small deltas."""
 
 
 def _of_gradients(arm: Arm) -> bool:
@@ -103,21 +107,22 @@ class HackProjection(TrainerCallback):
         """Check that V, model and Trainer belong together, and let the Trainer reach delta_S.
 
         Raises AdapterError where V is of another model or temperature, or the Trainer trains
-        anything but delta_S; ConfigError for a precision or a set-up that would not work.
+        anything but delta_S or does not step it; ConfigError for a precision or a set-up that would
+        not work.
         """
-        self._require_trainer(args, kwargs["model"])
+        self._require_setup(args)
+        self._require_parameters(kwargs["model"], kwargs["optimizer"])
         device = next(iter(self._adapter.delta_S.values())).device
         v_hack = load_vhack(self._source, device)
         # A loss without a temperature (supervised training) has that of the plain softmax.
-        v_hack.require(self._adapter, vars(args).get("temperature", 1.0), self._source)
+        temperature = float(vars(args).get("temperature", 1.0))
+        v_hack.require(self._adapter, temperature, self._source)
         require_axes([self._cfg], v_hack)
         (self._treatment,) = treatments([self._cfg], [v_hack], {}, device)
         self._adapter.train_directly()
         self._adapter.fold()  # of a checkpoint that was loaded
 
-    def _require_trainer(self, args: TrainingArguments, model: nn.Module) -> None:
-        from accelerate.state import AcceleratorState  # no Trainer exists without it
-
+    def _require_parameters(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         mine = {id(p) for p in self._adapter.delta_S.values()}
         if trained != mine:
@@ -126,6 +131,16 @@ class HackProjection(TrainerCallback):
                 f"adapter's and lacks {len(mine - trained)} that are: give it the model that was "
                 "wrapped, without another adapter on it"
             )
+        left = mine - {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if left:
+            raise AdapterError(
+                f"the optimizer steps {len(mine) - len(left)} of this adapter's {len(mine)} "
+                "tensors: make it after `wrap`, of the model's parameters"
+            )
+
+    def _require_setup(self, args: TrainingArguments) -> None:
+        from accelerate.state import AcceleratorState  # no Trainer exists without it
+
         kind = AcceleratorState().distributed_type.value
         if kind not in REPLICATED:
             raise ConfigError(
@@ -138,23 +153,30 @@ class HackProjection(TrainerCallback):
                 "model: set use_vllm=False"
             )
         dtype = next(iter(self._adapter.modules.values())).U.dtype
-        cast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else dtype
-        if cast != dtype:
+        # Not of args: `accelerate launch --mixed_precision` sets it as well.
+        precision = AcceleratorState().mixed_precision
+        if precision not in PRECISIONS.get(dtype, ()):
             raise ConfigError(
-                f"the Trainer would autocast to {cast} a model in {dtype}: set bf16=False and "
-                "fp16=False (TRL's default is bf16=True), or load the model in bfloat16"
+                f"a model in {dtype} under mixed precision {precision!r} is not what was measured: "
+                "load it in float32 and set bf16=False (TRL's default is True) and fp16=False, in "
+                "accelerate's own settings too, or load it in bfloat16"
             )
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
-        """Project the accumulated, clipped gradient; remember where the parameters are."""
+        """Project the accumulated, clipped gradient; remember where the parameters are.
+
+        Raises RuntimeError where no gradient has arrived or one is not finite.
+        """
         delta_S, t = self._adapter.delta_S, self._treatment
         # A module that took no part in the step (an expert) has no gradient; it does not step.
         live = {name: p.grad for name, p in delta_S.items() if p.grad is not None}
         if not live:
             raise RuntimeError("no gradient has reached delta_S, so nothing could be projected")
         self._gradients = {name: g.clone() for name, g in live.items()}
+        if not torch.isfinite(squared_norm(self._gradients)).all():
+            raise RuntimeError("a gradient is not finite")
         self._projected = apply_projections(self._gradients, [t], [t.on_grad])
         if self._projected is not self._gradients:
             for name, g in live.items():
@@ -176,6 +198,12 @@ class HackProjection(TrainerCallback):
         now = {name: p.detach() for name, p in delta_S.items()}
         found = measure(t, self._gradients, self._projected, stepped, taken, taken, now)
         self._rows.append({key: values[0] for key, values in found.items()})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        """Fold what `load_best_model_at_end` may have loaded."""
+        self._adapter.fold()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
