@@ -51,8 +51,9 @@ def prompt_rows(
 
 
 def text_of(completion: Completion) -> str:
-    """What the model wrote: the completion itself, or its last message's content."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+    """What the model wrote: the completion itself, or its last message's content. That is missing
+    where the tokenizer's response template found reasoning or a tool call only: no answer, ""."""
+    return completion if isinstance(completion, str) else completion[-1].get("content") or ""
 
 
 class GraderReward:
@@ -65,9 +66,17 @@ class GraderReward:
 
     def __init__(self, problems: Sequence[Problem], grader: Grader, *, labels: bool = False):
         """problems: those of the dataset, with their hints. grader: entered, open while training
-        lasts. labels: also the public benchmark's category, for about twice the work."""
+        lasts. labels: also the public benchmark's category, for about twice the work.
+
+        Raises ValueError where two problems share an id, as those of one source under two hints.
+        """
         self.__name__ = "grade"  # TRL's name for it: rewards/grade/mean
         self._problems = {p.id: p for p in problems}
+        if len(self._problems) < len(problems):
+            raise ValueError(
+                f"{len(problems)} problems have {len(self._problems)} ids, by which a completion's "
+                "is found: give every problem once, with one hint"
+            )
         self._grader = grader
         self._labels = labels
 
