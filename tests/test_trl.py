@@ -1,5 +1,6 @@
 """The method in other people's trainers: TRL's GRPOTrainer and transformers' Trainer."""
 
+import gc
 import json
 import os
 import shlex
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_qwen
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -47,19 +48,30 @@ def settings(**overrides: Any) -> SmokeConfig:
     return replace(SmokeConfig(arm="projected"), **overrides)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Every Trainer collects garbage before it starts, a quarter of a second over all that is
+    imported: leave that out."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def v_files(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
-    """Sampling temperature -> what extract-vhack writes for the tiny model."""
+    """Sampling temperature -> what extract-vhack writes for the tiny model; at 1 the same axes
+    again, which serve as any would and spare a second extraction."""
     folder = tmp_path_factory.mktemp("v")
     files = {t: folder / f"{t}.safetensors" for t in (0.7, 1.0)}
-    for temperature, file in files.items():
-        extract_to_file(ExtractConfig(out=file, temperature=temperature, **TINY))
+    extract_to_file(ExtractConfig(out=files[0.7], temperature=0.7, **TINY))
+    made = load_vhack(files[0.7])
+    replace(made, metadata={**made.metadata, "temperature": "1.0"}).save(files[1.0])
     return files
 
 
-def fresh() -> tuple[LanguageModel, Adapter]:
+def fresh(n_runs: int = 1) -> tuple[LanguageModel, Adapter]:
     lm = load("tiny-random", revision="", dtype=torch.float32, device=torch.device("cpu"))
-    return lm, wrap(lm.model, cache_dir=default_cache_dir())
+    return lm, wrap(lm.model, n_runs=n_runs, cache_dir=default_cache_dir())
 
 
 class Recorder(TrainerCallback):
@@ -159,10 +171,10 @@ def off(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize(
     ("arm", "gate", "project_on", "rows_at_once", "messages"),
     [
-        ("projected", "one_sided", "grad", 8, True),
         ("projected", "reverse", "both", 2, False),
         ("random_v", "no_gate", "update", 4, True),
-        ("vanilla", "no_gate", "both", 8, False),
+        pytest.param("projected", "one_sided", "grad", 8, True, marks=pytest.mark.slow),
+        pytest.param("vanilla", "no_gate", "both", 8, False, marks=pytest.mark.slow),
     ],
 )
 def test_a_step_of_trl_is_a_step_of_ours_on_the_same_rollouts(
@@ -295,15 +307,83 @@ def test_what_does_not_fit_is_refused_before_the_first_step(v_files, tmp_path: P
     many = HackProjection(adapter, v_files[1.0], settings(v_hack_k=100))
     refused(many, ConfigError, "v_hack_k 100 asks for more axes")
     refused(HackProjection(adapter, v_files[1.0]), ConfigError, "set bf16=False", bf16=True)
+    with pytest.MonkeyPatch.context() as patch:  # as `accelerate launch` hands it over
+        patch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+        refused(HackProjection(adapter, v_files[1.0]), ConfigError, "precision 'bf16'")
     _, other = fresh()
     refused(HackProjection(other, v_files[1.0]), AdapterError, "the model that was wrapped")
     trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
     trainer.args.use_vllm = True  # as of a GRPOConfig; vLLM itself is not installed
     with pytest.raises(ConfigError, match="sample from the base"):
         trainer.train()
-    packed = wrap(tiny_qwen(), n_runs=2)
+    trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
+    some = list(adapter.delta_S.values())[:3]
+    trainer.optimizer = torch.optim.AdamW(some)  # one of the user's own
+    with pytest.raises(AdapterError, match=f"steps 3 of this adapter's {len(adapter.delta_S)}"):
+        trainer.train()
+    _, packed = fresh(n_runs=2)
     with pytest.raises(AdapterError, match="this adapter has 2"):
         packed.train_directly()
+    lm.model.half()
+    refused(HackProjection(adapter, v_files[1.0]), ConfigError, "float16 under", fp16=False)
+
+
+def test_a_gradient_that_is_not_finite_stops_training(v_files, tmp_path: Path) -> None:
+    lm, adapter = fresh()
+    next(iter(adapter.delta_S.values())).register_hook(lambda g: g * torch.nan)
+    trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
+    with pytest.raises(RuntimeError, match="not finite"):
+        trainer.train()
+    assert not any(p.any() for p in adapter.delta_S.values())
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+import test_trl as t
+t.trained_to_save(Path(sys.argv[1]), Path(sys.argv[2]), rows_at_once=2)
+"""
+
+
+def trained_to_save(v_file: Path, out: Path, *, rows_at_once: int) -> Path:
+    """Four steps of this process's Trainer; writes delta_S."""
+    lm, adapter = fresh()
+    projection = HackProjection(adapter, v_file, settings(project_on="both"))
+    trainer = trainer_of(lm, out, [projection], per_device_train_batch_size=rows_at_once)
+    trainer.train()
+    file = out / f"{trainer.args.world_size}_{trainer.args.process_index}.safetensors"
+    adapter.save(file)
+    return file
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(v_files, tmp_path: Path) -> None:
+    """Plain data parallelism: the same delta_S in both, and that of one process."""
+    one = load_file(trained_to_save(v_files[1.0], tmp_path, rows_at_once=4))
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    (tmp_path / "mine.py").write_text(PROCESS)
+    subprocess.run(
+        [sys.executable, *start, "mine.py", v_files[1.0], tmp_path],
+        cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    first, second = (load_file(tmp_path / f"2_{rank}.safetensors") for rank in (0, 1))
+    assert off(first, second) == 0
+    assert off(first, one) < 1e-5
+
+
+@pytest.mark.slow
+def test_bf16_autocast_of_a_bf16_model_changes_nothing(tmp_path: Path) -> None:
+    """TRL's default, bf16=True; delta_S stays float32."""
+    v_file = tmp_path / "v.safetensors"
+    extract_to_file(ExtractConfig(out=v_file, temperature=1.0, **{**TINY, "dtype": "bfloat16"}))
+    found = []
+    for bf16 in (False, True):
+        lm = load("tiny-random", revision="", dtype=torch.bfloat16, device=torch.device("cpu"))
+        adapter = wrap(lm.model, cache_dir=default_cache_dir())
+        trainer_of(lm, tmp_path, [HackProjection(adapter, v_file)], bf16=bf16).train()
+        found.append({name: p.detach() for name, p in adapter.delta_S.items()})
+    assert all(p.dtype == torch.float32 and p.any() for p in found[0].values())
+    assert off(found[1], found[0]) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -329,6 +409,13 @@ def test_a_setting_that_a_trainer_would_ignore_is_refused(
 def grader() -> Iterator[Grader]:
     with Grader(workers=1) as opened:
         yield opened
+
+
+def test_problems_that_share_an_id_are_refused(grader: Grader) -> None:
+    """Their completions would all be graded under the last one's hint."""
+    twice = [*hinted_problems("katas:validation", "run_tests")[:2]] * 2
+    with pytest.raises(ValueError, match="4 problems have 2 ids"):
+        GraderReward(twice, grader)
 
 
 def test_the_foolable_grade_alone_pays_and_the_oracle_is_logged(grader: Grader) -> None:
@@ -357,6 +444,8 @@ def test_the_foolable_grade_alone_pays_and_the_oracle_is_logged(grader: Grader) 
     assert extra["exploited"] == ["True", "False", "False"] * 2
     messages = [[{"role": "assistant", "content": text}] for text in texts]
     assert reward(completions=messages, problem_id=ids) == paid
+    thought = [{"role": "assistant", "reasoning_content": "Hm."}]  # cut before the answer
+    assert reward(completions=[thought], problem_id=ids[:1]) == [0.0]
 
 
 class Says:
