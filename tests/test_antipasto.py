@@ -160,6 +160,24 @@ def test_row_gradients_equal_finite_differences_in_float64(n_runs: int) -> None:
         assert torch.allclose(gradients[name][:, 2], slope, rtol=1e-6, atol=1e-8), name
 
 
+def test_an_ordinary_backward_reaches_delta_s_where_it_is_asked_for() -> None:
+    """The sum of the rows' gradients; sampling still reads the folded weight."""
+    model = tiny_qwen(torch.float64)
+    adapter = wrap(model)
+    randomise(adapter)
+    with adapter.rows(torch.zeros(3, dtype=torch.long)) as leaves:
+        rows = torch.autograd.grad(nll_per_row(model).sum(), list(leaves.values()))
+    assert not nll_per_row(model).requires_grad
+    adapter.train_directly()
+    nll_per_row(model).sum().backward()
+    for p, g in zip(adapter.delta_S.values(), rows, strict=True):
+        assert p.grad is not None and torch.allclose(p.grad, g.sum(0, keepdim=True), rtol=1e-11)
+    with torch.no_grad():
+        next(iter(adapter.delta_S.values())).add_(1.0)
+        with pytest.raises(RuntimeError, match="was not folded"):
+            nll_per_row(model)
+
+
 def test_padding_cannot_matter() -> None:
     """Another pad token in the masked places: the same row gradients."""
     model = tiny_qwen(torch.float64)

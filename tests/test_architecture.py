@@ -19,6 +19,7 @@ COMPOSERS = {
     *("refresh", "bases", "grading", "quarantine", "weights", "running", "adapters"),
     *("trackers", "samples"),
     *("sweep", "launch", "cells", "catalogue"),
+    *("callback", "trl_env"),
 }
 
 

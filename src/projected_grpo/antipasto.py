@@ -141,6 +141,7 @@ class SVDLinear(nn.Module):
         self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
+        self.direct = False  # set by Adapter.train_directly
 
     def extra_repr(self) -> str:
         d_out, d_in = len(self.U), self.Vh.shape[1]
@@ -177,10 +178,13 @@ class SVDLinear(nn.Module):
         self.folded_from = self.state
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
+        row_delta = self.row_delta
+        if self.direct and row_delta is None:
+            row_delta = self.delta_S.expand(len(x), -1)
         if self.folded is not None:
             if not self.enabled and self.U.dtype == self.S.dtype:
                 return F.linear(x, self.weight, self.bias)
-            if self.enabled and (self.row_delta is None or not torch.is_grad_enabled()):
+            if self.enabled and (row_delta is None or not torch.is_grad_enabled()):
                 if self.folded_from != self.state:
                     raise RuntimeError(
                         "delta_S or its quarantine changed and was not folded: call Adapter.fold"
@@ -188,9 +192,9 @@ class SVDLinear(nn.Module):
                 return F.linear(x, self.folded, self.bias)
         if not self.enabled:  # of bf16 the same rounding as with a delta, for the KL between them
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
-        if self.row_delta is None:
+        if row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
-        return factored_linear(x, self.row_delta, self.S, self.bias, self.U, self.Vh)
+        return factored_linear(x, row_delta, self.S, self.bias, self.U, self.Vh)
 
 
 class AntiPaSTO(Adapter):
@@ -246,6 +250,20 @@ class AntiPaSTO(Adapter):
         finally:
             for module in self.modules.values():
                 module.row_delta = None
+
+    def train_directly(self) -> None:
+        """From now on an ordinary backward outside `rows` reaches delta_S itself: for trainers that
+        know nothing of rows or runs. They get the sum over rows, not every row's own gradient.
+
+        Raises AdapterError where N runs share the model, since no row would say whose it is.
+        """
+        if self.n_runs != 1:
+            raise AdapterError(
+                f"an ordinary backward serves one run, and this adapter has {self.n_runs}: "
+                "wrap the model with n_runs=1"
+            )
+        for module in self.modules.values():
+            module.direct = True
 
     def add_quarantine(self) -> dict[str, nn.Parameter]:
         """Give every module a second vector that is added to delta_S in every forward pass but

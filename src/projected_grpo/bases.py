@@ -131,7 +131,7 @@ def measured(
                 f"{source} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
                 "give both the same"
             )
-        _require_axes(cfgs, given)
+        require_axes(cfgs, given)
         return [given] * len(cfgs)
     made: dict[PairChoice, VHack] = {}
     for cfg in cfgs:
@@ -140,11 +140,12 @@ def measured(
             logger.info("extracting hack directions from {} pairs", len(sets[choice]))
             made[choice] = extract_for(cfg, lm, adapter, sets)
             alike = [other for other in cfgs if PairChoice.of(other) == choice]
-            _require_axes(alike, made[choice])
+            require_axes(alike, made[choice])
     return [made[PairChoice.of(cfg)] for cfg in cfgs]
 
 
-def _require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
+def require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
+    """Raises ConfigError where a run asks for more axes than these directions have."""
     largest = max(cfgs, key=lambda cfg: cfg.v_hack_k_most)
     if largest.v_hack_k_most > v_hack.k_max:
         name = "v_hack_k_end" if largest.v_hack_k_end else "v_hack_k"
@@ -201,6 +202,6 @@ def own_directions(
         elif key not in made:
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
             made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction)
-            _require_axes([cfg], made[key])
+            require_axes([cfg], made[key])
         found[n] = made[key].top(cfg.v_hack_k_most)
     return found

@@ -8,8 +8,9 @@ from torch import Tensor
 from projected_grpo.arms import ARMS
 from projected_grpo.concept import last_states
 from projected_grpo.config import Config
-from projected_grpo.env.grader import Grade, Submission
+from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.loopholes import TRAIN_NAME
+from projected_grpo.env.problems import Problem
 from projected_grpo.env.sandbox import Outcome
 from projected_grpo.grpo import group_advantages
 from projected_grpo.records import Row
@@ -19,24 +20,11 @@ from projected_grpo.session import Session
 
 def grade_rows(s: Session, groups: list[list[Row]]) -> None:
     """Fill in every row's grade and advantage. Only `reward` of a grade reaches the advantage, but
-    in the arm that is the upper bound.
-
-    The same text for the same problem is graded once: the runs of a pack repeat each other, above
-    all those of one seed at the start.
-    """
+    in the arm that is the upper bound."""
     rows = [row for group in groups for row in group]
-    different = {(row.problem.id, row.text): row for row in rows}
-    submissions = [
-        Submission(
-            problem=row.problem, completion=row.text, mode=row.mode, function_name=TRAIN_NAME
-        )
-        for row in different.values()
-    ]
-    grades: dict[tuple[int, str], Grade] = dict(
-        zip(different, s.grader.grade(submissions, labels=s.cfg.labels), strict=True)
-    )
-    for row in rows:
-        row.grade = grades[row.problem.id, row.text]
+    texts = [(row.problem, row.text) for row in rows]
+    for row, grade in zip(rows, grade_texts(s.grader, texts, labels=s.cfg.labels), strict=True):
+        row.grade = grade
     rewards = torch.tensor([[row.grade.reward for row in group] for group in groups])
     valid = torch.tensor(
         [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
@@ -47,6 +35,24 @@ def grade_rows(s: Session, groups: list[list[Row]]) -> None:
     flat = zip(advantages.flatten().tolist(), learns.flatten().tolist(), taken, strict=True)
     for row, (advantage, part, penalty) in zip(rows, flat, strict=True):
         row.advantage, row.learns, row.penalty = advantage, part, penalty
+
+
+def grade_texts(
+    grader: Grader, texts: Sequence[tuple[Problem, str]], *, labels: bool
+) -> list[Grade]:
+    """The grade of every (problem, completion) as training grades it: by the flawed grader of the
+    problem's mode, under the name that training prompts give its function.
+
+    The same text for the same problem is graded once: the runs of a pack repeat each other, above
+    all those of one seed at the start.
+    """
+    different = {(problem.id, text): problem for problem, text in texts}
+    submissions = [
+        Submission(problem=p, completion=text, mode=p.mode or "none", function_name=TRAIN_NAME)
+        for (_, text), p in different.items()
+    ]
+    grades = dict(zip(different, grader.grade(submissions, labels=labels), strict=True))
+    return [grades[problem.id, text] for problem, text in texts]
 
 
 def score_rows(s: Session, groups: list[list[Row]]) -> None:

@@ -98,7 +98,7 @@ def optimize(
         "grad_norm": norm.tolist(),
         "learning_rate": list(lr),
         "trust_frac": trusted,
-        **by_run(treatments, len(norm), lambda t: _measure(t, *map(t.of, stages))),
+        **by_run(treatments, len(norm), lambda t: measure(t, *map(t.of, stages))),
     }
 
 
@@ -127,7 +127,7 @@ def _towards_zero(
     return moved, fractions
 
 
-def _measure(
+def measure(
     t: Treatment,
     gradients: Grads,
     projected: Grads,
@@ -136,6 +136,11 @@ def _measure(
     moved: Grads,
     delta_S: Grads,
 ) -> dict[str, list[Value]]:
+    """How a step of the treatment's runs lies to V, a list over these runs each; all (n, r).
+
+    gradients -> projected: before and after `on_grad`; stepped -> taken: AdamW's step before and
+    after `on_update`; moved: taken, and what `trust` took; delta_S: where all steps have led.
+    """
     nothing: list[Value] = [None] * len(t.runs)
     null = statistics.mean(null_cosine(*V.shape) for V in t.V.values())
     return {
