@@ -10,7 +10,7 @@ on held-out problems. scripts/draw_dynamics.py and headline.py read them back.
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from projected_grpo.evaluate import EvalRecord, read_records
+from projected_grpo.results import run_record
 from projected_grpo.step_logger import read_steps, whole_rows
 
 COLUMNS = (
@@ -82,25 +83,6 @@ def step_records(path: Path) -> list[dict[str, Any]]:
     return [{**row, "by_mode": modes.get(row["step"], {})} for row in rows]
 
 
-def run_record(path: Path, label: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells this run from others, and where it comes from."""
-    stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    about = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    return {
-        "run": path.name,
-        "label": label,
-        **extra,
-        "preset": stored["preset"],
-        "arm": stored["arm"],
-        "seed": stored["seed"],
-        "settings": {k: v for k, v in stored.items() if k not in ("preset", "arm", "out_dir")},
-        "git_sha": about["git_sha"],
-        "device": about["gpu"] or about["device"],
-        "status": about.get("status"),
-        "argv": about["argv"],
-    }
-
-
 def main(args: Arguments) -> None:
     """Write the file."""
     found = [
@@ -109,7 +91,21 @@ def main(args: Arguments) -> None:
         for path in sorted(root.rglob("config.json"))
         if not path.parent.name.startswith(".")  # made by a run that was killed at its start
     ]
-    write(args.out, [(path, run_record(path, args.label, args.extra)) for path in found])
+    write(args.out, [(path, labelled(path, args.label, args.extra)) for path in found])
+
+
+def labelled(path: Path, label: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run directory with what tells experiments apart."""
+    return {"run": path.name, "label": label, **extra, **run_record(path)}
+
+
+def lines(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    """Every line of a folder's files of rows, after the key of its run."""
+    for path in sorted(folder.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as f:
+            for line in f:
+                row = json.loads(line)
+                yield (path.name, row["run"]), row
 
 
 def write(out: Path, runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:

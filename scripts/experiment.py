@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from collect_rows import EVALUATED, run_record, write
+from collect_rows import EVALUATED, labelled, write
 from loguru import logger
 
 from projected_grpo.adapters import adapter_of
@@ -370,7 +370,7 @@ def collect(args: Arguments, labels: Mapping[str, str]) -> None:
     there = runs_in(args.out / "runs")
     extra = {"plan": args.plan, "base": args.base}
     found = [(there[key][0], label) for key, label in labels.items() if key in there]
-    write(rows_file(args), [(path, run_record(path, label, extra)) for path, label in found])
+    write(rows_file(args), [(path, labelled(path, label, extra)) for path, label in found])
 
 
 def evaluate_rest(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:

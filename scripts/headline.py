@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
-from results import ONSET, RATES, WINDOW, curve, lines, mean, onset, save
+from collect_rows import lines
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from projected_grpo.arms import ARMS
 from projected_grpo.config import MACHINE_SETTINGS, PRESETS
+from projected_grpo.figures import forest, save, stacked
+from projected_grpo.results import ONSET, RATES, WINDOW, mean
+from projected_grpo.results import Run as RunOfRows
 from projected_grpo.session import PER_RUN
 from projected_grpo.stats import (
     Estimate,
-    Floats,
     H1Verdict,
     h1_verdict,
     holm,
@@ -68,28 +69,10 @@ CONFIRMATORY = tuple(
 
 
 @dataclass
-class Run:
+class Run(RunOfRows):
     """One run: where it comes from, its steps, and its counts on held-out problems."""
 
-    about: dict[str, Any]
-    rows: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
-
-    def curve(self, key: str) -> Floats:
-        """Share by step, NaN where nothing was counted (steps,)."""
-        return curve(self.rows, key)
-
-    def late(self, key: str, horizon: int) -> float:
-        """Mean of a share over the last steps up to the horizon."""
-        return float(np.nanmean(self.curve(key)[max(0, horizon - WINDOW) : horizon]))
-
-    def area(self, horizon: int) -> float:
-        """Mean of attempted over all steps up to the horizon."""
-        return float(np.nanmean(self.curve("att_s")[:horizon]))
-
-    def onset(self, horizon: int) -> int | None:
-        """First step with attempted at 0.5 or more."""
-        return onset(self.rows[:horizon])
 
 
 @dataclass
@@ -528,62 +511,39 @@ def solved_by(cells: Sequence[dict[str, Any]]) -> str:
 # --- Figures
 
 
-def forest(s: Section, horizon: int, folder: Path) -> bool:
+def draw_forest(s: Section, horizon: int, folder: Path) -> bool:
     """Paired differences to vanilla with 95 % t intervals; is there anything to draw?"""
-    labels = [
-        label
+    lines = {
+        label: {key: paired_difference(*late(pairs, key, horizon)) for key in RATES}
         for label in s.variants
-        if label != "vanilla" and len(s.pairs(label, "vanilla", horizon)) > 1
-        if not s.cautions[label]
-    ]
-    if not labels:
+        if label != "vanilla" and not s.cautions[label]
+        if len(pairs := s.pairs(label, "vanilla", horizon)) > 1
+    }
+    if not lines:
         return False
-    height = 1.3 + 0.28 * len(labels)
-    figure, axes = plt.subplots(1, 3, figsize=(11, height), sharey=True)
-    for axis, (key, name) in zip(axes, RATES.items(), strict=True):
-        for y, label in enumerate(labels):
-            pairs = s.pairs(label, "vanilla", horizon)
-            e = paired_difference(*late(pairs, key, horizon))
-            colour = "#1b6ca8" if label.startswith("projected") else "#777777"
-            axis.plot([e.low, e.high], [y, y], color=colour, lw=1.5)
-            axis.plot(e.estimate, y, "o", color=colour, ms=5)
-        for line in (
-            [-MARGIN, MARGIN] if key == "gt_s" else [-0.30, -0.15] if key == "hack_s" else []
-        ):
-            axis.axvline(line, color="#c8801a", lw=0.8, ls=":")
-        axis.axvline(0, color="black", lw=0.8)
-        axis.set_title(f"{name} - vanilla's", fontsize=9)
-    counts = [len(s.pairs(label, "vanilla", horizon)) for label in labels]
-    axes[0].set_yticks(
-        range(len(labels)), [f"{a} (n={n})" for a, n in zip(labels, counts, strict=True)]
-    )
-    axes[0].set_ylim(len(labels) - 0.5, -0.5)  # the first one on top
+    projected = [label for label in lines if label.startswith("projected")]
     title = f"{s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}"
-    figure.suptitle(f"{title}: mean paired difference, 95 % t interval", fontsize=9)
-    save(figure, folder / f"forest_{s.name}")
+    marks = {"gt_s": [-MARGIN, MARGIN], "hack_s": [-0.30, -0.15]}
+    save(forest(title, lines, projected, marks), folder / f"forest_{s.name}")
     return True
 
 
 def curves(s: Section, folder: Path) -> None:
     """Attempted, hack and solve by step: mean over the seeds that have the step."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharex=True, sharey=True)
+    figure = Figure(figsize=(12, 3.6))
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for number, (label, asked) in enumerate(s.variants.items()):
         runs = [run for run in asked.values() if run.rows]
         if not runs:
             continue
         longest = max(len(run.rows) for run in runs)
-        for axis, (key, name) in zip(axes, RATES.items(), strict=True):
-            padded = [
-                np.pad(r.curve(key), (0, longest - len(r.rows)), constant_values=np.nan)
-                for r in runs
-            ]
+        for axis, (key, title) in zip(axes, RATES.items(), strict=True):
             colour = "#444444" if label == "vanilla" else f"C{(number - 1) % 10}"
             style = "-" if number <= 10 else "--"
-            axis.plot(
-                range(1, longest + 1), np.nanmean(padded, 0), style, color=colour, lw=1.3,
-                label=f"{label} (n={len(runs)})",
-            )  # fmt: skip
-            axis.set_title(name, fontsize=9)
+            by_step = np.nanmean(stacked(runs, key), 0)
+            name = f"{label} (n={len(runs)})"
+            axis.plot(range(1, longest + 1), by_step, style, color=colour, lw=1.3, label=name)
+            axis.set_title(title, fontsize=9)
             axis.set_xlabel("step")
             axis.set_ylim(-0.02, 1.02)
     axes[2].legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -624,7 +584,7 @@ def page(s: Section, folder: Path) -> list[str]:
         parts += [f"### {s.title}, held-out families after the last step", evaluated]
     if s.horizons:
         curves(s, folder)
-        if forest(s, s.horizons[0], folder):
+        if draw_forest(s, s.horizons[0], folder):
             parts += [f"![{s.title}, differences](forest_{s.name}.png)"]
         parts += [f"![{s.title}, curves](curves_{s.name}.png)"]
     return parts
@@ -684,7 +644,6 @@ def beats(s: Section, label: str, horizon: int) -> tuple[bool | None, str]:
 
 def main(folder: Path) -> None:
     """Write README.md and the figures."""
-    matplotlib.rcParams["svg.hashsalt"] = "projected_grpo"
     sections = read(folder)
     if not sections:
         print(f"no rows in {folder}: scripts/experiment.py makes them")

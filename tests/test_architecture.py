@@ -20,6 +20,7 @@ COMPOSERS = {
     *("trackers", "samples"),
     *("sweep", "launch", "cells", "catalogue"),
     *("callback", "trl_env"),
+    *("results", "figures", "report", "report_page"),
 }
 
 

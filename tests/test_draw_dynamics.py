@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import draw_dynamics
 
 from projected_grpo.config import MiniConfig
+from projected_grpo.figures import stacked
+from projected_grpo.results import against_vanilla, compared
 
 MINI = {k: v for k, v in json.loads(MiniConfig().to_json()).items() if k != "preset"}
 
@@ -49,7 +51,7 @@ def test_runs_that_stopped_early_are_counted_and_cut_no_others_short(tmp_path: P
     )
     arms = draw_dynamics.read(tmp_path)["trial"]
     assert list(arms) == ["projected", "vanilla"]  # threads change nothing
-    means = draw_dynamics.stacked([run for run in arms["vanilla"] if run.rows], "att_s")
+    means = stacked([run for run in arms["vanilla"] if run.rows], "att_s")
     assert np.array_equal(np.isnan(means).sum(0), [0, 0, 0, 1, 1, 1])
     draw_dynamics.main(tmp_path)
     text = (tmp_path / "README.md").read_text().partition("## trial")[2]
@@ -85,12 +87,12 @@ def test_arms_are_compared_with_the_vanilla_runs_of_their_seeds(tmp_path: Path) 
     runs += [("projected", seed, {**asked, "v_hack_k": 2}, "finished", 8) for seed in (0, 1)]
     runs += [("vanilla", 1, {**asked, "v_hack_k": 2}, "finished", 8)]  # of a pack of its own
     write(tmp_path, runs)
-    found = draw_dynamics.compared(draw_dynamics.read(tmp_path)["trial"])
-    about = [line for line, _ in found]
+    found = compared(draw_dynamics.read(tmp_path)["trial"])
+    about = [[one.name, one.pairs, one.left_out, one.steps] for one in found]
     assert about == [["projected v_hack_k=2", 2, 0, "4-8"], ["projected v_hack_k=32", 3, 1, "4-8"]]
-    two, none = (by_seed["hack_s"] for _, by_seed in found)
+    two, none = (one.by_seed["hack_s"] for one in found)
     assert np.allclose(two, -0.75) and np.allclose(none, -1) and len(none) == 3
-    assert "2 of 2" in draw_dynamics.against_vanilla({"trial": found})
+    assert "2 of 2" in against_vanilla({"trial": found}).text()
 
 
 def test_settings_of_rivals_and_remedies_do_not_separate_a_pair(tmp_path: Path) -> None:
@@ -111,8 +113,7 @@ def test_settings_of_rivals_and_remedies_do_not_separate_a_pair(tmp_path: Path) 
         f.writelines(f"{json.dumps(row)}\n" for row in rows)
     arms = draw_dynamics.read(tmp_path)["trial"]
     assert len(arms) == 3  # the older vanilla run stands beside the other
-    found = [about for about, _ in draw_dynamics.compared(arms)]
-    assert [about[1:3] for about in found] == [[2, 0], [2, 0]]
+    assert [(one.pairs, one.left_out) for one in compared(arms)] == [(2, 0), (2, 0)]
 
 
 def test_one_experiment_twice_is_refused(tmp_path: Path) -> None:
@@ -120,4 +121,4 @@ def test_one_experiment_twice_is_refused(tmp_path: Path) -> None:
     runs += [("projected", 0, {"steps": 4}, "finished", 4)] * 2
     write(tmp_path, runs)
     with pytest.raises(ValueError, match="are the same experiment"):
-        draw_dynamics.compared(draw_dynamics.read(tmp_path)["trial"])
+        compared(draw_dynamics.read(tmp_path)["trial"])

@@ -9,6 +9,7 @@ one sentence on stderr; anything else is a bug and keeps its traceback.
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, TextIO, cast
 
@@ -243,3 +244,31 @@ def sweep_main(argv: Sequence[str] | None = None) -> None:
             print(sweep.status(asked.out_dir))
 
     sys.exit(say_and_exit(work, lambda: (RunError, LaunchError)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Tables, figures and one HTML page of runs, finished or not."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Run directories, or folders of them, in any mix."""
+    out: Path = Path("report")
+    """Folder to write: index.html, tables/ and figures/. A report that is there is replaced."""
+    rollouts: int = 64
+    """Rollouts of each run on the page at most, in whole groups evenly spread over its steps; at
+    least one group, none with 0."""
+
+
+def report_main(argv: Sequence[str] | None = None) -> None:
+    """`report runs/... --out=report`."""
+    cfg = tyro.cli(ReportConfig, args=argv, prog="report")
+
+    def work() -> None:
+        for name in ("matplotlib", "pygments"):
+            if find_spec(name) is None:
+                raise RunError(f"report needs {name}: install projected_grpo[report]")
+        from projected_grpo.report import report
+
+        report(cfg)
+
+    sys.exit(say_and_exit(work))
