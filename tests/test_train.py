@@ -487,7 +487,7 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(
     cfg = SmokeConfig(out_dir=tmp_path / "new")
 
     def create(n: int) -> Path:
-        return RunDir.create(replace(cfg, lr=0.01 * n), torch.device("cpu"), v_hack, "", "").path
+        return RunDir.create(replace(cfg, lr=0.01 * n), torch.device("cpu"), v_hack, "", {}).path
 
     with ThreadPoolExecutor(4) as threads:
         made = list(threads.map(create, range(1, 9)))
