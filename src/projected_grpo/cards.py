@@ -196,7 +196,7 @@ def _code(record: Mapping[str, Any], changed: bool) -> str:
 
 
 def _command(argv: list[str]) -> str:
-    return f"\n```\n{shlex.join([Path(argv[0]).name, *argv[1:]])}\n```\n"
+    return f"```\n{shlex.join([Path(argv[0]).name, *argv[1:]])}\n```\n"
 
 
 def _table(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@
 
 import gzip
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -45,8 +44,6 @@ _BENCHMARK_KEYS = {
     "setup_code": str,
     "prompt_metadata": dict,
 }
-_OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""What forbids `datasets` to ask the hub; the first that is set decides."""
 _DATASET_KEYS = {"task_id": str, "completion": str, "entry_point": str, "test": str}
 
 
@@ -72,39 +69,6 @@ def read_file(path: Path, limit: int | None = None) -> Iterator[tuple[str, Probl
         count += 1
     if not count:
         raise ProblemError(f"{path}: holds no records")
-
-
-def read_hub(
-    name: str, revision: str, split: str, limit: int | None = None
-) -> Iterator[tuple[str, Problem]]:
-    """(place, problem) for each row of a dataset on the Hugging Face hub."""
-    try:
-        # an optional extra, and slow to import
-        from datasets import config, load_dataset
-        from datasets.exceptions import DatasetsError
-    except ImportError:
-        raise ProblemError(
-            f"hub:{name}: needs the package `datasets`; install projected_grpo[data], or give a "
-            "local .jsonl file"
-        ) from None
-    try:
-        rows = load_dataset(name, revision=revision, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
-        why = " ".join(str(error).split())[:300]
-        variable = next((name for name in _OFFLINE if os.environ.get(name)), "")
-        if config.HF_HUB_OFFLINE and isinstance(error, OSError):
-            why = (
-                f"{variable} is set and it is not in the cache; load it once where there is a "
-                "network, or give a local .jsonl file"
-            )
-        raise ProblemError(
-            f"hub:{name}: split {split!r} at revision {revision} could not be loaded: {why}"
-        ) from error
-    for index, row in enumerate(rows):
-        if index == limit:
-            return
-        place = f"hub:{name}:{split} row {index + 1}"
-        yield place, parse_record(dict(row), place)
 
 
 def parse_record(record: Any, place: str) -> Problem:

@@ -230,9 +230,11 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
         split, seed = _kata_source(text)
         return katas.kata_problems(split, seed=seed, limit=limit)
     if text.startswith("hub:"):
+        from projected_grpo.env import hub
+
         where, _, split = text.removeprefix("hub:").partition(":")
         name, _, revision = where.partition("@")
-        rows = leetcode.read_hub(name, revision or "main", split or "train", limit=limit)
+        rows = hub.read_hub(name, revision or "main", split or "train", limit=limit)
         return check_unique(rows)
     return check_unique(leetcode.read_file(Path(source), limit=limit))
 
