@@ -13,6 +13,7 @@ from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
 from jinja2.nodes import Node
 from jinja2.parser import Parser
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -233,9 +234,9 @@ def _pretrained(
             model = AutoModelForCausalLM.from_pretrained(
                 source, revision=commit or "main", dtype=dtype
             )
-    # OSError: files are missing. The others: a folder or file that holds no model, or a package for
-    # its format that is missing.
-    except (OSError, ValueError, ImportError) as error:
+    # OSError: files are missing. The others: a folder or file that holds no model or only a part of
+    # one, or a package for its format that is missing.
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         if commit is not None and path is None and offline_variable() is not None:
             raise HubError(not_in_cache(source, revision, "is not whole")) from error
         reason = " ".join(str(error).split())[:300]
