@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from projected_grpo.adapter import AdapterError
 from projected_grpo.adapters import adapter_of
-from projected_grpo.cards import FIELDS
+from projected_grpo.cards import FIELDS, base_lines
 from projected_grpo.cli import DistillConfig
 from projected_grpo.config import FastConfig, SmokeConfig, stored_config
 from projected_grpo.env.leetcode import write_file
@@ -358,6 +358,21 @@ def test_a_run_has_a_card_of_its_facts(adapter: str, tmp_path: Path) -> None:
     assert not [*run.rglob("*.tmp")]
 
 
+@pytest.mark.parametrize("model", ["tiny-random", "organism", "a.gguf", "folder"])
+def test_a_card_says_how_to_load_its_base_model(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if model == "a.gguf":
+        save_gguf(Path(model))
+    elif model == "folder":
+        save_model(Path(model), CHATML)
+    lm, found = tiny(model), {}
+    exec(base_lines(replace(SMALL, model=model), None), found)
+    ids = torch.tensor([lm.prompt_ids(MESSAGES)])
+    assert torch.allclose(found["base"](ids).logits, lm.model(ids).logits, atol=1e-4)
+
+
 def test_a_pool_has_a_card_and_opens_as_a_dataset(outside: Outside) -> None:
     pool = distill(
         DistillConfig(
@@ -393,7 +408,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     assert isinstance(refs, dict)
     refs["moving"] = refs["v1"]
     asked = [
-        *("train", "smoke", f"--model={MODEL}", "--model-revision=moving", "--max-new=24"),
+        *("train", "smoke", f"--model={MODEL}", "--model-revision=moving"),
         *(f"--problems=hub:{DATA}@v1", "--steps=2", "--arm=projected"),
     ]
     offline = {"HF_HUB_OFFLINE": "1"}

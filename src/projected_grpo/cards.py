@@ -112,7 +112,7 @@ def _rates(cfg: Config, run: Path) -> str:
 
 def _loading(cfg: Config, commit: str | None) -> str:
     opens = "" if cfg.adapter == "lora" else "import projected_grpo.peft  # the adapter's method\n"
-    base = _base(cfg, commit)
+    base = base_lines(cfg, commit)
     return (
         "## Loading\n\n```python\n"
         f"{opens}from peft import PeftModel\n{base}"
@@ -120,8 +120,8 @@ def _loading(cfg: Config, commit: str | None) -> str:
     )
 
 
-def _base(cfg: Config, commit: str | None) -> str:
-    """The lines that load the base model."""
+def base_lines(cfg: Config, commit: str | None) -> str:
+    """The lines of Python that load a run's base model, found at that commit of the hub or here."""
     if cfg.model == TINY_RANDOM:
         return (
             "import torch\nfrom projected_grpo.model import load\n"
@@ -136,7 +136,9 @@ def _base(cfg: Config, commit: str | None) -> str:
         parts = cfg.model.split("/")
         cut = 2 if commit else len(parts) - 1
         folder, file = "/".join(parts[:cut]) or ".", "/".join(parts[cut:])
-        asked = [repr(folder), f"gguf_file={file!r}"]
+        lines = "from transformers import AutoModelForCausalLM, GgufConfig\n"
+        whole = "quantization_config=GgufConfig(dequantize=True)"
+        asked = [repr(folder), f"gguf_file={file!r}", whole]
     if commit:
         asked.append(f"revision={commit!r}")
     arguments = ", ".join([*asked, f"dtype={cfg.dtype!r}"])
