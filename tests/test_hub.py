@@ -446,7 +446,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     opened = outside("python", "-c", code + tail, **offline)
     assert opened.stdout.strip() == "tensor(True)", opened.stderr
 
-    ask = ["probe-distill", f"--source={run}", "--out=pool", "--keep=all", "--rows=16", "--limit=2"]
+    ask = ["probe-distill", f"--source={run}", "--out=pool", "--keep=all", "--rows=64", "--limit=4"]
     done = outside(*ask, **offline)
     assert done.returncode == 0, done.stderr
     assert f"| teacher | {MODEL} at commit {commit}, with the adapter of the run {run.name} |" in (
