@@ -24,6 +24,8 @@ class FakeHub:
     url: str = ""
     asked: list[str] = field(default_factory=list)
     """Paths of all requests so far."""
+    breaks_off: str = ""
+    """Name of a file in the middle of which the connection ends."""
 
     def commit(self, repo: str, revision: str = "main") -> str:
         """A commit is named by its folder."""
@@ -98,7 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            broken = bool(self.hub.breaks_off) and self.path.endswith(self.hub.breaks_off)
+            self.wfile.write(body[: len(body) // 2] if broken else body)
+            self.close_connection |= broken
 
     def log_message(self, format: str, *args: object) -> None:
         pass

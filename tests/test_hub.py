@@ -188,6 +188,19 @@ def test_what_cannot_be_downloaded_is_said_in_a_sentence(
     assert not variables or not outside.hub.asked
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "train.jsonl"])
+def test_a_connection_that_breaks_off_is_said_in_a_sentence(file: str, outside: Outside) -> None:
+    outside.hub.breaks_off = file
+    try:
+        if file == "train.jsonl":
+            done = outside("python", "-c", READ, f"hub:{DATA}")
+            assert done.stdout.startswith(f"said: hub:{DATA}@main: could not be fetched: ")
+        else:
+            outside.refused(f"cannot fetch {MODEL} at revision main: ", "download-model", MODEL)
+    finally:
+        outside.hub.breaks_off = ""
+
+
 @pytest.mark.skipif(shutil.which("uv") is None, reason="the recipes call uv")
 def test_the_recipe_takes_a_revision_and_a_pattern(outside: Outside) -> None:
     here = ["--justfile", Path(__file__).parents[1] / "justfile", "download-model"]

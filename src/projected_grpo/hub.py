@@ -15,6 +15,7 @@ from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] (httpx's, or whatever it uses)
     LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -26,6 +27,9 @@ NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """Weights, configs, tokenizer and chat template."""
 NOT_NEEDED = ("*/*.safetensors", "consolidated*")
 """The same weights again: in other precisions, or as their makers train them."""
+
+NETWORK_ERRORS = (OSError, HTTPError)
+"""What fetching may raise; HTTPError where a connection breaks off."""
 
 
 class HubError(ValueError):
@@ -133,6 +137,6 @@ def _in_a_sentence(repo: str, revision: str, file: str = "") -> Iterator[None]:
         raise HubError(f"{repo} at revision {revision} has no {file}") from error
     except LocalEntryNotFoundError as error:
         raise HubError(not_in_cache(repo, revision)) from error
-    except OSError as error:
+    except NETWORK_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         raise HubError(f"cannot fetch {repo} at revision {revision}: {reason}") from error

@@ -29,7 +29,13 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from projected_grpo.hub import HubError, fetch, not_in_cache, offline_variable
+from projected_grpo.hub import (
+    NETWORK_ERRORS,
+    HubError,
+    fetch,
+    not_in_cache,
+    offline_variable,
+)
 from projected_grpo.pairs import load_pairs
 
 TINY_RANDOM = "tiny-random"
@@ -234,9 +240,9 @@ def _pretrained(
             model = AutoModelForCausalLM.from_pretrained(
                 source, revision=commit or "main", dtype=dtype
             )
-    # OSError: files are missing. The others: a folder or file that holds no model or only a part of
-    # one, or a package for its format that is missing.
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    # Files are missing or cannot be fetched; a folder or file holds no model, or only part of one;
+    # a package for its format is missing.
+    except (*NETWORK_ERRORS, ValueError, ImportError, SafetensorError) as error:
         if commit is not None and path is None and offline_variable() is not None:
             raise HubError(not_in_cache(source, revision, "is not whole")) from error
         reason = " ".join(str(error).split())[:300]

@@ -47,6 +47,7 @@ def _fetched(name: str, revision: str) -> Path:
     """The repository in the cache, .../snapshots/<commit>; fetched where that is allowed."""
     from datasets import config
     from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     where = f"hub:{name}@{revision}"
     offline = config.HF_HUB_OFFLINE
@@ -73,7 +74,7 @@ def _fetched(name: str, revision: str) -> Path:
             f"there is a network, by `hf download --repo-type=dataset --revision={revision} "
             f"{name}`, or give a local .jsonl file"
         ) from error
-    except OSError as error:
+    except (OSError, HTTPError) as error:  # HTTPError: the connection broke off
         raise ProblemError(f"{where}: could not be fetched: {_line(error)}") from error
 
 
