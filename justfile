@@ -37,9 +37,11 @@ types:
 # Everything that must be green before a commit.
 check: lint types test
 
-# Fetch a base model into the Hugging Face cache, so that runs can be offline.
-download-model model="Qwen/Qwen3-4B" revision="main":
-    uv run hf download {{model}} --revision {{revision}}
+# Fetch what a run needs of a base model into the Hugging Face cache, so that runs can be offline.
+# A pattern chooses one of several .gguf: just download-model OWNER/NAME main '*Q4_1.gguf'
+download-model model="Qwen/Qwen3-4B" revision="main" pattern="":
+    uv run download-model {{quote(model)}} --revision={{quote(revision)}} \
+        {{ if pattern == "" { "" } else { "--pattern " + quote(pattern) } }}
 
 # Write docs/metrics.md anew from the columns of step_logger.py.
 metrics:

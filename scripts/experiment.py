@@ -339,7 +339,13 @@ def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int
     make = adapter_of(cfg, len(paths))
     problems = load_problems("katas:test", n_problems)
     device = resolve_device(cfg.device)
-    lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
+    lm = load(
+        cfg.model,
+        revision=RunDir.open(paths[0]).base_revision(cfg),
+        dtype=DTYPES[cfg.dtype],
+        device=device,
+        enable_thinking=cfg.enable_thinking,
+    )
     adapter = make(lm.model)
     for n, path in enumerate(paths):
         adapter.load(RunDir.open(path).adapter / "adapter.safetensors", n)

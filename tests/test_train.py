@@ -487,7 +487,7 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(
     cfg = SmokeConfig(out_dir=tmp_path / "new")
 
     def create(n: int) -> Path:
-        return RunDir.create(replace(cfg, lr=0.01 * n), torch.device("cpu"), v_hack, "", "").path
+        return RunDir.create(replace(cfg, lr=0.01 * n), torch.device("cpu"), v_hack, "", {}).path
 
     with ThreadPoolExecutor(4) as threads:
         made = list(threads.map(create, range(1, 9)))
@@ -557,7 +557,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
         ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 32"),
         ({"max_prompt": 5}, ConfigError, "has 0 problems with at most 5 prompt tokens"),
         ({"model": "/no/such/model"}, ValueError, "there is no model at /no/such/model"),
-        ({"model": "no-such/model"}, ValueError, "cannot load the model no-such/model"),
+        ({"model": "no-such/model"}, ValueError, "no-such/model at revision main is not in the ca"),
     ):
         with pytest.raises(error, match=message):
             train(settings(out, **overrides))

@@ -124,7 +124,7 @@ def measured(
     """
     if given is not None:
         cfg = cfgs[0]
-        given.require(adapter, cfg.temperature, source)
+        given.require(adapter, cfg.temperature, source, lm.enable_thinking)
         had = given.metadata.get("pair_norm", "none")
         if not resuming and had != cfg.pair_norm:
             raise ConfigError(
@@ -198,7 +198,7 @@ def own_directions(
         key = (cfg.arm, PairChoice.of(cfg, extraction), seed)
         if key not in made and stored is not None:
             made[key] = load_vhack(stored, lm.model.device)
-            made[key].require(adapter, cfg.temperature, stored)
+            made[key].require(adapter, cfg.temperature, stored, lm.enable_thinking)
         elif key not in made:
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
             made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction)

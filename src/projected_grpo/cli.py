@@ -27,6 +27,7 @@ def usable_errors() -> tuple[type[Exception], ...]:
     from projected_grpo.adapter import AdapterError
     from projected_grpo.env.problems import ProblemError
     from projected_grpo.env.sandbox import SandboxError
+    from projected_grpo.hub import HubError
     from projected_grpo.model import ModelError
     from projected_grpo.pairs import PairError
     from projected_grpo.pool import PoolError
@@ -34,7 +35,7 @@ def usable_errors() -> tuple[type[Exception], ...]:
     from projected_grpo.trackers import TrackerError
 
     files = (ProblemError, PairError, PoolError, RunError, CacheError)
-    return (*files, AdapterError, ModelError, SandboxError, TrackerError)
+    return (*files, AdapterError, HubError, ModelError, SandboxError, TrackerError)
 
 
 def say_and_exit(
@@ -84,6 +85,8 @@ class ExtractConfig:
     """Hub id, local folder, .gguf file, or "tiny-random"."""
     model_revision: str = Config.model_revision
     """Branch, tag or commit on the hub."""
+    enable_thinking: bool = Config.enable_thinking
+    """What a chat template with a variable of that name is told; must be the run's."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen base model; must be the run's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -118,6 +121,41 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
         extract_to_file(cfg)
 
     sys.exit(say_and_exit(work))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadConfig:
+    """Fetch what a run needs of a model into the Hugging Face cache, so that runs can be
+    offline."""
+
+    model: tyro.conf.Positional[str]
+    """Hub id."""
+    revision: str = "main"
+    """Branch, tag or commit."""
+    pattern: tuple[str, ...] = ()
+    """Only the files of these names, such as '*Q4_1.gguf' where a model has several .gguf; * stands
+    for any text."""
+
+
+def download_main(argv: Sequence[str] | None = None) -> None:
+    """`download-model Qwen/Qwen3-4B [--revision=...] [--pattern=...]`."""
+    cfg = tyro.cli(DownloadConfig, args=argv, prog="download-model")
+
+    def work() -> None:
+        from projected_grpo.hub import download
+
+        got = download(cfg.model, cfg.revision, cfg.pattern)
+        size = sum(file.stat().st_size for file in got.files) / 1e9
+        print(f"{cfg.model} at commit {got.commit}: {len(got.files)} files, {size:.3g} GB")
+        gguf = [file for file in got.files if file.suffix == ".gguf"]
+        print("\n".join(map(str, gguf or [got.folder])))
+
+    def errors() -> tuple[type[Exception], ...]:
+        from projected_grpo.hub import HubError
+
+        return (HubError,)
+
+    sys.exit(say_and_exit(work, errors))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,10 +84,13 @@ class Config:
 
     # --- model
     model: str = "Qwen/Qwen3-4B"
-    """Hub id, local folder, .gguf file, or "tiny-random" (a small random Qwen3, nothing to
-    download)."""
+    """Hub id (owner/name, or owner/name/file.gguf), local folder, .gguf file, or "tiny-random" (a
+    small random Qwen3, nothing to download)."""
     model_revision: str = "main"
     """Branch, tag or commit on the hub."""
+    enable_thinking: bool = False
+    """What a chat template with a variable of that name (Qwen3's) is told; others are told nothing,
+    and refuse it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen base model; delta_S, its gradient and its Adam state are float32 always."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -109,7 +112,7 @@ class Config:
     # --- data
     problems: str = "katas"
     """katas (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's
-    form."""
+    form, or such a dataset on the hub: hub:owner/name, hub:owner/name@revision:split."""
     mode: str = "run_tests"
     """Loophole mode of every problem that does not name its own (docs/environment.md lists them):
     run_tests, sentinel, stdout_marker, file_marker, modify_tests, incontext_tests, or none.

@@ -83,14 +83,27 @@ class VHack:
         """Axes that every module has: as many as pairs, or r where that is less."""
         return min(len(rows) for rows in self.axes.values())
 
-    def require(self, adapter: Adapter, temperature: float, source: object) -> None:
-        """Raises AdapterError unless these directions were extracted from this very model, and with
-        log-probs at this sampling temperature."""
+    def require(
+        self,
+        adapter: Adapter,
+        temperature: float,
+        source: object,
+        enable_thinking: bool | None = None,
+    ) -> None:
+        """Raises AdapterError unless these directions were extracted from this very model, with
+        log-probs at this sampling temperature, and with `enable_thinking` as it is told to the chat
+        template; None where that is not known, or no variable of it."""
         had = self.metadata.get("temperature", "unknown")
         if had != str(temperature):
             raise AdapterError(
                 f"{source} was extracted at temperature {had}, the run samples at {temperature}: "
                 "gradients of another distribution are other directions; run extract-vhack again"
+            )
+        told = self.metadata.get("enable_thinking", "False")  # as in all earlier versions
+        if enable_thinking is not None and told != str(enable_thinking):
+            raise AdapterError(
+                f"{source} was extracted with enable_thinking {told}, the run has "
+                f"{enable_thinking}: its prompts are others; run extract-vhack again"
             )
         mine, theirs = adapter.fingerprint(), self.metadata.get("fingerprint", "unknown")
         if mine != theirs:
@@ -270,6 +283,8 @@ def extract(
         "temperature": str(temperature),
         "pair_norm": pair_norm,
     }
+    if lm.enable_thinking is not None:
+        metadata["enable_thinking"] = str(lm.enable_thinking)
     return VHack(axes, singular, metadata)
 
 
@@ -282,7 +297,13 @@ def extract_to_file(cfg: "ExtractConfig") -> None:
     make = adapter_of(cfg)
     pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
     device = resolve_device(cfg.device)
-    lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
+    lm = load(
+        cfg.model,
+        revision=cfg.model_revision,
+        dtype=DTYPES[cfg.dtype],
+        device=device,
+        enable_thinking=cfg.enable_thinking,
+    )
     adapter = make(lm.model)
     v_hack = extract(
         lm,

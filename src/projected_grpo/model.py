@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 import transformers
+from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -23,6 +29,13 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from projected_grpo.hub import (
+    NETWORK_ERRORS,
+    HubError,
+    fetch,
+    not_in_cache,
+    offline_variable,
+)
 from projected_grpo.pairs import load_pairs
 
 TINY_RANDOM = "tiny-random"
@@ -52,12 +65,16 @@ class LanguageModel:
     tokenizer: Any
     eos_ids: frozenset[int]
     pad_id: int
+    enable_thinking: bool | None
+    """What the chat template is told; None where it has no such variable."""
+    commit: str | None
+    """Of the hub that it was loaded from; None where it was on this disk."""
 
     def render(self, messages: tuple[dict[str, str], ...]) -> str:
-        """The prompt as text. Qwen3's thinking is off, as in the benchmark; other templates ignore
-        that."""
+        """The prompt as text."""
+        told = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
         return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+            list(messages), tokenize=False, add_generation_prompt=True, **told
         )
 
     def prompt_ids(self, messages: tuple[dict[str, str], ...]) -> list[int]:
@@ -93,22 +110,38 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device) -> LanguageModel:
-    """Load from the hub, a folder or a .gguf file; "tiny-random" builds a small random Qwen3,
-    "organism" is the small trained one that ships with the package.
+def load(
+    source: str,
+    *,
+    revision: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    enable_thinking: bool = False,
+) -> LanguageModel:
+    """Load from the hub (owner/name, or owner/name/file.gguf), a folder or a .gguf file;
+    "tiny-random" builds a small random Qwen3, "organism" is the small trained one that ships with
+    the package.
 
-    Raises ModelError when the source cannot be found or has no chat template.
+    Raises HubError or ModelError when the source cannot be found, ModelError when it has no chat
+    template, or one without a thinking that could be enabled.
     """
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    commit = None
     if source == TINY_RANDOM:
         model, tokenizer = _tiny_random(dtype)
     else:
         path = str(ORGANISM_FOLDER) if source == ORGANISM else source
-        model, tokenizer = _pretrained(path, revision, dtype)
+        model, tokenizer, commit = _pretrained(path, revision, dtype)
     if not tokenizer.chat_template:
         raise ModelError(f"{source} has no chat template: use an instruction-tuned model")
+    knows = "enable_thinking" in template_variables(tokenizer.get_chat_template())
+    if enable_thinking and not knows:
+        raise ModelError(
+            f"the chat template of {source} has no variable enable_thinking: leave "
+            "--enable-thinking out"
+        )
     # eval: no dropout, in sampling or in the loss
     model.eval().requires_grad_(False)
     torch.nn.Module.to(model, device)
@@ -116,7 +149,24 @@ def load(source: str, *, revision: str, dtype: torch.dtype, device: torch.device
     _require_plain_head(model, source)
     eos_ids = _eos_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
-    return LanguageModel(model, tokenizer, eos_ids, pad_id)
+    told = enable_thinking if knows else None
+    return LanguageModel(model, tokenizer, eos_ids, pad_id, told, commit)
+
+
+class _Generation(Extension):
+    """transformers' own tag, around what the assistant says: here only its content counts."""
+
+    tags = {"generation"}  # noqa: RUF012 (as Extension declares it)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def template_variables(chat_template: str) -> set[str]:
+    """The variables that a chat template reads and does not make itself."""
+    environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    return find_undeclared_variables(environment.parse(chat_template))
 
 
 def layers_of(model: PreTrainedModel, purpose: str) -> torch.nn.ModuleList:
@@ -154,28 +204,50 @@ class _Repeated:
         )
 
 
-def _pretrained(source: str, revision: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
-    path = Path(source)
-    looks_local = path.suffix == ".gguf" or path.is_absolute() or source.startswith(".")
-    if looks_local and not path.exists():
+def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
+    """(path, commit) of a model: the path of what is on this disk or was one .gguf file on the hub,
+    the commit of what is on the hub. Raises HubError or ModelError."""
+    path, parts = Path(source), source.split("/")
+    if path.exists():
+        if revision != "main":
+            raise ModelError(
+                f"{source} is a path here, which has no revision {revision}: leave "
+                "--model-revision out"
+            )
+        return path, None
+    on_hub = not (path.is_absolute() or source.startswith("."))
+    if on_hub and path.suffix == ".gguf" and len(parts) > 2:
+        return fetch("/".join(parts[:2]), revision, "/".join(parts[2:]))
+    if not on_hub or path.suffix == ".gguf":
         raise ModelError(f"there is no model at {path}")
+    return None, fetch(source, revision).commit
+
+
+def _pretrained(
+    source: str, revision: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, Any, str | None]:
+    path, commit = _located(source, revision)
     try:
-        if path.suffix == ".gguf":
+        if path is not None and path.suffix == ".gguf":
             gguf = {"gguf_file": path.name}
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **gguf)
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **gguf
             )
         else:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
-    # OSError: not on the hub, not in the cache, not reachable. The others: a folder or file that
-    # holds
-    # no model, or a package for its format that is missing.
-    except (OSError, ValueError, ImportError) as error:
+            # the commit, not the branch: that may move between the two
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=commit or "main")
+            model = AutoModelForCausalLM.from_pretrained(
+                source, revision=commit or "main", dtype=dtype
+            )
+    # Files are missing or cannot be fetched; a folder or file holds no model, or only part of one;
+    # a package for its format is missing.
+    except (*NETWORK_ERRORS, ValueError, ImportError, SafetensorError) as error:
+        if commit is not None and path is None and offline_variable() is not None:
+            raise HubError(not_in_cache(source, revision, "is not whole")) from error
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"cannot load the model {source}: {reason}") from error
-    return model, tokenizer
+    return model, tokenizer, commit
 
 
 def fuse_norms(model: PreTrainedModel) -> None:

@@ -150,10 +150,13 @@ def read_pool(folder: Path) -> dict[int, list[Answer]]:
     return rows
 
 
-def write_pool(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+def write_pool(
+    folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], card: str = ""
+) -> None:
     """Write rows (each with `problem_id` and `completion`) as a new pool, whole or not at all.
 
-    `about` goes into pool.json beside the files. Raises PoolError where the folder cannot be made.
+    `about` goes into pool.json beside the files, `card` into README.md. Raises
+    PoolError where the folder cannot be made.
     """
     by_problem: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -170,6 +173,8 @@ def write_pool(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[s
             ):
                 f.writelines(f"{json.dumps(row)}\n".encode() for row in mine)
         (aside / "pool.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        if card:
+            (aside / "README.md").write_text(card, encoding="utf-8")
         os.replace(aside, folder)
     except OSError as error:
         raise PoolError(f"cannot write the teacher pool {folder}: {error.strerror}") from error

@@ -6,6 +6,7 @@ it back). So a pool is made once, and every arm that draws from it sees the same
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -14,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from projected_grpo import __version__
 from projected_grpo.adapter import Adapter, AdapterError
 from projected_grpo.adapters import adapter_of
+from projected_grpo.cards import dataset_card
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.grader import Grade, Grader, Submission
 from projected_grpo.env.problems import Problem
 from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.pool import TEMPLATES, open_pool, write_pool
+from projected_grpo.provenance import git
 from projected_grpo.rollout import Sampling, sample_groups
 from projected_grpo.run import RunDir
 from projected_grpo.seeds import stream_seed
@@ -43,16 +47,16 @@ def distill(cfg: "DistillConfig") -> Path:
         raise ConfigError(f"{cfg.out} is there already: a pool is frozen, name another folder")
     if cfg.rows < 1:
         raise ConfigError(f"rows must be at least 1, not {cfg.rows}")
-    stored = RunDir.open(Path(cfg.source)).stored_config() if cfg.source != TEMPLATES else None
+    run = RunDir.open(Path(cfg.source)) if cfg.source != TEMPLATES else None
+    stored = run.stored_config() if run else None
     settings = stored or Config(problems="katas")
-    problems = hinted_problems(
-        cfg.problems or settings.problems, cfg.mode or settings.mode, cfg.limit or None
-    )
+    source, mode = cfg.problems or settings.problems, cfg.mode or settings.mode
+    problems = hinted_problems(source, mode, cfg.limit or None)
     with grader_of(replace(settings, workers=cfg.workers)) as grader:
         answers = (
             _templates(problems, cfg.rows, cfg.seed)
-            if stored is None
-            else _sampled(cfg, stored, problems)
+            if run is None
+            else _sampled(cfg, run, problems)
         )
         rows = list(_graded(answers, grader, KEEP[cfg.keep]))
     if not rows:
@@ -61,11 +65,23 @@ def distill(cfg: "DistillConfig") -> Path:
         "source": cfg.source,
         "settings": asdict(cfg),
         "model": settings.model if stored else None,
+        "model_commit": run.model_commit if run else None,
+        "problems_from": source,
+        "mode": mode,
         "problems": len({row["problem_id"] for row in rows}),
         "rows": len(rows),
+        "hacked": sum(row["hacked"] for row in rows),
+        "gt_pass": sum(row["gt_pass"] for row in rows),
+        "labels": Counter(row["label"] for row in rows if row["label"]),
+        "modes": Counter(row["mode"] for row in rows),
         "flavours": Counter(row["flavour"] for row in rows if row["flavour"]),
+        "argv": sys.argv,
+        "git_sha": git("rev-parse", "HEAD"),
+        "git_changed": bool(git("diff", "HEAD")),
+        "projected_grpo": __version__,
     }
-    write_pool(cfg.out, rows, json.loads(json.dumps(about, default=str)))
+    about = json.loads(json.dumps(about, default=str))
+    write_pool(cfg.out, rows, about, dataset_card(cfg.out.name, about, rows[0].keys()))
     logger.info(
         "{} rows for {} of {} problems -> {}", len(rows), about["problems"], len(problems), cfg.out
     )
@@ -81,13 +97,19 @@ def _templates(
 
 
 def _sampled(
-    cfg: "DistillConfig", stored: Config, problems: list[Problem]
+    cfg: "DistillConfig", run: RunDir, problems: list[Problem]
 ) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
+    stored = run.stored_config()
     make, device = adapter_of(stored), resolve_device(cfg.device)
-    lm = load(stored.model, revision=stored.model_revision, dtype=DTYPES[stored.dtype],
-              device=device)  # fmt: skip
+    lm = load(
+        stored.model,
+        revision=run.base_revision(stored),
+        dtype=DTYPES[stored.dtype],
+        device=device,
+        enable_thinking=stored.enable_thinking,
+    )
     adapter = make(lm.model)
-    _load_trained(adapter, RunDir.open(Path(cfg.source)))
+    _load_trained(adapter, run)
     sampling = Sampling.of(stored, lm)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     fitting = [p for p in problems if len(prompts[p.id]) <= stored.max_prompt]

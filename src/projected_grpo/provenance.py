@@ -1,5 +1,6 @@
-"""Where, when and with what a run was made."""
+"""What run.json says: where, when, with what and of what a run was made."""
 
+import hashlib
 import os
 import platform
 import shutil
@@ -7,15 +8,21 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from projected_grpo import __version__
 from projected_grpo.catalogue import this_process
 
+if TYPE_CHECKING:
+    from projected_grpo.session import Session
+
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
+ENVIRONMENT = (
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE"),
+    *("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"),
+)
 """The only environment variables that are recorded: a key must not end up in a run directory."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -57,3 +64,25 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "process": this_process(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def made_from(s: "Session", n: int) -> dict[str, Any]:
+    """What run.json says of the data and the base model of run n."""
+    return {
+        "data": data_digest(s, n),
+        "model_commit": s.lm.commit,
+        "enable_thinking": s.lm.enable_thinking,
+        "prompt_tokens": len(s.prompts[n][s.first_problem(n).id]),
+    }
+
+
+def data_digest(s: "Session", n: int) -> str:
+    """sha256 over what the rows of run n are made from: prompts, modes, hidden tests, teacher
+    rows."""
+    h = hashlib.sha256()
+    for p in s.problems:
+        answers = s.pool.draw(p, s.cfg.teacher_rows, 0) if s.pool is not None else []
+        h.update(repr((p.id, p.mode, s.prompts[n][p.id], p.cases, answers)).encode())
+    if s.pool is not None:
+        h.update(s.pool.digest.encode())
+    return h.hexdigest()

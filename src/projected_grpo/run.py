@@ -1,9 +1,11 @@
 """A run's directory: provenance, atomic checkpoints, resume.
 
 runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
-  run.json              id, argv, git sha and diff, versions, device, start, end, exit status
+  run.json              id, argv, git sha and diff, versions, device, start, end, exit status; the
+                        commit of the base model on the hub
   config.json           every setting
-  prompt.txt            the first prompt as the chat template rendered it
+  prompt.txt            the first prompt as the chat template rendered it, special tokens and all;
+                        run.json has its number of tokens, and what `enable_thinking` was
   steps.jsonl           one row a step, raw values
   rollouts.jsonl        one row a sample
   v_hack.safetensors    the directions measured (and, in `projected`, removed)
@@ -12,8 +14,8 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   v_own_0011.safetensors    likewise
   checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too, of
                         running_k what was learned
-  adapter/              the trained delta_S, also as PEFT opens it (projected_grpo.peft);
-                        quarantine.safetensors is not part of it
+  adapter/              the trained delta_S, also as PEFT opens it (projected_grpo.peft), and its
+                        card; quarantine.safetensors is not part of it
   train.log             what the console showed
 """
 
@@ -33,6 +35,7 @@ import torch
 from loguru import logger
 
 from projected_grpo.adapter import Adapter
+from projected_grpo.cards import model_card
 from projected_grpo.catalogue import RunError, read_settings, runs_in_another_process
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
@@ -75,13 +78,13 @@ class RunDir:
         device: torch.device,
         v_hack: VHack,
         prompt: str,
-        data: str,
+        made_from: Mapping[str, Any],
         own: VHack | None = None,
     ) -> Self:
         """Make the directory, whole or not at all. Called once all that can be refused has been.
 
         `own` are the directions that the arm has for itself, `prompt` is the first one as rendered,
-        `data` the digest of what the rows are made from. Raises RunError where it cannot be made;
+        `made_from` what run.json says of data and model. Raises RunError where it cannot be made;
         never overwrites.
         """
         sha = (git("rev-parse", "HEAD") or "nogit")[:7]
@@ -101,7 +104,7 @@ class RunDir:
             v_hack.save(aside.v_hack)
             if own is not None:
                 own.save(aside.v_own)
-            record = {"id": secrets.token_hex(4), "started": _now(), "data": data}
+            record = {"id": secrets.token_hex(4), "started": _now(), **made_from}
             aside._write_record({**record, **provenance(device)})
             for file in (aside.steps, aside.rollouts):
                 file.touch()
@@ -135,6 +138,17 @@ class RunDir:
                 f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
             )
 
+    @property
+    def model_commit(self) -> str | None:
+        """The commit of the hub that its base model was loaded at; None of what is not from there,
+        and in earlier versions."""
+        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return record.get("model_commit")
+
+    def base_revision(self, cfg: Config) -> str:
+        """Where to find its base model again: a branch may have left that commit since."""
+        return self.model_commit or cfg.model_revision
+
     def require_idle(self) -> None:
         """Raises RunError while another process of this host runs it: both would write its rows."""
         if runs_in_another_process(self.path):
@@ -154,9 +168,7 @@ class RunDir:
         self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
-        temporary = self.path / "run.json.tmp"
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / "run.json")
+        _write_aside(self.path / "run.json", json.dumps(record, indent=2) + "\n")
 
     def save_checkpoint(
         self,
@@ -236,12 +248,21 @@ class RunDir:
         _save_aside(v_own, self.v_own_of(step))
 
     def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
-        """The trained delta_S of run `n` and what is needed to put it on its base model again.
+        """The trained delta_S of run `n` and what is needed to put it on its base model again, and
+        its card.
 
         A quarantine lies beside it: who reads the adapter has the policy without it."""
-        adapter.save_pretrained(self.adapter, n, base_model=cfg.model, revision=cfg.model_revision)
+        revision = self.base_revision(cfg)
+        adapter.save_pretrained(self.adapter, n, base_model=cfg.model, revision=revision)
         if any(value[n].any() for value in adapter.quarantine.values()):
             adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
+        _write_aside(self.adapter / "README.md", model_card(self.path))
+
+
+def _write_aside(target: Path, text: str) -> None:
+    aside = target.with_name(f"{target.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, target)
 
 
 def _save_aside(v_hack: VHack, target: Path) -> None:

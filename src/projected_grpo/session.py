@@ -1,7 +1,6 @@
 """What a run needs and does not change while it runs: read, checked and loaded before anything is
 written."""
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -84,8 +83,12 @@ class Session:
     def first_prompt(self, n: int) -> str:
         """The first prompt of run n as the chat template renders it."""
         cfg = self.cfgs[n]
-        first = problems_of_step(self.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
-        return self.lm.render(ARMS[cfg.arm].messages(first.messages, cfg))
+        return self.lm.render(ARMS[cfg.arm].messages(self.first_problem(n).messages, cfg))
+
+    def first_problem(self, n: int) -> Problem:
+        """That which this is the prompt of."""
+        cfg = self.cfgs[n]
+        return problems_of_step(self.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
 
 
 def require_packable(cfgs: Sequence[Config]) -> None:
@@ -154,7 +157,9 @@ def prepare(
     pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
     grader = stack.enter_context(grader_of(cfg))
 
-    lm = load(cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device)
+    revision = resumed.base_revision(cfg) if resumed else cfg.model_revision
+    lm = load(cfg.model, revision=revision, dtype=DTYPES[cfg.dtype], device=device,
+              enable_thinking=cfg.enable_thinking)  # fmt: skip
     if cfg.checkpoint_activations:
         checkpoint_layers(lm.model, True)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
@@ -284,18 +289,6 @@ def _wrapped(make: Make, lm: LanguageModel, n_runs: int, prompts: list[list[int]
             f"token, more than {MOST_DRIFT}: set --dtype=float32"
         )
     return adapter
-
-
-def data_digest(s: Session, n: int) -> str:
-    """sha256 over what the rows of run n are made from: prompts, modes, hidden tests, teacher
-    rows."""
-    h = hashlib.sha256()
-    for p in s.problems:
-        answers = s.pool.draw(p, s.cfg.teacher_rows, 0) if s.pool is not None else []
-        h.update(repr((p.id, p.mode, s.prompts[n][p.id], p.cases, answers)).encode())
-    if s.pool is not None:
-        h.update(s.pool.digest.encode())
-    return h.hexdigest()
 
 
 def describe(s: Session) -> None:

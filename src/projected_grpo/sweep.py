@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from projected_grpo.cli import Launch, SweepResume, SweepRun
 
 OF_THE_BASIS = (
-    *("model", "model_revision", "dtype", "device", "svd_cache"),
+    *("model", "model_revision", "enable_thinking", "dtype", "device", "svd_cache"),
     *("pairs", "pair_norm", "temperature"),
 )
 """Settings of `train` that `extract-vhack` has too: its basis is for runs with the same."""
@@ -127,8 +127,13 @@ def extraction(cfgs: Sequence[Config], out: Path) -> Command:
                 "sweep over one of them at a time, or leave --extract out"
             )
     had = {name: vars(cfgs[0])[name] for name in OF_THE_BASIS}
-    flags = (f"--{k.replace('_', '-')}={v}" for k, v in had.items() if v is not None)
+    flags = (_flag(name, value) for name, value in had.items() if value not in (None, False))
     return ("extract-vhack", f"--out={out}", *flags)
+
+
+def _flag(name: str, value: object) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag}={value}"
 
 
 def _queued(asked: "Launch") -> Mapping[str, str]:

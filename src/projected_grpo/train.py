@@ -36,6 +36,7 @@ from projected_grpo.grpo import (
 )
 from projected_grpo.pool import draw_seed
 from projected_grpo.proj import cosine
+from projected_grpo.provenance import data_digest, made_from
 from projected_grpo.records import (
     Accumulated,
     Kept,
@@ -53,7 +54,6 @@ from projected_grpo.samples import best_and_hack
 from projected_grpo.seeds import stream_seed
 from projected_grpo.session import (
     Session,
-    data_digest,
     describe,
     labels,
     prepare,
@@ -351,8 +351,8 @@ def train_runs(
         status = "failed"
         try:
             for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
-                prompt, digest = s.first_prompt(n), data_digest(s, n)
-                runs.append(RunDir.create(cfg, s.device, v_hack[n], prompt, digest, s.own.get(n)))
+                prompt, record = s.first_prompt(n), made_from(s, n)
+                runs.append(RunDir.create(cfg, s.device, v_hack[n], prompt, record, s.own.get(n)))
             log_format = "{time:HH:mm:ss} {level: <7} {message}"
             for run in runs:
                 stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))

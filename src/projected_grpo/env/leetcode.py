@@ -71,28 +71,6 @@ def read_file(path: Path, limit: int | None = None) -> Iterator[tuple[str, Probl
         raise ProblemError(f"{path}: holds no records")
 
 
-def read_hub(name: str, split: str, limit: int | None = None) -> Iterator[tuple[str, Problem]]:
-    """(place, problem) for each row of a dataset on the Hugging Face hub."""
-    try:
-        import datasets  # an optional extra, and slow to import
-    except ImportError:
-        raise ProblemError(
-            f"hub:{name}: needs the package `datasets`; install it, or give a local .jsonl file"
-        ) from None
-    try:
-        rows = datasets.load_dataset(name, split=split)
-    except (OSError, ValueError) as error:
-        raise ProblemError(
-            f"hub:{name}: split {split!r} could not be loaded ({error}); when offline, give a local"
-            " .jsonl file"
-        ) from error
-    for index, row in enumerate(rows):
-        if index == limit:
-            return
-        place = f"hub:{name}:{split} row {index + 1}"
-        yield place, parse_record(dict(row), place)
-
-
 def parse_record(record: Any, place: str) -> Problem:
     """One record of either origin; `place` (file and line) begins every error."""
     if not isinstance(record, dict):

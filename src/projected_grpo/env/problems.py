@@ -214,8 +214,9 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
     """Problems by source, in a fixed order, at most `limit`.
 
     `"katas"` is `"katas:train"`; `"katas:validation"`, `"katas:test"` and `"katas:train:7"` (seed
-    7) are the others. `"hub:owner/name"` or `"hub:owner/name:split"` is read through `datasets`.
-    All else is a path to a .jsonl or .jsonl.gz file of benchmark or LeetCodeDataset records.
+    7) are the others. `"hub:owner/name"`, with `@revision` and then `:split` if wanted, is read
+    through `datasets`. All else is a path to a .jsonl or .jsonl.gz file of benchmark or
+    LeetCodeDataset records.
     """
     # Imported late: both modules build on the types of this one.
     from projected_grpo.env import leetcode
@@ -229,8 +230,12 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
         split, seed = _kata_source(text)
         return katas.kata_problems(split, seed=seed, limit=limit)
     if text.startswith("hub:"):
-        name, _, split = text.removeprefix("hub:").partition(":")
-        return check_unique(leetcode.read_hub(name, split or "train", limit=limit))
+        from projected_grpo.env import hub
+
+        where, _, split = text.removeprefix("hub:").partition(":")
+        name, _, revision = where.partition("@")
+        rows = hub.read_hub(name, revision or "main", split or "train", limit=limit)
+        return check_unique(rows)
     return check_unique(leetcode.read_file(Path(source), limit=limit))
 
 
