@@ -141,7 +141,9 @@ def test_golden_run(projected: Path) -> None:
     for expected, row in zip(golden, rows_of(projected), strict=True):
         assert expected.keys() == row.keys()
         for key, value in expected.items():
-            if key.startswith(("cos_", "grad_norm", "loss", "removed", "hackward", "covered")):
+            # Sums of float32 along V: up to 4e-5 apart from one CPU to another
+            rounded = ("cos_", "grad_norm", "loss", "removed", "hackward", "covered", "inside")
+            if key.startswith(rounded):
                 value = value if value is None else pytest.approx(value, rel=1e-2, abs=1e-4)
                 assert row[key] == value, key
             elif key != "sampling_logp_diff_max":  # rounding noise; bounded by another test
