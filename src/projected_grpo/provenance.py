@@ -13,6 +13,7 @@ import torch
 
 from projected_grpo import __version__
 from projected_grpo.catalogue import this_process
+from projected_grpo.ranks import place_of
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PROJECTED_GRPO_CACHE")
@@ -55,5 +56,6 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if gpu else None,
         "cpu_count": os.cpu_count(),
         "process": this_process(),
+        "processes": place_of(os.environ).size,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
