@@ -348,9 +348,10 @@ def test_more_processes_than_groups_or_gpus_and_packs_are_refused(monkeypatch) -
     assert not torch.distributed.is_initialized()
 
 
+NO_GPU = not torch.cuda.is_available()
 ON_GPU = pytest.param(
-    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-)  # fmt: skip
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(NO_GPU, reason="no CUDA device")]
+)
 
 
 @pytest.mark.parametrize("device", ["cpu", ON_GPU])
