@@ -12,15 +12,13 @@ the one that ships.
 import statistics
 import tempfile
 import time
-import zlib
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import tyro
-from benchmark import VOCABULARY, Measured, machine, random_model, report, shaped, wait
+from benchmark import Free, Measured, folder_of, machine, report, reward, wait
 from datasets import Dataset
 from peft import LoraConfig
 from tabulate import tabulate
@@ -29,10 +27,6 @@ from trl import GRPOConfig, GRPOTrainer
 
 from projected_grpo.antipasto import TARGET_MODULES
 from projected_grpo.config import MiniConfig
-from projected_grpo.env.examination import Grade
-from projected_grpo.env.grader import Submission
-from projected_grpo.env.sandbox import Outcome
-from projected_grpo.model import DTYPES, ORGANISM, load, resolve_device
 from projected_grpo.session import Session, prepare
 from projected_grpo.train import run_step
 
@@ -49,37 +43,6 @@ class Arguments(Measured):
     """Of ours; TRL takes all rows at once."""
     steps: int = 5
     """Steps that count; one more warms up."""
-
-
-def reward(text: str) -> float:
-    """Deterministic, different within a group, and free."""
-    return zlib.crc32(text.encode()) % 8 / 8
-
-
-class Free:
-    """Stands in for the grader."""
-
-    def grade(self, submissions: Sequence[Submission], labels: bool = False) -> list[Grade]:
-        """A grade each, of which only the reward differs."""
-        some = Grade(
-            passed=False, gt_correct=False, exploited=False, attempted=False, mechanism=None,
-            flavour=None, fmt_ok=True, outcome=Outcome.PASSED, label=None, reward=0.0, seconds=0.0,
-            error="",
-        )  # fmt: skip
-        return [replace(some, reward=reward(s.completion)) for s in submissions]
-
-
-def folder_of(args: Arguments, into: Path) -> str:
-    """Where both load the model from."""
-    if args.shape == "organism":
-        return str(Path(__file__).parents[1] / "src" / "projected_grpo" / ORGANISM)
-    device = resolve_device(args.device)
-    tokenizer = load(ORGANISM, revision="main", dtype=DTYPES["float32"], device=device).tokenizer
-    config = shaped(args.shape, args.layers, VOCABULARY[args.shape])
-    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    random_model(config, DTYPES[args.dtype], device).save_pretrained(into)
-    tokenizer.save_pretrained(into)
-    return str(into)
 
 
 def our_session(args: Arguments, folder: str, stack: ExitStack) -> Session:

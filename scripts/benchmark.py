@@ -6,8 +6,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,10 @@ import torch
 import transformers
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from projected_grpo.model import fuse_norms
+from projected_grpo.env.examination import Grade
+from projected_grpo.env.grader import Submission
+from projected_grpo.env.sandbox import Outcome
+from projected_grpo.model import DTYPES, ORGANISM, fuse_norms, load, resolve_device
 
 SHAPES = {
     "organism": (256, 768, 6, 4, 2, 64),
@@ -61,6 +65,38 @@ def random_model(config: Qwen3Config, dtype: torch.dtype, device: torch.device) 
         torch.set_default_dtype(before)
     fuse_norms(model)
     return model
+
+
+def reward(text: str) -> float:
+    """Deterministic, different within a group, and free."""
+    return zlib.crc32(text.encode()) % 8 / 8
+
+
+class Free:
+    """Stands in for the grader."""
+
+    def grade(self, submissions: Sequence[Submission], labels: bool = False) -> list[Grade]:
+        """A grade each, of which only the reward differs."""
+        some = Grade(
+            passed=False, gt_correct=False, exploited=False, attempted=False, mechanism=None,
+            flavour=None, fmt_ok=True, outcome=Outcome.PASSED, label=None, reward=0.0, seconds=0.0,
+            error="",
+        )  # fmt: skip
+        return [replace(some, reward=reward(s.completion)) for s in submissions]
+
+
+def folder_of(args: Measured, into: Path) -> str:
+    """Where the model is loaded from: the organism that ships, or random weights of the shape, put
+    there with its tokenizer."""
+    if args.shape == "organism":
+        return str(Path(__file__).parents[1] / "src" / "projected_grpo" / ORGANISM)
+    device = resolve_device(args.device)
+    tokenizer = load(ORGANISM, revision="main", dtype=DTYPES["float32"], device=device).tokenizer
+    config = shaped(args.shape, args.layers, VOCABULARY[args.shape])
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    random_model(config, DTYPES[args.dtype], device).save_pretrained(into)
+    tokenizer.save_pretrained(into)
+    return str(into)
 
 
 def interleaved(

@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "src" / "projected_grpo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TORCH_FREE = (
     *("env", "pairs", "config", "seeds", "stats", "step_logger", "student_t"),
-    *("cli", "trackers", "sweep", "hub"),
+    *("cli", "trackers", "sweep", "hub", "ranks"),
 )
 PURE = ("proj", "grpo", "rewards", "svd", "adapter", "antipasto", "stats", "student_t")
 COMPOSERS = {
     *("train", "session", "run", "records", "cli", "update", "arms", "probe_distill", "evaluate"),
     *("refresh", "bases", "grading", "quarantine", "weights", "running", "adapters"),
-    *("trackers", "samples", "hub", "cards"),
+    *("trackers", "samples", "hub", "cards", "distributed"),
     *("sweep", "launch", "cells", "catalogue"),
     *("callback", "trl_env"),
     *("results", "figures", "report", "report_page"),

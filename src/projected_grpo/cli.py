@@ -6,6 +6,7 @@ stopped by Ctrl-C or SIGTERM (saved; the command that goes on is printed). What 
 one sentence on stderr; anything else is a bug and keeps its traceback.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from projected_grpo.catalogue import RunError
 from projected_grpo.cells import named_settings, train_settings
 from projected_grpo.config import AdapterName, ArmName, Config, ConfigError
 from projected_grpo.launch.job import LaunchError, LocalOptions, SlurmOptions
+from projected_grpo.ranks import Place, place_of
 
 
 def usable_errors() -> tuple[type[Exception], ...]:
@@ -47,15 +49,18 @@ def say_and_exit(
     logger.remove()
     # Whose lines go above a progress bar, not into it.
     console = cast(TextIO, DummyTqdmFile(sys.stderr))
-    logger.add(console, format="<dim>{time:HH:mm:ss}</dim> {message}", level="INFO")
     usable = errors()
+    who = Place()
     try:
+        who = place_of(os.environ)  # of several processes one tells how it goes, all what is wrong
+        line, level = "<dim>{time:HH:mm:ss}</dim> " + who.prefix, "INFO" if who.first else "WARNING"
+        logger.add(console, format=line + "{message}", level=level)
         work()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{who.prefix}error: {error}", file=sys.stderr)
         return 2
     except usable as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{who.prefix}error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -79,6 +79,13 @@ class VHack:
         save_file(tensors, path, {"format": FORMAT, **self.metadata})
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in an order that equal files share."""
+        return [self.axes[name] for name in sorted(self.axes)] + [
+            self.singular[name] for name in sorted(self.singular)
+        ]
+
+    @property
     def k_max(self) -> int:
         """Axes that every module has: as many as pairs, or r where that is less."""
         return min(len(rows) for rows in self.axes.values())

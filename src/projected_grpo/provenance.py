@@ -14,6 +14,7 @@ import torch
 
 from projected_grpo import __version__
 from projected_grpo.catalogue import this_process
+from projected_grpo.ranks import place_of
 
 if TYPE_CHECKING:
     from projected_grpo.session import Session
@@ -62,6 +63,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if gpu else None,
         "cpu_count": os.cpu_count(),
         "process": this_process(),
+        "processes": place_of(os.environ).size,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 

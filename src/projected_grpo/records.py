@@ -99,6 +99,13 @@ class Accumulated:
         self.logp_difference_max = torch.zeros_like(self.loss)
 
     @property
+    def sums(self) -> list[Tensor]:
+        """All of it that adds up: everything but `logp_difference_max`."""
+        counts = (self.clipped, self.tokens, self.student_tokens)
+        gradients = (*self.student.values(), *self.teacher.values())
+        return [*gradients, self.loss, self.kl, self.logp_difference, *counts]
+
+    @property
     def total(self) -> dict[str, Tensor]:
         """The gradient of all rows: module -> (N, r)."""
         return {name: self.student[name] + self.teacher[name] for name in self.student}

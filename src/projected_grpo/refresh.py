@@ -55,13 +55,16 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
             continue
         with s.adapter.ablated():  # V of what is deployed: a hack that the quarantine has is done
             v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
-        # all axes of a 4B model: 200 MB
-        runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
+        s.world.as_first(v_hack.tensors)
+        if s.world.first:  # all axes of a 4B model: 200 MB
+            runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
         V, own = selected(v_hack, cfg), None
         extraction = ARMS[cfg.arm].extraction
         if extraction is not None:  # the control is refreshed as the arm that it is compared with
             own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
-            runs[n].save_v_own(own.top(cfg.v_hack_k_most), step)
+            s.world.as_first(own.tensors)
+            if s.world.first:
+                runs[n].save_v_own(own.top(cfg.v_hack_k_most), step)
         overlaps[n] = (subspace_overlap(V, t.V), subspace_overlap(V, t.first))
         treatments[i] = with_v(t, cfg, v_hack, own)
     seconds = time.perf_counter() - started

@@ -206,11 +206,13 @@ class RunDir:
         optimizer: torch.optim.Optimizer,
         quarantine: Quarantine | None = None,
         running: Running | None = None,
+        *,
+        cut: bool = True,
     ) -> tuple[int, int]:
         """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
 
         Without one the run starts over at step 0. Half-written lines and rows of later steps are
-        dropped: those steps run again and give the same rows.
+        dropped: those steps run again and give the same rows. `cut` is for the process that writes.
         """
         found = sorted(self.checkpoints.glob("step_*"))
         step, num_tokens = 0, 0
@@ -226,7 +228,7 @@ class RunDir:
                 running.load(found[-1] / "running.safetensors", device)
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]
-        for path in (self.steps, self.rollouts):
+        for path in (self.steps, self.rollouts) if cut else ():
             _keep_rows_until(path, step)
         return step, num_tokens
 

@@ -4,16 +4,19 @@ written."""
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from loguru import logger
 
+from projected_grpo import __version__
 from projected_grpo.adapter import Adapter
 from projected_grpo.adapters import Make, adapter_of
 from projected_grpo.arms import ARMS, Treatment, as_written, treatments
 from projected_grpo.bases import PairSets, concepts, load_pair_sets, measured, own_directions
+from projected_grpo.catalogue import what_decides
 from projected_grpo.config import Config, ConfigError
+from projected_grpo.distributed import ALONE, World, require_groups
 from projected_grpo.env.comparison import one_answer
 from projected_grpo.env.grader import Grader
 from projected_grpo.env.loopholes import TRAIN_NAME, apply_hint, assign_modes
@@ -30,6 +33,7 @@ from projected_grpo.model import (
 )
 from projected_grpo.optimizer import adamw
 from projected_grpo.pool import Pool, open_pool
+from projected_grpo.provenance import data_digest
 from projected_grpo.quarantine import Quarantine, quarantine_for
 from projected_grpo.run import RunDir
 from projected_grpo.running import Running, require_known_modes, running_for
@@ -74,6 +78,7 @@ class Session:
     pair_sets: PairSets  # those that directions are extracted from
     concepts: Mapping[int, torch.Tensor]  # of those runs whose arm scores hidden states
     device: torch.device
+    world: World = ALONE
 
     @property
     def cfg(self) -> Config:
@@ -140,22 +145,24 @@ def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> l
 
 
 def prepare(
-    cfgs: Sequence[Config], stack: ExitStack, resumed: RunDir | None
+    cfgs: Sequence[Config], stack: ExitStack, resumed: RunDir | None, world: World = ALONE
 ) -> tuple[Session, list[VHack]]:
     """Read, check and load everything, and the directions that each run measures; a resumed run's
     are those of its directory. Nothing is written: what is refused here leaves no trace."""
     require_packable(cfgs)
     cfg = cfgs[0]
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    device = resolve_device(cfg.device)
+    require_groups(world, cfg)
+    world.require_same(settings=what_decides(cfg), versions=f"{__version__}, {torch.__version__}")
+    if threads := world.threads(cfg.threads):
+        torch.set_num_threads(threads)
+    device = world.device(resolve_device(cfg.device))
     make = adapter_of(cfg, len(cfgs))
     problems = hinted_problems(cfg.problems, cfg.mode)
     require_known_modes(cfgs, problems)
     v_file = resumed.v_hack if resumed else cfg.v_hack
     given = load_vhack(v_file, device) if v_file else None
     pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
-    grader = stack.enter_context(grader_of(cfg))
+    grader = stack.enter_context(grader_of(replace(cfg, workers=world.workers(cfg.workers))))
 
     revision = resumed.base_revision(cfg) if resumed else cfg.model_revision
     lm = load(cfg.model, revision=revision, dtype=DTYPES[cfg.dtype], device=device,
@@ -164,9 +171,12 @@ def prepare(
         checkpoint_layers(lm.model, True)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept, pool = _with_teacher(cfg, _short_enough(cfg, problems, prompts))
-    adapter = _wrapped(make, lm, len(cfgs), [prompts[p.id] for p in kept[:4]])
+    some = [prompts[p.id] for p in kept[:4]]
+    adapter = world.one_then_all(lambda: _wrapped(make, lm, len(cfgs), some))
     v_hack = measured(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
     own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
+    scored = concepts(cfgs, lm, adapter, pair_sets)
+    world.as_first([*(t for v in (*v_hack, *own.values()) for t in v.tensors), *scored.values()])
     optimizer = adamw(adapter.trained, cfg)
     found = treatments(cfgs, v_hack, own, device)
     session = Session(
@@ -174,8 +184,10 @@ def prepare(
         quarantine=quarantine_for(adapter, cfgs), running=running_for(cfgs, found), problems=kept,
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
         treatments=found, own=own, pair_sets=pair_sets,
-        concepts=concepts(cfgs, lm, adapter, pair_sets), device=device,
+        concepts=scored, device=device, world=world,
     )  # fmt: skip
+    if world.size > 1:
+        world.require_same(axes=adapter.fingerprint(), data=data_digest(session, 0))
     return session, v_hack
 
 
@@ -322,7 +334,10 @@ def describe(s: Session) -> None:
         cfg.steps,
     )  # fmt: skip
     longest = max(len(prompts[p.id]) for prompts in s.prompts for p in s.problems)
-    needed = estimate(cfg, s.lm, s.adapter, longest)
+    most = -(-cfg.prompts_per_step // s.world.size)
+    if s.world.size > 1:
+        logger.info("world    {} processes, {} prompts each at most", s.world.size, most)
+    needed = estimate(replace(cfg, prompts_per_step=most), s.lm, s.adapter, longest)
     logger.info("memory   {}", needed)
     if s.device.type == "cuda" and needed.peak > (room := torch.cuda.mem_get_info()[1]):
         logger.warning(

@@ -17,6 +17,7 @@ import time
 from _thread import start_new_thread
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from projected_grpo.arms import ARMS, Treatment, at_step, by_run
 from projected_grpo.config import Config
+from projected_grpo.distributed import World, everyones, joined, summed
 from projected_grpo.grading import grade_rows, score_rows
 from projected_grpo.grpo import (
     collate,
@@ -81,7 +83,7 @@ def ensure(condition: bool | Tensor, message: str) -> None:
 def sample_rows(s: Session, step: int) -> list[list[Row]]:
     """The step's groups of all runs: student rows first, then teacher rows.
 
-    N * P lists of G rows, run by run, not yet graded.
+    N * P lists of G rows, run by run, not yet graded; of several processes each has its part.
     """
     cfg = s.cfg
     sampling = Sampling.of(cfg, s.lm)
@@ -90,6 +92,7 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
         for n, one in enumerate(s.cfgs)
         for problem in problems_of_step(s.problems, cfg.prompts_per_step, one.seed, step)
     ]
+    chosen = chosen[s.world.part(len(chosen))]
     prompts = [s.prompts[n][problem.id] for n, _, problem in chosen]
     seeds = [stream_seed("sample", seed, step, problem.id) for _, seed, problem in chosen]
     runs = [n for n, _, _ in chosen]
@@ -113,7 +116,7 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
 
 def accumulate_gradients(s: Session, rows: list[Row], kept: Kept | None = None) -> Accumulated:
     """One backward a micro-batch over the rows that carry an advantage; fills in their hack scores,
-    and every row's own gradient that `kept` wants."""
+    and every row's own gradient that `kept` wants. The sums are those of all processes."""
     kept = kept or Kept(frozenset())
     total = Accumulated(s.adapter.trained)
     learning = [row for row in rows if row.learns]
@@ -124,6 +127,7 @@ def accumulate_gradients(s: Session, rows: list[Row], kept: Kept | None = None) 
     expected = [0] * len(s.cfgs)
     for row in learning:
         expected[row.run] += len(row.ids)
+    expected = summed(s.world, total, expected)
     ensure(
         total.tokens.tolist() == expected and max(expected) <= s.cfg.denominator,
         f"the loss saw {total.tokens.tolist()} tokens of the rows' {expected} "
@@ -225,6 +229,7 @@ def run_step(
     treatments = acting(s, step, refreshed)
     kept = Kept(weighed(treatments) | (s.running.runs if s.running else frozenset()))
     accumulated = accumulate_gradients(s, [row for group in groups for row in group], kept)
+    groups, kept = everyones(s.world, groups, kept, s.adapter.trained)
     timings["fb"] = lap()
     weights = weigh(treatments, accumulated, kept, len(s.cfgs))
     lr = [learning_rate(cfg, step) for cfg in s.cfgs]
@@ -238,6 +243,7 @@ def run_step(
         "weight": weights,
         **learned(s, step, kept, treatments),
     }  # fmt: skip
+    ensure(s.world.same(s.adapter.trained), "the processes of this run have different adapters")
     timings["t_proj"] = lap()
     timings["t_refresh"] = refreshed.seconds
     timings["step_time"] = clock[-1] - clock[0] + refreshed.seconds
@@ -326,60 +332,87 @@ def train_runs(
     that it would have alone, to rounding, and can be resumed alone. `named` are the settings that
     the command line gave: one that differs from a resumed run's is refused, or heeded. `bar` shows
     the progress where stderr is a terminal, for a caller whose own lines go through `tqdm.write`.
+    Started by torchrun, this is one of several processes that make one run (distributed.py).
     """
     started = time.perf_counter()
-    runs: list[RunDir] = []
-    if cfgs[0].resume is not None:
-        ensure(len(cfgs) == 1, "a pack is resumed run by run")
-        runs = [RunDir.open(cfgs[0].resume)]
-        runs[0].require_idle()
-        cfgs = [resumed_config(cfgs[0], runs[0], named)]
-    else:
-        RunDir.require_writable(cfgs[0].out_dir)
-    trackers = Trackers(cfgs[0].track)
-    with ExitStack() as stack:
-        s, v_hack = prepare(cfgs, stack, runs[0] if runs else None)
+    with joined(cfgs) as world, ExitStack() as stack:
+        with world.agreed():
+            cfgs, runs = _found(cfgs, named, world)
+            trackers = Trackers(cfgs[0].track if world.first else "none")
+        s, v_hack = prepare(cfgs, stack, runs[0] if runs else None, world)
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
-            runs[0].require_idle()  # another may have gone on with it while this one loaded
-            runs[0].require_data(data_digest(s, 0))
-            done, num_tokens[0] = runs[0].load_checkpoint(
-                s.adapter, s.optimizer, s.quarantine, s.running
-            )
-            s = resumed(s, runs[0], done)
-            runs[0].note_resume(done, s.device)
+            with world.agreed():
+                if world.first:
+                    runs[0].require_idle()  # another may have gone on with it while this one loaded
+                runs[0].require_data(data_digest(s, 0))
+                done, num_tokens[0] = runs[0].load_checkpoint(
+                    s.adapter, s.optimizer, s.quarantine, s.running, cut=world.first
+                )
+                s = resumed(s, runs[0], done)
+                if world.first:
+                    runs[0].note_resume(done, s.device)
         status = "failed"
         try:
             for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
                 prompt, record = s.first_prompt(n), made_from(s, n)
-                runs.append(RunDir.create(cfg, s.device, v_hack[n], prompt, record, s.own.get(n)))
-            log_format = "{time:HH:mm:ss} {level: <7} {message}"
-            for run in runs:
-                stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
-                logger.info("run      {}", run.path)
-            describe(s)
-            trackers.open([run.path for run in runs])
+                made = partial(RunDir.create, cfg, s.device, v_hack[n], prompt, record)
+                runs.append(world.lead(partial(made, s.own.get(n))))
+            if world.first:
+                _announce(s, runs, stack)
+                trackers.open([run.path for run in runs])
             reached = _loop(s, runs, done, num_tokens, trackers, bar)
-            if reached == "finished":
+            if reached == "finished" and world.first:
                 for n, (run, cfg) in enumerate(zip(runs, s.cfgs, strict=True)):
                     run.save_adapter(s.adapter, cfg, n)
             status = reached
         finally:
-            for run in runs:
+            for run in runs if world.first else ():
                 run.finish(status)
                 if status != "finished":
                     logger.warning("go on with: train {} --resume={}", s.cfg.preset_name, run.path)
             trackers.close(status)
-        seconds, memory = time.perf_counter() - started, peak_memory_gib(s.device)
-        logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
-        ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
-        cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
-        table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
-        print(f"\n{table}")
-        print("\n" + "\n".join(str(run.path) for run in runs))
+        if world.first:
+            _sum_up(s, runs, status, time.perf_counter() - started)
+        world.wait()  # the launcher ends all once one has gone: not before rank 0 has written
     if status == "stopped":
         raise KeyboardInterrupt  # saved, but not done: whoever waits for this process must see it
     return [run.path for run in runs]
+
+
+def _found(
+    cfgs: Sequence[Config], named: Collection[str], world: World
+) -> tuple[Sequence[Config], list[RunDir]]:
+    """The settings and the directory of a run that is resumed; or those given, and none yet."""
+    if cfgs[0].resume is None:
+        if world.first:
+            RunDir.require_writable(cfgs[0].out_dir)
+        return cfgs, []
+    ensure(len(cfgs) == 1, "a pack is resumed run by run")
+    run = RunDir.open(cfgs[0].resume)
+    if world.first:
+        run.require_idle()
+    return [resumed_config(cfgs[0], run, named)], [run]
+
+
+def _announce(s: Session, runs: list[RunDir], stack: ExitStack) -> None:
+    """Begin every run's train.log, and say what runs."""
+    log_format = "{time:HH:mm:ss} {level: <7} {message}"
+    for run in runs:
+        stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
+        logger.info("run      {}", run.path)
+    describe(s)
+
+
+def _sum_up(s: Session, runs: list[RunDir], status: str, seconds: float) -> None:
+    """Print how the runs ended."""
+    memory = peak_memory_gib(s.device)
+    logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
+    ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
+    cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
+    table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
+    print(f"\n{table}")
+    print("\n" + "\n".join(str(run.path) for run in runs))
 
 
 def _silent(line: str) -> None:
@@ -400,30 +433,34 @@ def _loop(
     logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
     pack = PackLogger(labels(s.cfgs), logger.info)
     names = [f"{label} s{one.seed}" for label, one in zip(labels(s.cfgs), s.cfgs, strict=True)]
-    (logs[0] if alone else pack).header()
+    if s.world.first:
+        (logs[0] if alone else pack).header()
     progress = tqdm(
         total=cfg.steps, initial=done, unit="step", dynamic_ncols=True, leave=False,
-        disable=None if bar else True,  # None: shown on a terminal only
+        disable=None if bar and s.world.first else True,  # None: shown on a terminal only
     )  # fmt: skip
     with progress, _stop_on_signal() as stop:
         for step in range(done + 1, cfg.steps + 1):
             s, refreshed = refresh(s, step, runs)
             results = run_step(s, step, num_tokens, refreshed)
-            for run, log, (row, rows) in zip(runs, logs, results, strict=True):
-                append_rows(run.rollouts, [rollout_record(step, i, r) for i, r in enumerate(rows)])
-                log.step(row)
-            if not alone:
-                pack.step([row for row, _ in results])
-            trackers.step({run.path: row for run, (row, _) in zip(runs, results, strict=True)})
-            if cfg.print_every and step % cfg.print_every == 0:
-                for text in best_and_hack(names, [rows for _, rows in results]):
-                    logger.info("{}", text)
+            if s.world.first:
+                for run, log, (row, rows) in zip(runs, logs, results, strict=True):
+                    drawn = [rollout_record(step, i, r) for i, r in enumerate(rows)]
+                    append_rows(run.rollouts, drawn)
+                    log.step(row)
+                if not alone:
+                    pack.step([row for row, _ in results])
+                trackers.step({run.path: row for run, (row, _) in zip(runs, results, strict=True)})
+                if cfg.print_every and step % cfg.print_every == 0:
+                    for text in best_and_hack(names, [rows for _, rows in results]):
+                        logger.info("{}", text)
             progress.update()
-            if step % cfg.checkpoint_every == 0 or step == cfg.steps or stop:
-                for n, run in enumerate(runs):
-                    run.save_checkpoint(
-                        step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine, s.running
-                    )
-            if stop and step < cfg.steps:
+            stopping = s.world.any(bool(stop))
+            due = step % cfg.checkpoint_every == 0 or step == cfg.steps or stopping
+            for n, run in enumerate(runs) if due and s.world.first else ():
+                run.save_checkpoint(
+                    step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine, s.running
+                )
+            if stopping and step < cfg.steps:
                 return "stopped"
     return "finished"
