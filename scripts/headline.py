@@ -36,7 +36,10 @@ from projected_grpo.stats import (
 )
 from projected_grpo.step_logger import footnote, marked
 
-HORIZONS = (40, 60, 100, 200)
+HORIZONS = (40, 60, 100, 150, 200)
+STAND_INS = {"confirm": "long"}
+"""Plan -> that whose runs are the same until the plan's last step (docs/spec.md's deviation of
+2026-11-24): their first steps stand in for runs that were stopped before it."""
 MARGIN = 0.10
 SPAN = 10
 """Steps of one column where a table shows the course of training."""
@@ -146,7 +149,7 @@ def read(folder: Path) -> list[Section]:
         else:
             runs[key].rows.append(row)
     found: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs.values():
+    for run in [*runs.values(), *stand_ins([*runs.values()])]:
         where = f"{run.about.get('base', 'organism')} {run.about.get('plan', '')}".strip()
         found[where, json.dumps(shared(run), sort_keys=True)].append(run)
     names = Counter(where for where, _ in found)
@@ -160,11 +163,39 @@ def read(folder: Path) -> list[Section]:
     return made
 
 
+def stand_ins(runs: Sequence[Run]) -> list[Run]:
+    """For every run that was stopped before its plan's last step and that no other made good, the
+    first steps of the run with the same arm, seed and settings in the plan that `STAND_INS` names,
+    where that came so far. What was sampled after its own last step is not taken over."""
+    whole = {which(run) for run in runs if len(run.rows) >= run.about["settings"]["steps"]}
+    longer = {which(run): run for run in runs if run.about.get("plan") in STAND_INS.values()}
+    found: dict[tuple[str, ...], Run] = {}
+    for run in runs:
+        about, steps = run.about, run.about["settings"]["steps"]
+        other = longer.get(which(run, STAND_INS.get(about.get("plan", ""))))
+        if which(run) not in whole and other is not None and len(other.rows) >= steps:
+            stood_in = {**about, "status": "finished", "stands_in": other.about["run"]}
+            found[which(run)] = Run(
+                {**stood_in, "device": other.about["device"], "git_sha": other.about["git_sha"]},
+                other.rows[:steps],
+            )
+    return [*found.values()]
+
+
+def which(run: Run, plan: str | None = None) -> tuple[str, ...]:
+    """The plan (its own or another) and what decides a run's first steps: arm, seed, settings."""
+    settings = {name: of(run, name) for name in PER_RUN if name not in ("arm", "seed")}
+    about = run.about
+    what = json.dumps([about["arm"], about["seed"], shared(run), settings], sort_keys=True)
+    return about.get("base", ""), plan or about.get("plan", ""), about["label"], what
+
+
 def shared(run: Run) -> dict[str, Any]:
     """The settings other than the preset's that runs must have in common to be compared. Steps are
     not among them: a longer run has the same first steps, but for its warm-up."""
     default = json.loads(PRESETS[run.about["preset"]]().to_json())
-    left_out = {*MACHINE_SETTINGS, *PER_RUN, "steps"} - {"lr"}  # no plan varies it
+    # No plan varies lr; the warm-up stands below, in steps
+    left_out = {*MACHINE_SETTINGS, *PER_RUN, "steps", "warmup_frac"} - {"lr"}
     changed = {
         name: value
         for name, value in run.about["settings"].items()
@@ -560,9 +591,17 @@ def describe(s: Section) -> str:
     devices = ", ".join(sorted({about["device"] for about in abouts}))
     shas = ", ".join(sorted({(about["git_sha"] or "unknown")[:7] for about in abouts}))
     seeds = sorted({about["seed"] for about in abouts})
+    borrowed = Counter(about["label"] for about in abouts if "stands_in" in about)
+    stood_in = ", ".join(f"{n} of {label}" for label, n in borrowed.items())
     return (
         f"{len(abouts)} runs, seeds {', '.join(map(str, seeds))}; {devices}; commit {shas}; preset "
         f"{abouts[0]['preset']}, other than it `{json.dumps(s.shared)}`."
+        + (
+            f" The first steps of longer runs with the same settings (docs/spec.md, deviation) "
+            f"stand in for runs that were stopped: {stood_in}."
+            if stood_in
+            else ""
+        )
     )
 
 
@@ -604,8 +643,12 @@ def decision(sections: Sequence[Section]) -> list[str]:
                     seen = f"{label} - vanilla {bracket(v.hack)}, n = {v.n}; {controls}"
                     lines.append(f"- exploratory, {span}: hack rate, {seen}")
                 else:
-                    seeds = frozenset(
-                        a.about["seed"] for a, _ in s.pairs(label, "vanilla", horizon)
+                    against = ["vanilla", *control_of(s, label)]
+                    seeds = frozenset.intersection(
+                        *(
+                            frozenset(a.about["seed"] for a, _ in s.pairs(label, other, horizon))
+                            for other in against
+                        )
                     )
                     lines.append(f"- {span}: {verdict_on(v, one, seeds, beaten)} {controls}")
     if not any(s.confirms(horizon) for s in sections for horizon in s.horizons):
