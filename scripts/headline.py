@@ -20,12 +20,10 @@ from collect_rows import lines
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from projected_grpo.arms import ARMS
-from projected_grpo.config import MACHINE_SETTINGS, PRESETS
+from projected_grpo.config import CAUTIONS, MACHINE_SETTINGS, PER_RUN, PRESETS
 from projected_grpo.figures import forest, save, stacked
 from projected_grpo.results import ONSET, RATES, WINDOW, mean
 from projected_grpo.results import Run as RunOfRows
-from projected_grpo.session import PER_RUN
 from projected_grpo.stats import (
     Estimate,
     H1Verdict,
@@ -89,7 +87,7 @@ class Section:
     def cautions(self) -> dict[str, str]:
         """label -> why its training curve is not to be compared with others'; empty: it may be."""
         return {
-            label: ARMS[next(iter(runs.values())).about["arm"]].caution
+            label: CAUTIONS.get(next(iter(runs.values())).about["arm"], "")
             for label, runs in self.variants.items()
         }
 

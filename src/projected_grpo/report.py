@@ -14,14 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from loguru import logger
 
 from projected_grpo import figures, report_page
-from projected_grpo.arms import ARMS
+from projected_grpo.catalogue import RunError
 from projected_grpo.cli import ReportConfig
-from projected_grpo.config import ConfigError
+from projected_grpo.config import CAUTIONS, PER_RUN, ArmName, ConfigError
 from projected_grpo.results import (
     RATES,
     Cell,
@@ -39,8 +40,6 @@ from projected_grpo.results import (
     shared,
 )
 from projected_grpo.rollout_sample import RolloutSample, sample_rollouts
-from projected_grpo.run import RunError
-from projected_grpo.session import PER_RUN
 from projected_grpo.stats import Estimate, Floats
 from projected_grpo.step_logger import footnote, marked, read_steps
 
@@ -83,7 +82,7 @@ class Experiment:
     def arms(self) -> Mapping[str, Sequence[StoredRun]]:
         """name -> runs, vanilla first; a dagger marks arms whose curve is not to be compared with
         others'."""
-        order = list(ARMS)
+        order = get_args(ArmName)
         found = sorted(
             named(self.runs).items(), key=lambda item: order.index(item[1][0].about["arm"])
         )
@@ -114,7 +113,7 @@ class Experiment:
 
 def caution(runs: Sequence[Run]) -> str:
     """Why the training curve of an arm is not to be compared with others'; empty: it may be."""
-    return ARMS[runs[0].about["arm"]].caution
+    return CAUTIONS.get(runs[0].about["arm"], "")
 
 
 def report(cfg: ReportConfig) -> None:

@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tabulate import tabulate
 
-from projected_grpo.config import MACHINE_SETTINGS, PRESETS
-from projected_grpo.session import PER_RUN
+from projected_grpo.config import MACHINE_SETTINGS, PER_RUN, PRESETS
 from projected_grpo.stats import Estimate, Floats, t_interval
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
