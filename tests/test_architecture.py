@@ -12,6 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 TORCH_FREE = (
     *("env", "pairs", "config", "seeds", "stats", "step_logger", "student_t"),
     *("cli", "trackers", "sweep"),
+    "tables",
 )
 PURE = ("proj", "grpo", "rewards", "svd", "adapter", "antipasto", "stats", "student_t")
 COMPOSERS = {
@@ -20,7 +21,8 @@ COMPOSERS = {
     *("trackers", "samples"),
     *("sweep", "launch", "cells", "catalogue"),
     *("callback", "trl_env"),
-    *("results", "figures", "report", "report_page"),
+    *("results", "tables", "figures"),
+    *("report", "report_read", "report_experiments", "report_figures", "report_page"),
 }
 
 
