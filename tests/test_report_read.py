@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pygments")
@@ -159,7 +160,9 @@ def test_of_two_equal_runs_the_finished_and_longer_one_is_kept(
     assert sentence.endswith(reason)
 
 
-def test_a_new_report_leaves_nothing_of_the_old_one_and_all_else(tmp_path: Path) -> None:
+def test_a_new_report_leaves_nothing_of_the_old_one_and_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in (1, 2):
         store(tmp_path / "runs" / f"v{seed}", seed=seed)
         store(tmp_path / "runs" / f"v{seed}_lr", seed=seed, lr=0.5)
@@ -169,7 +172,12 @@ def test_a_new_report_leaves_nothing_of_the_old_one_and_all_else(tmp_path: Path)
     (out / "notes.txt").touch()
     before = {path.name for path in (out / "figures").iterdir()}
     assert "dynamics_smoke_lr_0_5.svg" in before
+    monkeypatch.setattr("projected_grpo.report.MOST_MB", 0)
+    said: list[str] = []
+    sink = logger.add(said.append, level="WARNING")
     report(ReportConfig(runs=(tmp_path / "runs" / "v1",), out=out))
+    logger.remove(sink)
+    assert "fewer --rollouts (they were 64 of each run)" in said[0]
     after = {path.name for path in (out / "figures").iterdir()}
     kinds = ("dynamics", "alignment", "scores")
     assert after == {f"{k}_smoke.{x}" for k in kinds for x in ("png", "svg")} | {"mine.png"}

@@ -70,6 +70,7 @@ def test_a_number_says_its_own_n_and_no_spread_is_no_interval() -> None:
     name = "hack, last 5 steps"
     assert flat[f"{name} 95 % t low"] == one[f"{name} 95 % t high"] == ""
     assert [flat[f"{name} n"], one[f"{name} n"], one["n seeds"]] == ["3", "1", "2"]
+    assert one["attempted >= 0.5"] == "0/1"  # nothing is known of the other
     assert float(wide[f"{name} 95 % t low"]) == pytest.approx(0.25 - 4.302653 / 8 / 3**0.5)
     against = against_vanilla({"e": compared(arms)})
     assert "-0.250 (n=1)" in against.text() and "1 of 1" in against.text()

@@ -19,7 +19,8 @@ MEASURED = (
     "Alignment of the gradient with the hack directions before projection, of student and of "
     "teacher rows (above 0 is hack-ward), and the part of the gradient or of AdamW's step that the "
     "arm removes; only what was measured. Mean over seeds, band one standard deviation, dotted "
-    "where some runs have no value; n counts runs that have any."
+    "where some runs have no value, a point where the steps beside it have none; n counts runs "
+    "that have any."
 )
 SCORES = (
     "Hack scores (alignment of a row's own gradient with the hack directions) of student rows that "

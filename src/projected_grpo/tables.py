@@ -111,7 +111,8 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> Table:
     body: list[list[Cell]] = []
     for arm, asked in arms.items():
         runs = whole(asked)
-        onsets = [run.onset() for run in runs]
+        counted = [run for run in runs if not math.isnan(run.area())]
+        onsets = [run.onset() for run in counted]
         steps = max((len(run.rows) for run in runs), default=0)
         cells: list[Cell] = [arm, len(runs), len(asked) - len(runs)]
         cells.append(f"{steps}/{asked[0].settings['steps']}")
@@ -120,8 +121,8 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> Table:
         cells.append(f"{sum(o is not None for o in onsets)}/{len(onsets)}")
         reached = sorted(o for o in onsets if o is not None)
         cells.append(", ".join(map(str, reached)) or "-")
-        accepted = sorted(a for a in (run.accepted() for run in runs) if a is not None)
-        share = f"{len(accepted)}/{len(runs)}"
+        accepted = sorted(a for a in (run.accepted() for run in counted) if a is not None)
+        share = f"{len(accepted)}/{len(counted)}"
         cells.append(f"{share}: {', '.join(map(str, accepted))}" if accepted else share)
         body.append(cells)
     estimates = [*(f"{name}, last {WINDOW} steps" for name in RATES.values())]
