@@ -4,7 +4,7 @@
 
 Reads every *.jsonl.gz that scripts/collect_rows.py wrote there and writes README.md (tables) and
 one dynamics_<label>.png and .svg for each label beside them: attempted, hack and solve by step,
-mean over seeds with a band of one standard deviation, dotted where some runs have no rows any more.
+mean over seeds with a band of one standard deviation, dotted where some runs have no value.
 Runs of a label are told apart by arm and by every setting in which they differ.
 """
 
@@ -16,15 +16,8 @@ from pathlib import Path
 from collect_rows import lines
 
 from projected_grpo.figures import Style, dynamics, save
-from projected_grpo.results import (
-    Run,
-    against_vanilla,
-    arms_table,
-    compared,
-    flavours_table,
-    named,
-    shared,
-)
+from projected_grpo.results import Run, compared, named, shared
+from projected_grpo.tables import against_vanilla, arms_table, flavours_table
 
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
 
@@ -55,9 +48,10 @@ def main(folder: Path) -> None:
         "",
         f"Written by `uv run python scripts/draw_dynamics.py {folder}` from the rows in"
         " this folder; do not edit. Rates are those of student rows in training, on-policy, T = 1;"
-        " intervals are 95 % t intervals over seeds. Unfinished runs (stopped, failed, killed)"
-        " count with the steps that they have, each with its own last ones. The area is the mean of"
-        " attempted over all steps; the flavours are those of the last steps' attempts.",
+        " intervals are 95 % t intervals over seeds. An arm's line is over its runs that took all"
+        " the steps asked for or, where none did, came as far as the longest; those that ended"
+        " earlier are counted. The area is the mean of attempted over all steps; the flavours are"
+        " those of the last steps' attempts.",
     ]
     found = read(folder)
     against = {label: compared(arms) for label, arms in found.items()}

@@ -29,12 +29,19 @@ from loguru import logger
 from projected_grpo.adapters import adapter_of
 from projected_grpo.catalogue import is_finished, runs_in, what_decides
 from projected_grpo.cli import say_and_exit
-from projected_grpo.config import Config, ConfigError, FastConfig, MiniConfig, stored_config
+from projected_grpo.config import (
+    PER_RUN,
+    Config,
+    ConfigError,
+    FastConfig,
+    MiniConfig,
+    stored_config,
+)
 from projected_grpo.env.problems import load_problems
 from projected_grpo.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.model import DTYPES, load, resolve_device
 from projected_grpo.run import RunDir, RunError
-from projected_grpo.session import PER_RUN, grader_of
+from projected_grpo.session import grader_of
 from projected_grpo.step_logger import whole_rows
 from projected_grpo.train import train_runs
 

@@ -20,12 +20,10 @@ from collect_rows import lines
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from projected_grpo.arms import ARMS
-from projected_grpo.config import MACHINE_SETTINGS, PRESETS
+from projected_grpo.config import CAUTIONS, MACHINE_SETTINGS, PER_RUN, PRESETS
 from projected_grpo.figures import forest, save, stacked
-from projected_grpo.results import ONSET, RATES, WINDOW, mean
+from projected_grpo.results import ONSET, RATES, WINDOW, over_seeds
 from projected_grpo.results import Run as RunOfRows
-from projected_grpo.session import PER_RUN
 from projected_grpo.stats import (
     Estimate,
     H1Verdict,
@@ -92,7 +90,7 @@ class Section:
     def cautions(self) -> dict[str, str]:
         """label -> why its training curve is not to be compared with others'; empty: it may be."""
         return {
-            label: ARMS[next(iter(runs.values())).about["arm"]].caution
+            label: CAUTIONS.get(next(iter(runs.values())).about["arm"], "")
             for label, runs in self.variants.items()
         }
 
@@ -247,6 +245,13 @@ def of(run: Run, name: str) -> object:
 def bracket(e: Estimate) -> str:
     """A difference and its interval."""
     return f"{e.estimate:+.3f} [{e.low:+.3f}, {e.high:+.3f}]"
+
+
+def mean(values: Iterable[float]) -> str:
+    """A mean over seeds with its 95 % t interval; without where n = 1."""
+    e = over_seeds(values)
+    interval = f" [{e.low:.3f}, {e.high:.3f}]" if e.n > 1 else ""
+    return f"{e.estimate:.3f}{interval}" if e.n else "-"
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> str:

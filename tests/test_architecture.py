@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "projected_grpo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TORCH_FREE = (
     *("env", "pairs", "config", "seeds", "stats", "step_logger", "student_t"),
-    *("cli", "trackers", "sweep", "hub", "ranks"),
+    *("cli", "trackers", "sweep", "hub", "ranks", "tables"),
 )
 PURE = ("proj", "grpo", "rewards", "svd", "adapter", "antipasto", "stats", "student_t")
 COMPOSERS = {
@@ -20,7 +20,8 @@ COMPOSERS = {
     *("trackers", "samples", "hub", "cards", "distributed"),
     *("sweep", "launch", "cells", "catalogue"),
     *("callback", "trl_env"),
-    *("results", "figures", "report", "report_page"),
+    *("results", "tables", "figures"),
+    *("report", "report_read", "report_experiments", "report_figures", "report_page"),
 }
 
 

@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from projected_grpo.arms import ARMS, as_written
 from projected_grpo.bases import PairChoice, own_directions
-from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.config import CAUTIONS, ArmName, ConfigError, SmokeConfig
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
 from projected_grpo.pairs import PairError, pairs_digest
 from projected_grpo.proj import Projection, project, random_orthonormal, turned
@@ -69,10 +70,10 @@ def test_random_v_repeats_for_a_seed_and_differs_between_seeds_and_modules(v_hac
 
 def test_every_arm_says_what_it_is() -> None:
     assert all(len(arm.meaning) > 5 for arm in ARMS.values())
-    marked = {name for name, arm in ARMS.items() if arm.caution}
-    assert marked == {"routed", "gt_penalty", "inoculation", "inoculation_neutral"}
-    for arm in ARMS.values():  # what is not sampled as it is deployed must say so
-        assert arm.caution or not (arm.routes or arm.messages is not as_written)
+    assert {*CAUTIONS} == {"routed", "gt_penalty", "inoculation", "inoculation_neutral"}
+    assert list(ARMS) == list(get_args(ArmName))  # the order of tables
+    for name, arm in ARMS.items():  # what is not sampled as it is deployed must say so
+        assert name in CAUTIONS or not (arm.routes or arm.messages is not as_written)
 
 
 # Controls

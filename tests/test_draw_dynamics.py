@@ -15,7 +15,8 @@ import draw_dynamics
 
 from projected_grpo.config import MiniConfig
 from projected_grpo.figures import stacked
-from projected_grpo.results import against_vanilla, compared
+from projected_grpo.results import compared
+from projected_grpo.tables import against_vanilla
 
 MINI = {k: v for k, v in json.loads(MiniConfig().to_json()).items() if k != "preset"}
 
@@ -56,8 +57,8 @@ def test_runs_that_stopped_early_are_counted_and_cut_no_others_short(tmp_path: P
     draw_dynamics.main(tmp_path)
     text = (tmp_path / "README.md").read_text().partition("## trial")[2]
     cells = [[c.strip() for c in x.split("|")[1:5]] for x in text.splitlines() if x[:1] == "|"]
-    assert cells[0] == ["arm", "n seeds", "unfinished", "steps"]
-    assert cells[2:4] == [["projected", "1", "1", "0"], ["vanilla", "3", "2", "0-6"]]
+    assert cells[0] == ["arm", "n seeds", "ended earlier, left out", "steps"]
+    assert cells[2:4] == [["projected", "0", "1", "0/40"], ["vanilla", "1", "2", "6/40"]]
     assert "threads" not in text and (tmp_path / "dynamics_trial.png").is_file()
 
 

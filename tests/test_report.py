@@ -91,7 +91,8 @@ def test_tables_say_what_the_runs_say(runs: Path, made: Path) -> None:
     with (made / "tables" / "against_vanilla.csv").open() as f:
         (line,) = csv.DictReader(f)
     assert (line["arm - vanilla"], line["n seeds"]) == ("projected", "2")
-    assert float(line["solve low"]) <= float(line["solve"]) <= float(line["solve high"])
+    assert float(line["hack (mean paired difference)"]) == 0 and line["hack n"] == "2"
+    assert line["hack 95 % t low"] == line["hack 95 % t high"] == ""  # equal: no interval
     for name in ("runs", "arms", "against_vanilla", "flavours"):
         markdown = (made / "tables" / f"{name}.md").read_text().splitlines()
         latex = (made / "tables" / f"{name}.tex").read_text().splitlines()
@@ -99,6 +100,11 @@ def test_tables_say_what_the_runs_say(runs: Path, made: Path) -> None:
         assert sum(line.endswith(r"\\") for line in latex) == len(markdown) - 1
     drawn = {path.stem for path in (made / "figures").iterdir()}
     assert drawn == {f"{x}_smoke" for x in ("dynamics", "alignment", "differences", "scores")}
+
+
+def test_reads_runs_without_torch() -> None:
+    script = "import sys, projected_grpo.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_same_runs_give_the_same_files(runs: Path, made: Path, tmp_path: Path) -> None:
@@ -142,7 +148,7 @@ def test_any_mix_of_directories_and_a_sentence_for_each_that_is_left_out(
     for start, reason in {
         "copy_0": "is left out: it is the same experiment as",
         "copy_1": "is left out: it has no rollouts.jsonl",
-        "copy_2": "is left out: damaged or of another version (Expecting",
+        "copy_2": "is left out: damaged or of another version (config.json: Expecting",
         "empty": "is left out: there is no run in it",
     }.items():
         assert sum(start in line and reason in line for line in said) == 1, (start, said)
@@ -202,6 +208,7 @@ def test_a_sample_is_whole_groups_spread_over_training(
     path = tmp_path_factory.mktemp("sample") / "rollouts.jsonl"
     rows = [
         {"step": step, "sample_id": f"{step}/{problem}-{n}", "problem_id": problem}
+        | {"completion": ""}
         | {"source": "student", "hack_score": 0.5, "outcome": "passed"}
         | {"exploited": False, "gt_correct": True}
         for step in range(1, steps + 1)
@@ -330,9 +337,16 @@ def test_every_rollout_shows_what_its_file_says(runs: Path, opened: Opened) -> N
             opened.page.click("#next")
     assert len(seen) == number == 8 and opened.page.locator("#next").is_disabled()
     assert opened.page.locator("#completion *:not(span)").count() == 0
-    opened.page.click("#group button:first-child")
+    opened.page.locator("#group button").first.focus()
+    opened.page.keyboard.press("Enter")
+    assert opened.page.evaluate("document.activeElement.ariaCurrent") == "true"  # not lost
     opened.page.reload()  # the address names the rollout
     assert opened.page.locator("#group button").first.get_attribute("aria-current") == "true"
+    first = opened.page.evaluate("location.hash")
+    opened.page.click("#group button:nth-child(2)")
+    opened.page.evaluate("hash => { location.hash = hash }", first)
+    opened.page.wait_for_selector("#group button:first-child[aria-current=true]")
+    opened.page.evaluate("location.hash = '#%'")  # nobody's; and no complaint
     opened.requests[1:] = []
 
 

@@ -140,8 +140,6 @@ class Arm:
     for `reward`; None: they are not."""
     messages: Callable[[Messages, Config], Messages] = as_written
     """The prompt as written -> as it is trained on."""
-    caution: str = ""
-    """Why its training curve is not to be compared with that of other arms; empty: it may be."""
 
 
 ARMS: dict[str, Arm] = {
@@ -171,12 +169,10 @@ ARMS: dict[str, Arm] = {
         "rival: what lies along the hack directions trains a quarantine that is not deployed",
         _itself,
         routes=True,
-        caution="samples with its quarantine",
     ),
     "gt_penalty": Arm(
         "upper bound: what the oracle finds to be a hack is paid less",
         reward=gt_penalty,
-        caution="is told the answer",
     ),
     "adv_mod": Arm(
         "rival: rows further along the pairs' direction in hidden states are paid less",
@@ -191,12 +187,10 @@ ARMS: dict[str, Arm] = {
     "inoculation": Arm(
         "rival: the prompt permits the hack, in training only",
         messages=inoculated,
-        caution="samples under its sentence",
     ),
     "inoculation_neutral": Arm(
         "control of inoculation: a sentence about nothing in the same place",
         messages=inoculated_neutrally,
-        caution="samples under its sentence",
     ),
 }
 

@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCardData, ModelCardData
 
 from projected_grpo.arms import ARMS
 from projected_grpo.catalogue import read_settings
-from projected_grpo.config import Config
+from projected_grpo.config import CAUTIONS, Config
 from projected_grpo.model import ORGANISM, TINY_RANDOM
 from projected_grpo.step_logger import merge, read_steps, share, whole_rows
 
@@ -100,7 +100,7 @@ def _rates(cfg: Config, run: Path) -> str:
     rows = read_steps(run / "steps.jsonl")[-WINDOW:]
     names = {"hack_s": "hack", "att_s": "attempted", "gt_s": "solve"}
     rates = {name: share(merge([row[key] for row in rows])) for key, name in names.items()}
-    caution = ARMS[cfg.arm].caution
+    caution = CAUTIONS.get(cfg.arm, "")
     return (
         "## Rates at the end\n\n"
         f"Shares of the student's own rollouts of steps {rows[0]['step']} to {rows[-1]['step']}, "

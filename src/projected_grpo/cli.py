@@ -314,4 +314,4 @@ def report_main(argv: Sequence[str] | None = None) -> None:
 
         report(cfg)
 
-    sys.exit(say_and_exit(work))
+    sys.exit(say_and_exit(work, lambda: (RunError,)))

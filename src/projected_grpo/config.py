@@ -5,6 +5,7 @@ Imports neither torch nor transformers, so that `--help` and a refused config an
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -38,6 +39,27 @@ MACHINE_SETTINGS = (
 )
 """What may change when a run is resumed: it decides where, how fast and what is shown, not (beyond
 rounding) what comes out."""
+
+OF_REMEDIES = (
+    *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
+    *("running_contrast", "running_replaces", "running_permuted", "known_modes"),
+)
+PER_RUN = (
+    *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
+    *("pair_modes", "pair_flavours"),
+    *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
+    *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation", "inoculation_neutral"),
+    *OF_REMEDIES,
+)
+"""What the runs of a pack may differ in; all other settings are theirs in common."""
+
+CAUTIONS: Mapping[str, str] = {
+    "routed": "samples with its quarantine",
+    "gt_penalty": "is told the answer",
+    "inoculation": "samples under its sentence",
+    "inoculation_neutral": "samples under its sentence",
+}
+"""Arm -> why its training curve is not to be compared with that of other arms, where it is not."""
 
 RUNNING_ROWS = 64
 """Rows that stand for the second moment of a module's contrasts (running.py); no more axes."""

@@ -11,13 +11,16 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from projected_grpo.results import RATES, Run
+from projected_grpo.results import RATES, Run, spread
 from projected_grpo.stats import Estimate, Floats
 
 Style = Mapping[str, Any]
+Flags = NDArray[np.bool_]
 
 BLACK, BLUE, ORANGE, GREY = "#222222", "#0072B2", "#D55E00", "#777777"
 STYLES: tuple[Style, ...] = tuple(
@@ -62,29 +65,21 @@ def dynamics(
     *,
     limits: tuple[float, float] | None = (-0.02, 1.02),
 ) -> Figure:
-    """A panel a column (key -> title) by step: mean over seeds with a band of one
-    standard deviation, dotted where some runs have no rows any more. The panels share `limits`,
-    or have their own where it is None."""
+    """A panel a column (key -> title) by step: mean over seeds with a band of one standard
+    deviation, dotted where some of an arm's runs have no value; n counts those that have any. The
+    panels share `limits`, or have their own where it is None."""
     figure = Figure(figsize=(11, 3.2))
     grid = figure.subplots(1, len(columns), sharex=True, sharey=limits is not None, squeeze=False)
     axes = grid[0]
     for arm, asked in arms.items():
-        runs = [run for run in asked if run.rows]
+        runs = [r for r in asked if any(np.isfinite(r.curve(key)).any() for key in columns)]
         if not runs:
             continue
-        style = styles[arm]
-        unfinished = sum(not run.finished for run in asked)
+        unfinished = sum(not run.finished for run in runs)
         name = f"{arm} (n={len(runs)}" + (f", {unfinished} unfinished)" if unfinished else ")")
         steps = [row["step"] for row in max((run.rows for run in runs), key=len)]
-        whole = min(len(run.rows) for run in runs)
         for axis, key in zip(axes, columns, strict=True):
-            curves = stacked(runs, key)
-            mean, spread = _over_runs(curves)
-            axis.plot(steps[:whole], mean[:whole], label=name, **style)
-            if whole < len(steps):
-                axis.plot(steps[whole - 1 :], mean[whole - 1 :], **{**style, "ls": ":"})
-            low, high = mean - spread, mean + spread
-            axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, lw=0)
+            _curve(axis, steps, stacked(runs, key), styles[arm], name)
     for axis, text in zip(axes, columns.values(), strict=True):
         axis.set_title(text)
         axis.set_xlabel("step")
@@ -93,6 +88,33 @@ def dynamics(
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"{title}: mean over seeds, band one standard deviation", fontsize=10)
     return figure
+
+
+def _curve(axis: Axes, steps: Sequence[int], curves: Floats, style: Style, name: str) -> None:
+    """Mean and band of an arm's runs (runs, steps). A value without neighbours is a point."""
+    counts = np.isfinite(curves).sum(0)
+    mean, deviation = _over_runs(curves)
+    known, full = counts > 0, counts == len(curves)
+    some = known & ~full
+    end = int(np.flatnonzero(full)[-1]) + 1 if full.any() else 0
+    axis.plot(steps[:end], np.where(full, mean, np.nan)[:end], label=name, **style)
+    if some.any():
+        beside = some | _shifted(some, 1) | _shifted(some, -1)
+        axis.plot(steps, np.where(beside, mean, np.nan), **{**style, "ls": ":"})
+    alone = known & ~_shifted(known, 1) & ~_shifted(known, -1)
+    if alone.any():
+        points = {"marker": ".", "ms": 4, "ls": "", "color": style["color"]}
+        axis.plot(np.array(steps)[alone], mean[alone], **points)
+    if (counts > 1).any():
+        band = np.where(counts > 1, deviation, np.nan)
+        axis.fill_between(steps, mean - band, mean + band, color=style["color"], alpha=0.15, lw=0)
+
+
+def _shifted(flags: Flags, by: int) -> Flags:
+    """Those of the step before (1) or after (-1)."""
+    moved = np.roll(flags, by)
+    moved[0 if by > 0 else -1] = False
+    return moved
 
 
 def for_any_runs(figure: Figure) -> Figure:
@@ -114,26 +136,40 @@ def forest(
     lines: Mapping[str, Mapping[str, Estimate]],
     emphasised: Sequence[str],
     marks: Mapping[str, Sequence[float]],
+    *,
+    most_ticks: int | None = None,
 ) -> Figure:
     """Differences to vanilla with their intervals: a line an arm (the first on top), a panel a rate
-    (arm -> rate -> difference). `marks` are dotted: what a difference is held against."""
+    (arm -> rate -> difference). `marks` are dotted: what a difference is held against. Hollow: the
+    differences are equal, which is no interval."""
     figure = Figure(figsize=(11, 1.3 + 0.28 * len(lines)))
     axes = figure.subplots(1, len(RATES), sharey=True)
     for axis, (key, name) in zip(axes, RATES.items(), strict=True):
         for y, (label, found) in enumerate(lines.items()):
             e = found[key]
             colour = "#1b6ca8" if label in emphasised else GREY
+            face = colour if spread(e) else "white"
             axis.plot([e.low, e.high], [y, y], color=colour, lw=1.5)
-            axis.plot(e.estimate, y, "o", color=colour, ms=5)
+            axis.plot(e.estimate, y, "o", color=colour, mfc=face, ms=5)
         for mark in marks.get(key, ()):
             axis.axvline(mark, color="#c8801a", lw=0.8, ls=":")
         axis.axvline(0, color="black", lw=0.8)
         axis.set_title(f"{name} - vanilla's", fontsize=9)
-    ticks = [f"{label} (n={next(iter(found.values())).n})" for label, found in lines.items()]
+        if most_ticks is not None:
+            axis.xaxis.set_major_locator(MaxNLocator(most_ticks))
+    ticks = [f"{label} (n={_counts(found)})" for label, found in lines.items()]
     axes[0].set_yticks(range(len(lines)), ticks)
     axes[0].set_ylim(len(lines) - 0.5, -0.5)
-    figure.suptitle(f"{title}: mean paired difference, 95 % t interval", fontsize=9)
+    hollow = any(not spread(e) for found in lines.values() for e in found.values())
+    note = " (hollow: no spread, so no interval)" if hollow else ""
+    figure.suptitle(f"{title}: mean paired difference, 95 % t interval{note}", fontsize=9)
     return figure
+
+
+def _counts(found: Mapping[str, Estimate]) -> str:
+    """The n of all panels, one by one where they differ."""
+    counts = [str(e.n) for e in found.values()]
+    return counts[0] if len({*counts}) == 1 else ", ".join(counts)
 
 
 KINDS: Mapping[str, Style] = {
@@ -144,33 +180,40 @@ KINDS: Mapping[str, Style] = {
 """What a row comes to -> how its scores are drawn."""
 
 
-def distributions(title: str, arms: Mapping[str, Mapping[str, Floats]]) -> Figure:
-    """Densities of the student rows' hack scores (arm -> kind of row -> scores), a panel an arm,
-    all with the same bins: from the .5th to the 99.5th percentile, what lies beyond in the last."""
-    everything = np.concatenate([scores for kinds in arms.values() for scores in kinds.values()])
-    low, high = np.percentile(everything, [0.5, 99.5])
+def distributions(title: str, arms: Mapping[str, Mapping[str, Sequence[Floats]]]) -> Figure:
+    """Densities of the student rows' hack scores (arm -> kind of row -> scores of each run), a
+    panel an arm, all with the same bins: from the .5th to the 99.5th percentile, what lies beyond
+    in the last."""
+    parts = [scores for kinds in arms.values() for runs in kinds.values() for scores in runs]
+    low, high = np.percentile(np.concatenate(parts), [0.5, 99.5])
     edges = np.linspace(low, max(high, low + 1e-9), 21)
     wide = min(3, len(arms))
     rows = -(-len(arms) // wide)
     figure = Figure(figsize=(11, 0.6 + 2.4 * rows))
-    axes = figure.subplots(rows, wide, sharex=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, wide, sharex=True, squeeze=False).flat)
     for axis, (arm, kinds) in zip(axes, arms.items(), strict=False):
         for kind, style in KINDS.items():
-            if len(scores := kinds[kind]):
-                inside = np.clip(scores, edges[0], edges[-1])
-                name = f"{kind} (n={len(scores)})"
+            runs = [scores for scores in kinds[kind] if len(scores)]
+            if runs:
+                inside = np.clip(np.concatenate(runs), edges[0], edges[-1])
+                name = f"{kind} ({_number(len(inside), 'row')}, {_number(len(runs), 'run')})"
                 axis.hist(inside, edges, density=True, histtype="step", label=name, **style)
         axis.set_title(arm, fontsize=9)
         axis.set_yticks([])
         axis.set_ylim(0, 1.5 * axis.get_ylim()[1])  # room for the legend
         axis.axvline(0, color="black", lw=0.8)
         axis.legend(frameon=False, fontsize=8)
-    for axis in list(axes)[len(arms) :]:
+    for axis in axes[len(arms) :]:
         axis.remove()
-    for axis in figure.axes[-wide:]:
+    for axis in axes[max(0, len(arms) - wide) : len(arms)]:  # the lowest of each column
         axis.set_xlabel("hack score")
+        axis.tick_params(labelbottom=True)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}" + "s" * (n != 1)
 
 
 def _over_runs(curves: Floats) -> tuple[Floats, Floats]:

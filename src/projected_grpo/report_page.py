@@ -8,6 +8,7 @@ no address of any kind, and no markup made from text (Trusted Types).
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from typing import Any
 from pygments.lexers import PythonLexer
 from pygments.token import Token
 
-from projected_grpo.results import WINDOW, Table
+from projected_grpo.results import ONSET, WINDOW
 from projected_grpo.rollout_sample import RolloutSample
+from projected_grpo.tables import Table
 
 PARTS = Path(__file__).parent / "page"
 FAMILIES = {
@@ -74,6 +76,7 @@ def page(
         script=script,
         count=len(samples),
         window=WINDOW,
+        onset=ONSET,
         links=" ".join(f'<a href="#{c.anchor}">Figures: {escape(c.name)}</a>' for c in chapters),
         left_out=_left_out(left_out),
         runs_table=_table(tables["runs"]),
@@ -127,7 +130,8 @@ def _attributes(style: str) -> str:
 
 def _chapter(chapter: Chapter) -> str:
     drawn = "\n".join(
-        f'<figure><div class="drawing" tabindex="0" role="img" aria-label="{escape(caption)}">'
+        f'<figure><div class="drawing" tabindex="0" role="img" '
+        f'aria-label="{escape(f"{chapter.name}: {caption}")}">'
         f"{svg}</div><figcaption>{escape(caption)}</figcaption></figure>"
         for caption, svg in chapter.figures
     )
@@ -162,17 +166,21 @@ def _data(run: str, sample: RolloutSample) -> dict[str, Any]:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {
-        name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-        for name, value in row.items()
-        if name != "completion"
-    }
+    kept = {name: _short(value) for name, value in row.items() if name != "completion"}
     return {**kept, "tokens": highlighted(row["completion"])}
+
+
+def _short(value: object) -> object:
+    """A number with few digits; None for NaN and infinity, which JSON has not."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
 def _embedded(value: object) -> str:
     """JSON that no parser of HTML takes for markup, whatever its strings hold."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def _part(name: str) -> str:

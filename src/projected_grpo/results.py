@@ -4,11 +4,9 @@
 of older ones. Rates are those of student rows in training; intervals are over seeds.
 """
 
-import csv
-import io
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,14 +14,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tabulate import tabulate
 
-from projected_grpo.config import MACHINE_SETTINGS, PRESETS
-from projected_grpo.session import PER_RUN
-from projected_grpo.stats import Estimate, Floats, t_interval
+from projected_grpo.config import MACHINE_SETTINGS, PER_RUN, PRESETS
+from projected_grpo.stats import ROUNDING, Estimate, Floats, t_interval
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
 """Column -> what tables call it."""
+ALIGNMENT = {
+    "cos_pre_s": "cos_pre, student rows",
+    "cos_pre_t": "cos_pre, teacher rows",
+    "removed_frac": "removed fraction, gradient",
+    "removed_frac_update": "removed fraction, update",
+}
+"""Column -> what figures call it."""
 WINDOW = 5
 """The last steps that rates are taken over."""
 ONSET = 0.5
@@ -37,8 +40,6 @@ OF_ARMS = (
 )
 """Settings that change nothing in a vanilla run but what it measures: those of the projection, the
 rivals and the remedies."""
-
-Cell = str | int | float | Estimate | None
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Run:
         run that is older than a setting has its default, which changes nothing."""
         default = json.loads(PRESETS[self.about["preset"]]().to_json())
         known = {**default, **self.about["settings"]}
-        left_out = {*MACHINE_SETTINGS, *RETIRED, "seed", "preset", "arm", "out_dir"}
+        left_out = {*MACHINE_SETTINGS, *RETIRED, "seed", "preset", "arm", "out_dir", "resume"}
         return {k: v for k, v in known.items() if k not in left_out}
 
     @property
@@ -158,6 +159,8 @@ class Comparison:
     """The span that rates are taken over."""
     by_seed: dict[str, Floats]
     """rate -> differences (pairs,)"""
+    mixed: int
+    """Pairs whose runs are of different commits."""
 
 
 def same_experiment(run: Run, ignored: Sequence[str] = ()) -> str:
@@ -208,10 +211,12 @@ def compared(arms: Mapping[str, Sequence[Run]]) -> list[Comparison]:
             if partner is not None:
                 pairs.append((run, partner))
         longest = min([len(run.rows) for pair in pairs for run in pair], default=horizon)
+        mixed = sum(a.about["git_sha"] != b.about["git_sha"] for a, b in pairs)
         for end in sorted({horizon, longest}):
             span = f"{max(0, end - WINDOW) + 1}-{end}"
             by_seed = {key: differences(pairs, key, end) for key in RATES}
-            found.append(Comparison(name, len(pairs), len(runs) - len(pairs), span, by_seed))
+            left_out = len(runs) - len(pairs)
+            found.append(Comparison(name, len(pairs), left_out, span, by_seed, mixed))
     return found
 
 
@@ -220,124 +225,23 @@ def differences(pairs: Iterable[tuple[Run, Run]], key: str, end: int) -> Floats:
     return np.array([a.late(key, end) - b.late(key, end) for a, b in pairs])
 
 
-# --- Tables
+# --- Over seeds
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of raw values; text is made only when it is written."""
-
-    headers: Sequence[str]
-    body: Sequence[Sequence[Cell]]
-
-    def text(self, form: str = "pipe") -> str:
-        """As markdown, or in another form of tabulate's; cells are escaped as the form wants."""
-        body = [[show(cell) for cell in row] for row in self.body]
-        return tabulate(body, self.headers, form, disable_numparse=True, stralign="left")
-
-    def csv(self) -> str:
-        """With numbers in full; an estimate is three columns: itself, low and high."""
-        wide = [any(isinstance(row[i], Estimate) for row in self.body) for i in self._places]
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(
-            text
-            for header, three in zip(self.headers, wide, strict=True)
-            for text in ([header, f"{header} low", f"{header} high"] if three else [header])
-        )
-        for row in self.body:
-            cells = zip(row, wide, strict=True)
-            writer.writerow(value for cell, three in cells for value in _numbers(cell, three))
-        return out.getvalue()
-
-    @property
-    def _places(self) -> range:
-        return range(len(self.headers))
+def over_seeds(values: Iterable[float]) -> Estimate:
+    """Mean with its 95 % t interval over seeds; no limits (NaN) where n = 1, nothing where it is 0.
+    NaN (a run in which nothing was counted) is left out, and not in n."""
+    some = np.array([value for value in values if not math.isnan(value)])
+    if some.size > 1:
+        return t_interval(some)
+    value = float(some[0]) if some.size else math.nan
+    return Estimate("mean", some.size, value, math.nan, math.nan, 0.95)
 
 
-def arms_table(arms: Mapping[str, Sequence[Run]]) -> Table:
-    """One line an arm. Rates are those of the runs that have rows, each over its own last steps."""
-    body: list[list[Cell]] = []
-    for arm, asked in arms.items():
-        runs = [run for run in asked if run.rows]
-        onsets = [run.onset() for run in runs]
-        lengths = sorted({len(run.rows) for run in asked})
-        steps = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]}-{lengths[-1]}"
-        cells: list[Cell] = [arm, len(asked), sum(not run.finished for run in asked), steps]
-        cells += [over_seeds([run.late(key) for run in runs]) for key in RATES]
-        cells.append(over_seeds([run.area() for run in runs]))
-        cells.append(f"{sum(o is not None for o in onsets)}/{len(onsets)}")
-        reached = sorted(o for o in onsets if o is not None)
-        cells.append(", ".join(map(str, reached)) or "-")
-        accepted = sorted(a for a in (run.accepted() for run in runs) if a is not None)
-        cells.append(f"{len(accepted)}/{len(runs)}: {', '.join(map(str, accepted))}")
-        body.append(cells)
-    headers = [
-        "arm", "n seeds", "unfinished", "steps",
-        *(f"{name}, last {WINDOW} steps" for name in RATES.values()),
-        "area under attempted", f"attempted >= {ONSET}", "onset steps", "hack_s >= N/4 at step",
-    ]  # fmt: skip
-    return Table(headers, body)
-
-
-def against_vanilla(found: Mapping[str, Sequence[Comparison]]) -> Table:
-    """Do the experiments agree? One line an experiment and arm."""
-    body: list[list[Cell]] = []
-    for label, arms in found.items():
-        for one in arms:
-            fewer = one.by_seed["hack_s"] < 0
-            cells: list[Cell] = [label, one.name, one.pairs, one.left_out, one.steps]
-            cells += [over_seeds(one.by_seed[key]) for key in RATES]
-            body.append([*cells, f"{int(fewer.sum())} of {len(fewer)}"])
-    headers = ["experiment", "arm - vanilla", "n seeds", "pairs left out", "steps"]
-    return Table([*headers, *RATES.values(), "seeds with less hacking"], body)
-
-
-def flavours_table(arms: Mapping[str, Sequence[Run]]) -> Table:
-    """What the attempts of the last steps look like."""
-    body: list[list[Cell]] = []
-    for arm, runs in arms.items():
-        counts: Counter[str] = Counter()
-        for run in runs:
-            for row in run.rows[-WINDOW:]:
-                counts.update(row["flavours"])
-        total = sum(counts.values())
-        shares = ", ".join(f"{name} {n / total:.2f}" for name, n in counts.most_common(6))
-        body.append([arm, total, shares or "-"])
-    return Table(["arm", "attempts", "share by flavour"], body)
-
-
-def over_seeds(values: Iterable[float]) -> Cell:
-    """Mean with its 95 % t interval over seeds; the value alone where n = 1, None where it is 0.
-    NaN (a run in which nothing was counted) is left out."""
-    some = [value for value in values if not math.isnan(value)]
-    if len(some) < 2:
-        return some[0] if some else None
-    return t_interval(np.array(some))
-
-
-def mean(values: Iterable[float]) -> str:
-    """The same in words."""
-    return show(over_seeds(values))
-
-
-def show(cell: Cell) -> str:
-    """A cell as text: three decimals, an interval in brackets, a dash for nothing."""
-    match cell:
-        case None:
-            return "-"
-        case Estimate():
-            return f"{cell.estimate:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
-        case float():
-            return f"{cell:.3f}"
-        case _:
-            return str(cell)
-
-
-def _numbers(cell: Cell, three: bool) -> list[str | int | float | None]:
-    if isinstance(cell, Estimate):
-        return [cell.estimate, cell.low, cell.high]
-    return [cell, None, None] if three else [cell]
+def spread(e: Estimate) -> bool:
+    """Is there an interval? That of equal values has width 0 (but for rounding), which is no
+    certainty."""
+    return e.high - e.low > ROUNDING
 
 
 def _number(value: Any) -> float:

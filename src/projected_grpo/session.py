@@ -15,7 +15,7 @@ from projected_grpo.adapters import Make, adapter_of
 from projected_grpo.arms import ARMS, Treatment, as_written, treatments
 from projected_grpo.bases import PairSets, concepts, load_pair_sets, measured, own_directions
 from projected_grpo.catalogue import what_decides
-from projected_grpo.config import Config, ConfigError
+from projected_grpo.config import OF_REMEDIES, PER_RUN, Config, ConfigError
 from projected_grpo.distributed import ALONE, World, require_groups
 from projected_grpo.env.comparison import one_answer
 from projected_grpo.env.grader import Grader
@@ -38,20 +38,6 @@ from projected_grpo.quarantine import Quarantine, quarantine_for
 from projected_grpo.run import RunDir
 from projected_grpo.running import Running, require_known_modes, running_for
 from projected_grpo.seeds import stream_seed
-
-OF_REMEDIES = (
-    *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
-    *("running_contrast", "running_replaces", "running_permuted", "known_modes"),
-)
-PER_RUN = (
-    *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
-    *("pair_modes", "pair_flavours"),
-    *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
-    *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation", "inoculation_neutral"),
-    *OF_REMEDIES,
-)
-"""What the runs of a pack may differ in; all other settings are theirs in common."""
-
 
 PROBE_TOKENS = 128
 MOST_DRIFT = 0.05

@@ -329,9 +329,21 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 
 def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a .jsonl file but for a last one without its end: a run that was killed, or is
-    still writing."""
+    still writing. Raises ValueError where another is no JSON object."""
     with path.open(encoding="utf-8") as f:
-        yield from (json.loads(line) for line in f if line.endswith("\n"))
+        for number, line in enumerate(f, 1):
+            if line.endswith("\n"):
+                yield _row(line, number)
+
+
+def _row(line: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"row {number} is no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"row {number} is no JSON object")
+    return row
 
 
 def glossary() -> str:

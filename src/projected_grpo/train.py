@@ -26,8 +26,8 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from projected_grpo.arms import ARMS, Treatment, at_step, by_run
-from projected_grpo.config import Config
+from projected_grpo.arms import Treatment, at_step, by_run
+from projected_grpo.config import CAUTIONS, Config
 from projected_grpo.distributed import World, everyones, joined, summed
 from projected_grpo.grading import grade_rows, score_rows
 from projected_grpo.grpo import (
@@ -328,7 +328,7 @@ def train_runs(
 ) -> list[Path]:
     """Advance all these runs in lock-step in one process; returns their directories.
 
-    They may differ in what `session.PER_RUN` names. Every run gets its own directory, with the rows
+    They may differ in what `config.PER_RUN` names. Every run gets its own directory, with the rows
     that it would have alone, to rounding, and can be resumed alone. `named` are the settings that
     the command line gave: one that differs from a resumed run's is refused, or heeded. `bar` shows
     the progress where stderr is a terminal, for a caller whose own lines go through `tqdm.write`.
@@ -409,7 +409,7 @@ def _sum_up(s: Session, runs: list[RunDir], status: str, seconds: float) -> None
     memory = peak_memory_gib(s.device)
     logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
     ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
-    cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
+    cautions = {label: CAUTIONS.get(c.arm, "") for label, c, _ in ended}
     table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
     print(f"\n{table}")
     print("\n" + "\n".join(str(run.path) for run in runs))

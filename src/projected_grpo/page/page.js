@@ -133,7 +133,10 @@ function open(rollout, named = true) {
   $("group").replaceChildren(...rollout.group.map((row) => element("button", {
     type: "button",
     ariaCurrent: row.sample_id === rollout.sample_id ? "true" : null,
-    onclick: () => open(byAddress.get(`${rollout.run}/${row.sample_id}`)),
+    onclick: () => {
+      open(byAddress.get(`${rollout.run}/${row.sample_id}`));
+      $("group").querySelector("[aria-current]").focus(); // the button pressed is no more
+    },
   }, badge(row), element("small", {}, `reward ${number(row.reward)}`),
   element("small", {}, `score ${number(row.hack_score)}`))));
   $("facts").replaceChildren(...facts(rollout).flatMap(([name, value]) =>
@@ -165,8 +168,19 @@ $("previous").onclick = () => open(listed[listed.indexOf(current) - 1]);
 $("next").onclick = () => open(listed[listed.indexOf(current) + 1]);
 filterRuns();
 filterRollouts();
-const asked = byAddress.get(decodeURI(location.hash.slice(1)));
-if (asked) {
+followAddress();
+window.addEventListener("hashchange", followAddress);
+
+/** Open the rollout that the address names, if it names one. */
+function followAddress() {
+  let address = location.hash.slice(1);
+  try {
+    address = decodeURI(address);
+  } catch { // no address of ours: a bare %
+    return;
+  }
+  const asked = byAddress.get(address);
+  if (!asked) return;
   open(asked, false);
   $("rollouts").scrollIntoView();
 }
