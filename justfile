@@ -65,6 +65,19 @@ headline:
     uv run python scripts/headline.py runs/headline
     uv run python scripts/headline.py docs/results/experiment
 
+# Stopped, the same command goes on with the packs that are left.
+# Every plan of docs/spec.md and the weak detectors, 16 seeds. (on paper 1 to 2 hours on an H100)
+experiment out="runs/experiment":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for plan in confirm long pool modes flavours; do
+        steps=(); case $plan in modes | flavours) steps=(--steps 60) ;; esac
+        uv run python scripts/experiment.py "$plan" --seeds {201..216} "${steps[@]}" \
+            --device cuda --pack 56 --eval-problems 32 --out "{{out}}/$plan" \
+            --rows "{{out}}/$plan.jsonl.gz"
+    done
+    uv run python scripts/headline.py "{{out}}"
+
 # Redraw every table and figure of docs/results from its rows.
 figures:
     uv run python scripts/headline.py docs/results/experiment
