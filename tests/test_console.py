@@ -115,6 +115,18 @@ def test_ctrl_c_while_a_line_is_written_is_said_too() -> None:
     assert said == ["a line", "stopping after this step; press Ctrl-C again to stop at once"]
 
 
+def test_of_several_processes_a_second_sigterm_changes_nothing() -> None:
+    """torchrun passes on its own to those that had one already; a second Ctrl-C is a person's."""
+    with pytest.raises(KeyboardInterrupt), _stop_on_signal(patient=True) as stop:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), _stop_on_signal():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_the_banner_says_what_runs_on_what(whole: Path) -> None:
     log = (whole / "train.log").read_text()
     for words in (

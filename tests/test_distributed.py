@@ -12,7 +12,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,11 @@ import torch
 from conftest import rollouts_of, rows_of
 from safetensors.torch import load_file
 
+from projected_grpo.catalogue import RunError
 from projected_grpo.config import ConfigError, MiniConfig
-from projected_grpo.distributed import ALONE, World, joined, require_groups
-from projected_grpo.ranks import Place, place_of
+from projected_grpo.distributed import ALONE, World, joined, require_groups, summed
+from projected_grpo.ranks import Place, alone_of, place_of, without_place
+from projected_grpo.records import Accumulated
 from projected_grpo.train import train
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -34,7 +39,7 @@ LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 def settings(out_dir: Path, **overrides) -> MiniConfig:
     return replace(
         MiniConfig(
-            out_dir=out_dir, arm="projected", seed=3, steps=3, prompts_per_step=3, group=4,
+            out_dir=out_dir, arm="projected", seed=5, steps=3, prompts_per_step=3, group=4,
             max_new=64, mix_ratio=0.25, checkpoint_every=1, print_every=2, threads=1, warmup_frac=0,
             pair_flavours=("pass",), v_hack_k=4,
         ),
@@ -136,38 +141,65 @@ train_main(sys.argv[1:])
 """
 
 
-def forked(out: Path, rank: int, port: int, code: str, argv: list[str]) -> None:
-    """What torchrun would start as one of two processes, without the ten seconds that imports
-    take."""
+@pytest.fixture(scope="module")
+def imported() -> BaseContext:
+    """Makes processes that have all imports, without the ten seconds that these take: forks of this
+    one, or where there is a GPU of one that has imported only. A fork of this one could not run a
+    backward there, as autograd has threads here by then."""
+    if not torch.cuda.is_available():
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["projected_grpo.train"])
+    forkserver.ensure_running()  # imports while this process goes on
+    return context
+
+
+def as_rank(out: Path, rank: int, port: int, work: Callable[..., None], *args: object) -> None:
+    """What torchrun would start as one of two processes."""
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
     os.environ.update(LAUNCHED | place)
     sys.stdout = sys.stderr = (out / f"said_{rank}").open("w", buffering=1)
-    sys.argv[1:] = argv
-    exec(code, {})
+    work(*args)
 
 
-def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
-    alone: Path, tmp_path: Path
-) -> None:
-    """A signal to rank 1 stops both after the same step; rank 0 alone has written and spoken."""
+def two(
+    context: BaseContext, out: Path, work: Callable[..., None], *args: object
+) -> tuple[list[int | None], list[str]]:
+    """Exit codes and output of two processes that do it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = MEDDLED.format(rank=1, what="signal.raise_signal(signal.SIGTERM)")
-    argv = ["mini", *flags(settings(tmp_path / "runs"))]
     both = [
-        multiprocessing.get_context("fork").Process(
-            target=forked, args=(tmp_path, rank, port, code, argv), daemon=True
-        )
+        context.Process(target=as_rank, args=(out, rank, port, work, *args), daemon=True)
         for rank in (0, 1)
     ]
     for process in both:
         process.start()
     for process in both:
         process.join(120)
-    first, second = ((tmp_path / f"said_{rank}").read_text() for rank in (0, 1))
-    assert [process.exitcode for process in both] == [130, 130], first + second
+    return [p.exitcode for p in both], [(out / f"said_{rank}").read_text() for rank in (0, 1)]
+
+
+def driven(code: str, argv: list[str]) -> None:
+    sys.argv[1:] = argv
+    exec(code, {})
+
+
+def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
+    imported: BaseContext, alone: Path, tmp_path: Path
+) -> None:
+    """Signals to rank 1 stop both after the same step; rank 0 alone has written and spoken. In that
+    step rank 0 has no row to learn from."""
+    # twice, as it comes under torchrun, which passes on its own
+    code = MEDDLED.format(rank=1, what="[signal.raise_signal(signal.SIGTERM) for _ in range(2)]")
+    argv = ["mini", *flags(settings(tmp_path / "runs"))]
+    codes, (first, second) = two(imported, tmp_path, driven, code, argv)
+    assert codes == [130, 130], first + second
     run = only(tmp_path / "runs")
+    assert rows_of(run)[1]["frac_reward_zero_std"] > 0
+    of_rank_0 = [row["reward"] for row in rollouts_of(run) if row["step"] == 2][:4]
+    assert len(set(of_rank_0)) == 1
+    assert "waiting for 2 processes at 127.0.0.1:" in first
     assert record(run)["status"] == "stopped" and record(run)["processes"] == 2
     assert f"go on with: train mini --resume={run}" in first and "|   step |" in first
     assert "2 processes, 2 prompts each at most" in first
@@ -184,6 +216,40 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
     assert record(run)["status"] == "finished" and record(run)["resumed"][-1]["processes"] == 1
     assert_same(run, alone)
     assert_same_state(run, alone)
+
+
+def tell() -> None:
+    """What two processes tell each other."""
+    with joined([settings(Path("nowhere"))]) as world:
+        rank = world.rank
+        total = Accumulated({"module": torch.zeros(2, 3)})
+        total.student["module"] += 1 + rank
+        total.tokens += torch.tensor([10, 20]) * (1 + rank)
+        total.logp_difference_max += torch.tensor([rank, 1 - rank])  # each has one of the largest
+        assert summed(world, total, [1 + rank, 5]) == [3, 10]
+        assert total.student["module"].tolist() == [[3] * 3] * 2
+        assert total.tokens.tolist() == [30, 60]
+        assert total.logp_difference_max.tolist() == [1, 1]
+
+        V, s = torch.full((2, 3), 1 / 3 + rank), torch.tensor([float(rank)])
+        assert not world.same({"V": V})
+        world.as_first([V, s])
+        assert world.same({"V": V}) and V.tolist() == torch.full((2, 3), 1 / 3).tolist()
+        assert s.tolist() == [0]
+        with pytest.raises(RunError, match="directions of different shapes"):
+            world.as_first([torch.zeros(2 + rank)])
+        assert world.any(rank == 1) and world.gather(rank) == [0, 1]
+        with pytest.raises(RunError, match=r"rank 1 has other step than rank 0.*--out-dir"):
+            world.require_same(step=str(rank))
+        refused = (RunError, "rank 1 cannot go on: no") if rank == 0 else (ConfigError, "no")
+        with pytest.raises(refused[0], match=refused[1]), world.agreed():
+            if rank == 1:
+                raise ConfigError("no")
+
+
+def test_two_processes_tell_each_other(imported: BaseContext, tmp_path: Path) -> None:
+    codes, said = two(imported, tmp_path, tell)
+    assert codes == [0, 0], said
 
 
 def meddled(tmp_path: Path, rank: int, what: str) -> Path:
@@ -218,12 +284,19 @@ def test_two_processes_go_on_with_the_run_of_one(alone: Path, given, tmp_path: P
     assert record(run)["resumed"][-1]["processes"] == 2
 
 
+# A host whose eigenvectors are not quite those of another.
+OTHER_CPU = (
+    "import torch, projected_grpo.running as r; was = r.strongest; r.strongest = lambda D, most:"
+    " was(D, most) * (1 + 1e-5 * torch.linspace(0, 1, D.shape[1], dtype=torch.float64))"
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         {"running_k": 2, "score_weight": 1.0, "running_permuted": True, "mix_ratio": 0.0,
-         "prompts_per_step": 5, "group": 8, "max_new": 208},
+         "prompts_per_step": 5, "group": 8, "max_new": 208, "seed": 3},
         {"arm": "shuffled_v", "refresh_every": 2},
         {"arm": "routed", "beta": 0.01},
         {"arm": "adv_mod"},
@@ -235,7 +308,9 @@ def test_what_looks_at_all_rows_sees_all_rows(overrides, tmp_path: Path) -> None
     """Arms, remedies, a refreshed V and the other adapter."""
     cfg = settings(tmp_path / "alone", **({"max_new": 128} | overrides))
     expected = train(cfg)
-    code, _, err = launched(2, *TRAIN, *flags(replace(cfg, out_dir=tmp_path / "two")))
+    driver = meddled(tmp_path, 1, OTHER_CPU) if cfg.running_k else None
+    words = (driver, "mini") if driver else TRAIN
+    code, _, err = launched(2, *words, *flags(replace(cfg, out_dir=tmp_path / "two")))
     assert code == 0, err
     assert_same(only(tmp_path / "two"), expected)
     assert_same_state(only(tmp_path / "two"), expected)
@@ -322,6 +397,15 @@ def test_an_environment_that_makes_no_sense_is_refused(environ, words: str) -> N
         place_of(environ)
 
 
+def test_a_command_of_one_process_is_refused_to_all_but_the_first() -> None:
+    assert alone_of({}) == alone_of({"WORLD_SIZE": "2"}) == alone_of(LAUNCHED | {"RANK": "0"})
+    assert alone_of({"RANK": "1"}) == alone_of(LAUNCHED | {"WORLD_SIZE": "1"}) == Place()
+    with pytest.raises(ConfigError, match="runs in one process, and this is rank 1 of 2"):
+        alone_of(LAUNCHED)
+    ours = {"PATH": "/bin", "LOCAL_SCRATCH": "/tmp", "OMP_NUM_THREADS": "1"}
+    assert without_place(ours | LAUNCHED | {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "a"}) == ours
+
+
 @pytest.mark.parametrize(("size", "n"), [(1, 3), (2, 3), (3, 3), (4, 7), (8, 16)])
 def test_parts_are_in_order_whole_and_even(size: int, n: int) -> None:
     parts = [list(range(n))[Place(rank, size).part(n)] for rank in range(size)]
@@ -336,7 +420,9 @@ def test_more_processes_than_groups_or_gpus_and_packs_are_refused(monkeypatch) -
     with pytest.raises(ConfigError, match="4 processes have nothing to do for 3 prompts a step"):
         require_groups(World(size=4), cfg)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match="2 processes of this host cannot have a GPU each"):
+    with pytest.raises(
+        ConfigError, match=r"process 1 of this host .* has no GPU .* sees 1: start 1"
+    ):
         World(*(1, 2), local_rank=1, local_size=2).device(torch.device("cuda"))
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)

@@ -318,6 +318,17 @@ def test_local_runs_n_at_a_time_each_on_a_gpu_of_its_own(tmp_path: Path, monkeyp
         assert len(there) <= 2 and there.count(gpu) == 1
 
 
+def test_a_job_is_none_of_the_processes_of_a_run(tmp_path: Path, monkeypatch) -> None:
+    """Whatever torchrun left in the environment of a sweep."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_SCRATCH", "kept")
+    text = "import os, sys; print(*os.environ, file=open(sys.argv[1], 'w'))"
+    run_local(tmp_path, [Job(name="j", command=(text, str(tmp_path / "j")))], monkeypatch)
+    names = (tmp_path / "j").read_text().split()
+    assert "LOCAL_SCRATCH" in names and not {"WORLD_SIZE", "TORCHELASTIC_RUN_ID"} & set(names)
+
+
 def test_the_gpus_are_those_visible_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(

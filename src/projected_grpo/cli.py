@@ -21,7 +21,7 @@ from projected_grpo.catalogue import RunError
 from projected_grpo.cells import named_settings, train_settings
 from projected_grpo.config import AdapterName, ArmName, Config, ConfigError
 from projected_grpo.launch.job import LaunchError, LocalOptions, SlurmOptions
-from projected_grpo.ranks import Place, place_of
+from projected_grpo.ranks import Place, alone_of, place_of
 
 
 def usable_errors() -> tuple[type[Exception], ...]:
@@ -41,9 +41,14 @@ def usable_errors() -> tuple[type[Exception], ...]:
 
 
 def say_and_exit(
-    work: Callable[[], object], errors: Callable[[], tuple[type[Exception], ...]] = usable_errors
+    work: Callable[[], object],
+    errors: Callable[[], tuple[type[Exception], ...]] = usable_errors,
+    place: Callable[[], Place] = Place,
 ) -> int:
-    """Do the work of a command; its exit code, what the user can mend said in one sentence."""
+    """Do the work of a command; its exit code, what the user can mend said in one sentence.
+
+    place: which of several processes this is; only those commands ask whose work depends on it.
+    """
     from tqdm.contrib import DummyTqdmFile
 
     logger.remove()
@@ -52,7 +57,7 @@ def say_and_exit(
     usable = errors()
     who = Place()
     try:
-        who = place_of(os.environ)  # of several processes one tells how it goes, all what is wrong
+        who = place()  # of several processes one tells how it goes, all what is wrong
         line, level = "<dim>{time:HH:mm:ss}</dim> " + who.prefix, "INFO" if who.first else "WARNING"
         logger.add(console, format=line + "{message}", level=level)
         work()
@@ -77,7 +82,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
         named = named_settings(sys.argv[1:] if argv is None else argv)
         train_runs(cfg.runs(), named, bar=True)
 
-    sys.exit(say_and_exit(work))
+    sys.exit(say_and_exit(work, place=lambda: place_of(os.environ)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +130,7 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
 
         extract_to_file(cfg)
 
-    sys.exit(say_and_exit(work))
+    sys.exit(say_and_exit(work, place=lambda: alone_of(os.environ)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +205,7 @@ def distill_main(argv: Sequence[str] | None = None) -> None:
 
         distill(cfg)
 
-    sys.exit(say_and_exit(work))
+    sys.exit(say_and_exit(work, place=lambda: alone_of(os.environ)))
 
 
 @dataclass(frozen=True, kw_only=True)

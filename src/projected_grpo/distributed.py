@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from loguru import logger
 from torch import Tensor
 
 from projected_grpo.catalogue import RunError
@@ -47,15 +48,16 @@ class World(Place):
     def device(self, device: torch.device) -> torch.device:
         """This process's own: the GPU of its local rank, from now on the current one.
 
-        Raises ConfigError where the host has fewer GPUs than processes.
+        Raises ConfigError where there is none for it.
         """
         if self.size == 1 or device.type != "cuda":
             return device
         there = torch.cuda.device_count()
-        if self.local_size > there:
+        if self.local_rank >= there:
             raise ConfigError(
-                f"{self.local_size} processes of this host cannot have a GPU each, it has {there}: "
-                f"start torchrun with --nproc-per-node={there}"
+                f"process {self.local_rank} of this host (LOCAL_RANK, from 0) has no GPU of its "
+                f"own, it sees {there}: start {there} at most on this host, each seeing all of its "
+                "GPUs (CUDA_VISIBLE_DEVICES)"
             )
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)
@@ -93,8 +95,8 @@ class World(Place):
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if any(other != shapes for other in self.gather(shapes)):
             raise RunError(
-                "the processes extracted directions of different shapes: extract them once, with "
-                "extract-vhack, and give --v-hack"
+                "the processes have directions of different shapes: give all the same files and "
+                "versions, and --v-hack, a file that extract-vhack made once"
             )
         self._together(tensors, lambda flat: dist.broadcast(flat, 0))
 
@@ -108,6 +110,8 @@ class World(Place):
         for alike in kinds.values():
             flat = torch.cat([tensor.detach().flatten() for tensor in alike])
             if flat.device.type == "cuda":
+                # What went wrong on the GPU before is told here, and not as another's fault
+                torch.cuda.current_stream(flat.device).synchronize()
                 self.wait()
             with _answered():
                 work(flat)
@@ -174,8 +178,8 @@ class World(Place):
                 if theirs[what] != text:
                     raise RunError(
                         f"rank {rank} has other {what} than rank 0: give all processes the same "
-                        "command line, files and versions, and --svd-cache on a disk that all "
-                        "hosts share"
+                        "command line, files and versions, --svd-cache and a resumed run's "
+                        "--out-dir on a disk that all hosts share"
                     )
 
     def same(self, values: Mapping[str, Tensor]) -> bool:
@@ -199,11 +203,13 @@ def _answered() -> Iterator[None]:
     """Around nothing but a message of torch.distributed, whose failures are RuntimeErrors."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError too, and this process's own
+        raise
     except RuntimeError as error:
-        said = " ".join(str(error).split())[-200:]
+        said = " ".join(str(error).split())[:200]
         raise RunError(
             "another process of this run has ended or no longer answers, what it said tells why; "
-            f"go on with --resume from the last checkpoint ({said})"
+            f"go on with --resume from the last checkpoint, where there is one ({said})"
         ) from error
 
 
@@ -219,6 +225,13 @@ def joined(cfgs: Sequence[Config]) -> Iterator[World]:
         raise ConfigError(
             f"a pack advances in one process, and this is one of {place.size}: give one arm and "
             "one seed, or start without torchrun; `sweep` spreads runs over GPUs"
+        )
+    if place.first:  # who finds nobody there waits for as long as TIMEOUT
+        logger.info(
+            "waiting for {} processes at {}:{} (without WORLD_SIZE set: one, at once)",
+            place.size,
+            os.environ["MASTER_ADDR"],
+            os.environ["MASTER_PORT"],
         )
     # Both where there is a GPU: a run's device is known only when its settings have been read.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

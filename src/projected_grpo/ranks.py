@@ -9,6 +9,14 @@ from projected_grpo.config import ConfigError
 NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher sets beside WORLD_SIZE."""
 
+OF_LAUNCHERS = frozenset(
+    {
+        *("WORLD_SIZE", *NEEDED, "GROUP_RANK", "GROUP_WORLD_SIZE"),
+        *("ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
+    }
+)
+"""All that torchrun sets, but for names that begin with TORCHELASTIC_."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -62,6 +70,27 @@ def place_of(environ: Mapping[str, str]) -> Place:
             f"{local_size} do not go together: start the processes with torchrun"
         )
     return Place(rank, size, local_rank, local_size)
+
+
+def alone_of(environ: Mapping[str, str]) -> Place:
+    """Of a command that runs in one process. Raises ConfigError in all but the first where a
+    launcher has started several."""
+    size, rank = environ.get("WORLD_SIZE", "1"), environ.get("RANK", "0")
+    if size != "1" and rank != "0":
+        raise ConfigError(
+            f"this command runs in one process, and this is rank {rank} of {size}: start it "
+            "without torchrun"
+        )
+    return Place()
+
+
+def without_place(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program that is none of these processes."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in OF_LAUNCHERS and not name.startswith("TORCHELASTIC_")
+    }
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

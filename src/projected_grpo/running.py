@@ -178,6 +178,12 @@ class Running:
         """Of which runs every row's gradient is needed."""
         return frozenset(self.moments)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that was learned, in the same order in every process of a run."""
+        parts = [part for m in self.moments.values() for part in (m.rows, m.mean, m.axes)]
+        return [part[name] for part in parts for name in sorted(part)]
+
     def extended(self, t: Treatment) -> Treatment:
         """The treatment with the axes that its run has learned by now."""
         n = int(t.runs[0])  # a run that has any has a treatment of its own

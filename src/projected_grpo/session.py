@@ -141,7 +141,8 @@ def prepare(
     world.require_same(settings=what_decides(cfg), versions=f"{__version__}, {torch.__version__}")
     if threads := world.threads(cfg.threads):
         torch.set_num_threads(threads)
-    device = world.device(resolve_device(cfg.device))
+    with world.agreed():
+        device = world.device(resolve_device(cfg.device))
     make = adapter_of(cfg, len(cfgs))
     problems = hinted_problems(cfg.problems, cfg.mode)
     require_known_modes(cfgs, problems)

@@ -274,6 +274,8 @@ def acting(s: Session, step: int, refreshed: Refresh = NO_REFRESH) -> list[Treat
     for t in s.treatments:
         if int(t.runs[0]) in refreshed.overlaps:
             s.running.place(t)  # outside the span of the new V
+    if refreshed.overlaps:
+        s.world.as_first(s.running.tensors)
     return [s.running.extended(t) for t in now]
 
 
@@ -282,7 +284,9 @@ def learned(
 ) -> dict[str, list[Value]]:
     """Let those runs that do learn axes from their rows; the columns of that."""
     if s.running is not None:
-        return s.running.learn(step, kept, s.treatments, treatments)
+        columns = s.running.learn(step, kept, s.treatments, treatments)
+        s.world.as_first(s.running.tensors)  # its eigenproblems: on each host's own CPU
+        return columns
     nothing: list[Value] = [None] * len(s.cfgs)
     return {"running_rows": nothing, "running_captured": nothing}
 
@@ -295,13 +299,15 @@ def _by_source(t: Treatment, a: Accumulated) -> dict[str, list[Value]]:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM asks the loop to end after the step in hand; a second Ctrl-C ends it at
-    once."""
+def _stop_on_signal(*, patient: bool = False) -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM asks the loop to end after the step in hand; a second one ends it at once,
+    where it is `patient` only a second Ctrl-C."""
     received: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         if received:
+            if patient and number == signal.SIGTERM:
+                return
             raise KeyboardInterrupt
         received.append(number)
         # Said by another thread: this one may be in the logger at this moment, which is not
@@ -350,8 +356,9 @@ def train_runs(
                     s.adapter, s.optimizer, s.quarantine, s.running, cut=world.first
                 )
                 s = resumed(s, runs[0], done)
-                if world.first:
-                    runs[0].note_resume(done, s.device)
+            world.require_same(step=str(done))
+            if world.first:
+                runs[0].note_resume(done, s.device)
         status = "failed"
         try:
             for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
@@ -439,7 +446,9 @@ def _loop(
         total=cfg.steps, initial=done, unit="step", dynamic_ncols=True, leave=False,
         disable=None if bar and s.world.first else True,  # None: shown on a terminal only
     )  # fmt: skip
-    with progress, _stop_on_signal() as stop:
+    # Of several processes each may well get SIGTERM twice: from whoever stops them all, and from
+    # their launcher, which passes on its own.
+    with progress, _stop_on_signal(patient=s.world.size > 1) as stop:
         for step in range(done + 1, cfg.steps + 1):
             s, refreshed = refresh(s, step, runs)
             results = run_step(s, step, num_tokens, refreshed)

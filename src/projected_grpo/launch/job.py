@@ -1,5 +1,6 @@
 """What launchers have in common: a job, what they are told, and how a queue is asked."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from projected_grpo.cells import Command
 from projected_grpo.config import ConfigError
+from projected_grpo.ranks import without_place
 
 
 class LaunchError(RuntimeError):
@@ -87,11 +89,18 @@ def executable(command: Command) -> list[str]:
     return [sys.executable, "-m", "projected_grpo", *command]
 
 
+def inherited() -> dict[str, str]:
+    """The environment of jobs: what torchrun set for this process would make each of them one of
+    several processes, which waits for the others."""
+    return without_place(os.environ)
+
+
 def ask(command: Sequence[str]) -> str:
-    """The output of a queue's command. Raises LaunchError where it fails or is not there."""
+    """The output of a queue's command; pueue gives a job the environment of that which adds it.
+    Raises LaunchError where it fails or is not there."""
     if shutil.which(command[0]) is None:
         raise LaunchError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=inherited())
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
         raise LaunchError(f"`{shlex.join(command[:2])}` failed (exit {done.returncode}): {said}")

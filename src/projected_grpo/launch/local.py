@@ -13,7 +13,7 @@ from types import FrameType
 
 from loguru import logger
 
-from projected_grpo.launch.job import How, Job, LaunchError, executable
+from projected_grpo.launch.job import How, Job, LaunchError, executable, inherited
 
 POLL_S = 0.1
 LAST_LINES = 5
@@ -109,7 +109,7 @@ def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
 
 
 def _begin(job: Job, gpu: str | None, logs: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+    environment = inherited() | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
     logger.info("began    {}{}", job.name, "" if gpu is None else f" on GPU {gpu}")
     with (logs / f"{job.name}.log").open("ab") as log:
         return subprocess.Popen(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from loguru import logger
 
 from projected_grpo.cells import Command, continued
-from projected_grpo.launch.job import How, Job, LaunchError, ask, executable
+from projected_grpo.launch.job import How, Job, LaunchError, ask, executable, inherited
 
 
 class Task:
@@ -26,6 +26,7 @@ class Task:
         command = continued(self.command) if again else self.command
         self.process = subprocess.Popen(
             executable(command),
+            env=inherited(),
             # SLURM warns every process of a job, and one that does not heed this signal would end
             preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
         )
