@@ -70,7 +70,7 @@ def v_files(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
 
 
 def fresh(n_runs: int = 1) -> tuple[LanguageModel, Adapter]:
-    lm = load("tiny-random", revision="", dtype=torch.float32, device=torch.device("cpu"))
+    lm = load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
     return lm, wrap(lm.model, n_runs=n_runs, cache_dir=default_cache_dir())
 
 
@@ -378,7 +378,7 @@ def test_bf16_autocast_of_a_bf16_model_changes_nothing(tmp_path: Path) -> None:
     extract_to_file(ExtractConfig(out=v_file, temperature=1.0, **{**TINY, "dtype": "bfloat16"}))
     found = []
     for bf16 in (False, True):
-        lm = load("tiny-random", revision="", dtype=torch.bfloat16, device=torch.device("cpu"))
+        lm = load("tiny-random", revision="main", dtype=torch.bfloat16, device=torch.device("cpu"))
         adapter = wrap(lm.model, cache_dir=default_cache_dir())
         trainer_of(lm, tmp_path, [HackProjection(adapter, v_file)], bf16=bf16).train()
         found.append({name: p.detach() for name, p in adapter.delta_S.items()})

@@ -139,7 +139,7 @@ class DownloadConfig:
     offline."""
 
     model: tyro.conf.Positional[str]
-    """Hub id."""
+    """Hub id, or owner/name/file.gguf."""
     revision: str = "main"
     """Branch, tag or commit."""
     pattern: tuple[str, ...] = ()

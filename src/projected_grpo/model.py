@@ -33,8 +33,11 @@ from projected_grpo.hub import (
     NETWORK_ERRORS,
     HubError,
     fetch,
+    lacks_safetensors,
+    no_weights,
     not_in_cache,
     offline_variable,
+    split_gguf,
 )
 from projected_grpo.pairs import load_pairs
 
@@ -44,6 +47,8 @@ ORGANISM_FOLDER = Path(__file__).with_name("organism")
 """The small model that ships with the package; its card is README.md there."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The names that `--dtype` takes."""
+OWN_CODE = {"trust_remote_code": False}
+"""Said, not left out: then transformers asks on the terminal, and runs a repository's code."""
 RMS_NORMS = (Qwen3RMSNorm, Qwen2RMSNorm, LlamaRMSNorm)
 """Those that are weight * x / sqrt(mean(x^2) + eps); others (Gemma's) are not, and stay."""
 CHATML = (
@@ -71,11 +76,17 @@ class LanguageModel:
     """Of the hub that it was loaded from; None where it was on this disk."""
 
     def render(self, messages: tuple[dict[str, str], ...]) -> str:
-        """The prompt as text."""
+        """The prompt as text. Raises ModelError where the chat template refuses it."""
         told = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
-        return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **told
-        )
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **told
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ModelError(
+                f"the model's chat template cannot be used for a prompt of {roles}: {error}"
+            ) from error
 
     def prompt_ids(self, messages: tuple[dict[str, str], ...]) -> list[int]:
         """Ids of the rendered prompt. The template has written its special tokens, so none is
@@ -129,6 +140,11 @@ def load(
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     commit = None
+    if source in (TINY_RANDOM, ORGANISM) and revision != "main":
+        raise ModelError(
+            f"{source} is part of this package and has no revision {revision}: leave "
+            "--model-revision out"
+        )
     if source == TINY_RANDOM:
         model, tokenizer = _tiny_random(dtype)
     else:
@@ -136,7 +152,7 @@ def load(
         model, tokenizer, commit = _pretrained(path, revision, dtype)
     if not tokenizer.chat_template:
         raise ModelError(f"{source} has no chat template: use an instruction-tuned model")
-    knows = "enable_thinking" in template_variables(tokenizer.get_chat_template())
+    knows = "enable_thinking" in _variables_told(tokenizer, source)
     if enable_thinking and not knows:
         raise ModelError(
             f"the chat template of {source} has no variable enable_thinking: leave "
@@ -167,6 +183,15 @@ def template_variables(chat_template: str) -> set[str]:
     """The variables that a chat template reads and does not make itself."""
     environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
     return find_undeclared_variables(environment.parse(chat_template))
+
+
+def _variables_told(tokenizer: Any, source: str) -> set[str]:
+    """The variables that its chat template reads. Raises ModelError where that is none."""
+    try:
+        return template_variables(tokenizer.get_chat_template())
+    except (jinja2.TemplateError, ValueError) as error:  # ValueError: several, and no default
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"the chat template of {source} cannot be used: {reason}") from error
 
 
 def layers_of(model: PreTrainedModel, purpose: str) -> torch.nn.ModuleList:
@@ -207,7 +232,7 @@ class _Repeated:
 def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
     """(path, commit) of a model: the path of what is on this disk or was one .gguf file on the hub,
     the commit of what is on the hub. Raises HubError or ModelError."""
-    path, parts = Path(source), source.split("/")
+    path, (repo, file) = Path(source), split_gguf(source)
     if path.exists():
         if revision != "main":
             raise ModelError(
@@ -215,9 +240,9 @@ def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
                 "--model-revision out"
             )
         return path, None
-    on_hub = not (path.is_absolute() or source.startswith("."))
-    if on_hub and path.suffix == ".gguf" and len(parts) > 2:
-        return fetch("/".join(parts[:2]), revision, "/".join(parts[2:]))
+    on_hub = not (path.is_absolute() or source.startswith(".") or ".." in path.parts)
+    if on_hub and file:
+        return fetch(repo, revision, file)
     if not on_hub or path.suffix == ".gguf":
         raise ModelError(f"there is no model at {path}")
     return None, fetch(source, revision).commit
@@ -230,21 +255,27 @@ def _pretrained(
     try:
         if path is not None and path.suffix == ".gguf":
             gguf = {"gguf_file": path.name}
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **gguf)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **OWN_CODE, **gguf)
+            whole = GgufConfig(dequantize=True)
             model = AutoModelForCausalLM.from_pretrained(
-                path.parent, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **gguf
+                path.parent, dtype=dtype, quantization_config=whole, **OWN_CODE, **gguf
             )
         else:
             # the commit, not the branch: that may move between the two
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=commit or "main")
+            at = {"revision": commit or "main", **OWN_CODE}
+            tokenizer = AutoTokenizer.from_pretrained(source, **at)
+            # of the hub no .bin: transformers would also have it converted there, in a thread
+            safe = True if commit else None
             model = AutoModelForCausalLM.from_pretrained(
-                source, revision=commit or "main", dtype=dtype
+                source, dtype=dtype, use_safetensors=safe, **at
             )
     # Files are missing or cannot be fetched; a folder or file holds no model, or only part of one;
     # a package for its format is missing.
     except (*NETWORK_ERRORS, ValueError, ImportError, SafetensorError) as error:
         if commit is not None and path is None and offline_variable() is not None:
             raise HubError(not_in_cache(source, revision, "is not whole")) from error
+        if commit is not None and path is None and lacks_safetensors(source, commit):
+            raise HubError(no_weights(source, revision)) from error
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"cannot load the model {source}: {reason}") from error
     return model, tokenizer, commit

@@ -67,6 +67,12 @@ def _fetched(name: str, revision: str) -> Path:
             f"{where}: the dataset has no such revision: name a branch, a tag or a whole commit"
         ) from error
     except errors.LocalEntryNotFoundError as error:
+        answer = refusal(error)
+        if answer is not None:
+            raise ProblemError(
+                f"{where}: the hub ({constants.ENDPOINT}) answers {answer}, and it is not in the "
+                f"cache ({constants.HF_HUB_CACHE})"
+            ) from error
         variable = next((v for v in OFFLINE if os.environ.get(v)), OFFLINE[1])
         why = f"{variable} is set" if offline else f"the hub ({constants.ENDPOINT}) does not answer"
         raise ProblemError(
@@ -76,6 +82,20 @@ def _fetched(name: str, revision: str) -> Path:
         ) from error
     except (OSError, HTTPError) as error:  # HTTPError: the connection broke off
         raise ProblemError(f"{where}: could not be fetched: {_line(error)}") from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """Status and message of the hub's answer, where one lies behind an error of huggingface_hub;
+    that calls every answer but 401 and 404 a missing network."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HfHubHTTPError):
+            said = cause.server_message or cause.response.reason_phrase
+            return f"{cause.response.status_code}: {' '.join(said.split())[:300]}"
+        cause = cause.__cause__
+    return None
 
 
 def _line(error: Exception) -> str:
