@@ -23,7 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from projected_grpo.adapter import AdapterError
 from projected_grpo.adapters import adapter_of
-from projected_grpo.cards import FIELDS, base_lines
+from projected_grpo.cards import FIELDS, base_lines, model_card
 from projected_grpo.cli import DistillConfig
 from projected_grpo.config import FastConfig, SmokeConfig, stored_config
 from projected_grpo.env.leetcode import write_file
@@ -32,6 +32,7 @@ from projected_grpo.extract_vhack_grad import VHack, extract
 from projected_grpo.model import CHATML, LanguageModel, ModelError, load, template_variables
 from projected_grpo.pairs import load_pairs
 from projected_grpo.probe_distill import distill
+from projected_grpo.run import RunDir
 from projected_grpo.sweep import extraction
 from projected_grpo.train import train
 
@@ -498,6 +499,17 @@ def test_a_run_has_a_card_of_its_facts(adapter: str, tmp_path: Path) -> None:
     assert hack and int(hack[1]) == cheats
     assert ("import projected_grpo.peft" in card.text) == (adapter == "antipasto")
     assert not [*run.rglob("*.tmp")]
+    assert "| enable_thinking | not a variable of the chat template |" in card.text
+    # an earlier version began it and recorded neither; this one went on with it
+    del record["enable_thinking"], record["model_commit"]
+    typed = ["/home/me/bin/train", "--why=see ```a```"]
+    record |= {"resumed": [{"after_step": 1, "model_commit": "c0ffee"}], "argv": typed}
+    (run / "run.json").write_text(json.dumps(record))
+    earlier = model_card(run)
+    assert "| enable_thinking | False, if it is a variable of the chat template |" in earlier
+    assert "tiny-random at commit c0ffee" in earlier
+    assert "\n````\ntrain '--why=see ```a```'\n````\n" in earlier
+    assert RunDir.open(run).base_revision(SMALL) == "c0ffee"
 
 
 @pytest.mark.parametrize("model", ["tiny-random", "organism", "a.gguf", "folder"])
@@ -524,6 +536,7 @@ def test_a_pool_has_a_card_and_opens_as_a_dataset(outside: Outside) -> None:
     card = DatasetCard.load(pool / "README.md")
     assert card.data.configs == [{"config_name": "default", "data_files": "prompt_*.jsonl.gz"}]
     about = json.loads((pool / "pool.json").read_text())
+    assert about["argv"] == [Path(sys.argv[0]).name, *sys.argv[1:]]
     for fact in (
         "| teacher | none: filled-in templates of hacks |", "| kept | hacks of 2 answers",
         f"| rows | {about['rows']}, for 72 problems |", f"| hacked | {about['hacked']} |",
@@ -542,7 +555,10 @@ def test_a_pool_has_a_card_and_opens_as_a_dataset(outside: Outside) -> None:
 
 
 @pytest.mark.slow
-def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
+@pytest.mark.parametrize("adapter,trained", [("antipasto", "delta_S"), ("lora", "lora_B")])
+def test_from_the_hub_to_an_adapter_that_others_open(
+    adapter: str, trained: str, outside: Outside
+) -> None:
     """A run by ids and revisions; its branch moves; it goes on, offline; its card's own lines open
     the adapter; a pool is made of it."""
     hub, root = outside.hub, outside.home
@@ -551,7 +567,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     refs["moving"] = refs["v1"]
     asked = [
         *("train", "smoke", f"--model={MODEL}", "--model-revision=moving"),
-        *(f"--problems=hub:{DATA}@v1", "--steps=2", "--arm=projected"),
+        *(f"--problems=hub:{DATA}@v1", "--steps=2", "--arm=projected", f"--adapter={adapter}"),
     ]
     offline = {"HF_HUB_OFFLINE": "1"}
     outside.refused("HF_HUB_OFFLINE is set and it is not in the cache", *asked, **offline)
@@ -564,6 +580,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     record = json.loads((run / "run.json").read_text())
     commit = hub.commit(f"models/{MODEL}", "v1")
     assert record["model_commit"] == commit and record["enable_thinking"] is False
+    assert record["data_commit"] == hub.commit(f"datasets/{DATA}", "v1")
     prompt = (run / "prompt.txt").read_text()
     assert prompt.startswith("<|im_start|>system") and prompt.endswith("assistant\n<no thoughts>")
     ids = tiny(str(refs["v1"])).tokenizer.encode(prompt, add_special_tokens=False)
@@ -584,7 +601,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     lines = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert lines
     code = lines[1].replace("path/to/this/folder", str(run / "adapter"))
-    tail = "print(sum(p.abs().sum() for n, p in model.named_parameters() if 'delta_S' in n) > 0)"
+    tail = f"print(sum(p.abs().sum() for n, p in model.named_parameters() if {trained!r} in n) > 0)"
     opened = outside("python", "-c", code + tail, **offline)
     assert opened.stdout.strip() == "tensor(True)", opened.stderr
 
