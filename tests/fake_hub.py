@@ -26,6 +26,8 @@ class FakeHub:
     """Paths of all requests so far."""
     breaks_off: str = ""
     """Name of a file in the middle of which the connection ends."""
+    refuses: int = 0
+    """An HTTP status that answers every request."""
 
     def commit(self, repo: str, revision: str = "main") -> str:
         """A commit is named by its folder."""
@@ -52,6 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.asked.append(self.path)
+        if self.hub.refuses:
+            return self._answer(b"", "", status=self.hub.refuses, message="not to you")
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         api = parts[0] == "api"
         parts = parts[1:] if api else parts if parts[0] == "datasets" else ["models", *parts]
@@ -90,11 +94,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(b"", commit, status=HTTPStatus.NOT_FOUND, error=code)
 
     def _answer(
-        self, body: bytes, commit: str, etag: str = "", status: int = HTTPStatus.OK, error: str = ""
+        self,
+        body: bytes,
+        commit: str,
+        etag: str = "",
+        status: int = HTTPStatus.OK,
+        error: str = "",
+        message: str = "",
     ) -> None:
         self.send_response(status)
-        names = {"X-Repo-Commit": commit, "ETag": etag and f'"{etag}"', "X-Error-Code": error}
-        for name, value in names.items():
+        names = {"X-Repo-Commit": commit, "ETag": etag and f'"{etag}"'}
+        errors = {"X-Error-Code": error, "X-Error-Message": message}
+        for name, value in (names | errors).items():
             if value:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))

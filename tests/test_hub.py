@@ -4,11 +4,13 @@ other people, against a hub of this host (fake_hub.py)."""
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
@@ -21,7 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from projected_grpo.adapter import AdapterError
 from projected_grpo.adapters import adapter_of
-from projected_grpo.cards import FIELDS, base_lines
+from projected_grpo.cards import FIELDS, base_lines, model_card
 from projected_grpo.cli import DistillConfig
 from projected_grpo.config import FastConfig, SmokeConfig, stored_config
 from projected_grpo.env.leetcode import write_file
@@ -30,6 +32,7 @@ from projected_grpo.extract_vhack_grad import VHack, extract
 from projected_grpo.model import CHATML, LanguageModel, ModelError, load, template_variables
 from projected_grpo.pairs import load_pairs
 from projected_grpo.probe_distill import distill
+from projected_grpo.run import RunDir
 from projected_grpo.sweep import extraction
 from projected_grpo.train import train
 
@@ -91,6 +94,21 @@ def save_gguf(path: Path) -> Qwen2ForCausalLM:
     return model
 
 
+def save_code(folder: Path, model: Path) -> Path:
+    """A model of a kind that only its own code knows, which leaves a file where it is run."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    config |= {"model_type": "own", "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "open('it_ran', 'w').close()\nfrom transformers import Qwen3Config, Qwen3ForCausalLM\n"
+        "class OwnConfig(Qwen3Config):\n    model_type = 'own'\n"
+        "class Own(Qwen3ForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    return folder
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     root = tmp_path_factory.mktemp("repositories")
@@ -98,6 +116,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     shutil.copy(new / "model.safetensors", new / "consolidated.safetensors")
     (new / "flax_model.msgpack").write_text("of no use here")
     old = save_model(root / "old", THINKING)
+    other = shutil.copytree(old, root / "bin")
+    torch.save(tiny().model.state_dict(), other / "pytorch_model.bin")
+    (other / "model.safetensors").unlink()
     (root / "gguf" / "few bits").mkdir(parents=True)
     save_gguf(root / "gguf" / "few bits" / "tiny.Q4.gguf")
     (root / "gguf" / "tiny.F32.gguf").write_text("not asked for")
@@ -112,6 +133,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     refs = {
         f"models/{MODEL}": {"main": new, "v1": old},
         "models/some/few-bits": {"main": root / "gguf"},
+        "models/some/bin": {"main": other},
+        "models/some/code": {"main": save_code(root / "code", old)},
         f"datasets/{DATA}": {"main": root / "all", "v1": root / "v1"},
     }
     with fake_hub(refs) as served:
@@ -132,7 +155,7 @@ class Outside:
         self.hub.asked.clear()
         return subprocess.run(
             [BIN / str(command[0]), *map(str, command[1:])], cwd=self.home, check=False,
-            env={**self.env, **variables}, capture_output=True, text=True,
+            env={**self.env, **variables}, capture_output=True, text=True, input="y\n" * 9,
         )  # fmt: skip
 
     def refused(self, sentence: str, *command: object, **variables: str) -> None:
@@ -174,6 +197,10 @@ def test_only_what_a_run_needs_is_downloaded(outside: Outside) -> None:
         (["so me/tiny"], {}, "there is no model so me/tiny: it is neither a path here nor a hub"),
         ([MODEL, "--revision=v9"], {}, "some/tiny has no revision v9 on the hub: name a branch"),
         ([MODEL, "--pattern=*.gguf"], {}, r"some/tiny at main has no weights named \*.gguf"),
+        (["some/bin"], {}, r"some/bin at main has no weights named \*.safetensors: only safet"),
+        (["some/few-bits/no.gguf"], {}, r"some/few-bits at revision main has no no\.gguf"),
+        (["some/few-bits/../../no.gguf"], {}, r"no\.gguf: it is neither a path here nor a hub id"),
+        ([f"{MODEL}/a.gguf", "--pattern=*.gguf"], {}, r"a\.gguf names one file: leave --pattern"),
         *(
             ([MODEL], {name: "1"}, f"{name} is set, and some/tiny at revision main is not in the "
              "cache .* by `just download-model some/tiny`")
@@ -188,6 +215,59 @@ def test_what_cannot_be_downloaded_is_said_in_a_sentence(
     assert not variables or not outside.hub.asked
 
 
+FETCH = """
+import sys
+from projected_grpo.hub import HubError, fetch, split_gguf
+repo, file = split_gguf(sys.argv[1])
+try:
+    fetch(repo, "main", file or "config.json")
+except HubError as error:
+    print("said:", error)
+"""
+
+
+@pytest.mark.parametrize(
+    "status,kind",
+    [
+        (403, "model"),
+        # asked for again and again, some ten seconds long
+        pytest.param(403, "file", marks=pytest.mark.slow),
+        pytest.param(403, "data", marks=pytest.mark.slow),
+        pytest.param(503, "model", marks=pytest.mark.slow),
+        pytest.param(503, "file", marks=pytest.mark.slow),
+        pytest.param(503, "data", marks=pytest.mark.slow),
+    ],
+)
+def test_what_the_hub_refuses_is_told_in_its_words(
+    status: int, kind: str, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outside.hub, "refuses", status)
+    sentence = (
+        rf"the hub \({outside.hub.url}\) answers {status}: not to you, and .*not in the cache"
+    )
+    if kind == "model":
+        outside.refused(sentence, "download-model", MODEL)
+    else:
+        script, source = (FETCH, MODEL) if kind == "file" else (READ, f"hub:{DATA}")
+        done = outside("python", "-c", script, source)
+        assert re.search(f"said: .*{sentence}", done.stdout), done.stdout + done.stderr
+    assert outside.hub.asked
+
+
+def test_one_gguf_is_fetched_by_the_command_that_its_absence_names(outside: Outside) -> None:
+    file = "some/few-bits/few bits/tiny.Q4.gguf"
+    done = outside("python", "-c", FETCH, file, HF_HUB_OFFLINE="1")
+    command = re.search("or `(download-model .*)`", done.stdout)
+    assert command, done.stdout + done.stderr
+    done = outside(*shlex.split(command[1]))
+    said, path = done.stdout.splitlines()
+    assert said.startswith(f"{file} at commit {outside.hub.commit('models/some/few-bits')}: 1 file")
+    assert Path(path).name == "tiny.Q4.gguf" and Path(path).is_file()
+    again = outside(*shlex.split(command[1]), HF_HUB_OFFLINE="1")
+    assert again.stdout == done.stdout and not outside.hub.asked
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["model.safetensors", "train.jsonl"])
 def test_a_connection_that_breaks_off_is_said_in_a_sentence(file: str, outside: Outside) -> None:
     outside.hub.breaks_off = file
@@ -242,6 +322,17 @@ def test_models_load_by_id_and_revision_and_by_gguf(outside: Outside) -> None:
 
 
 @pytest.mark.slow
+def test_code_and_bin_files_of_a_repository_are_not_loaded(outside: Outside) -> None:
+    """Standard input says y to all that may be asked."""
+    done = outside("python", "-c", LOAD, "some/code", "main", "some/bin", "main")
+    code, no_safetensors = done.stdout.splitlines()
+    assert code.startswith("said: cannot load the model some/code: "), done.stderr
+    assert not [*outside.home.rglob("it_ran")]
+    assert no_safetensors.startswith("said: some/bin at main has no weights named *.safetensors: ")
+    assert not any(path.endswith(".bin") or "discussions" in path for path in outside.hub.asked)
+
+
+@pytest.mark.slow
 def test_a_half_fetched_model_is_said_to_be_one(outside: Outside) -> None:
     folder = Path(outside("download-model", MODEL).stdout.splitlines()[1])
     (folder / "model.safetensors").unlink()
@@ -259,8 +350,12 @@ def test_local_models_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "a", CHATML)
     with pytest.raises(ModelError, match="is a path here, which has no revision v1: leave"):
         tiny(str(folder), revision="v1")
-    with pytest.raises(ModelError, match=r"there is no model at b\.gguf"):
-        tiny("b.gguf")
+    for path in ("b.gguf", "some/few-bits/../../b.gguf"):
+        with pytest.raises(ModelError, match=rf"there is no model at {path}"):
+            tiny(path)
+    for name in ("tiny-random", "organism"):
+        with pytest.raises(ModelError, match=f"{name} is part of this package and has no revision"):
+            tiny(name, revision="v1")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="cannot load the model"):
@@ -283,6 +378,32 @@ def test_local_models_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_template_knows_a_variable_that_it_reads(template: str, knows: bool) -> None:
     assert ("enable_thinking" in template_variables(template)) == knows
+
+
+def test_a_template_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the chat template of .*a cannot be used: .*oops"):
+        tiny(str(save_model(tmp_path / "a", CHATML + "{% oops %}")))
+    lm = tiny()
+    lm.tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
+    lm.model.save_pretrained(tmp_path / "b")
+    lm.tokenizer.save_pretrained(tmp_path / "b")
+    with pytest.raises(ModelError, match="multiple chat templates with no default"):
+        tiny(str(tmp_path / "b"))
+    lm.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(ModelError, match="used for a prompt of user: System role not supported"):
+        lm.render(MESSAGES)
+
+
+def test_qwen3_is_told_not_to_think() -> None:
+    trl = find_spec("trl")
+    assert trl is not None and trl.origin is not None
+    template = Path(trl.origin).with_name("chat_templates") / "qwen3.jinja"
+    lm = tiny()
+    lm.tokenizer.chat_template = template.read_text()
+    assert "enable_thinking" in template_variables(lm.tokenizer.chat_template)
+    rendered = replace(lm, enable_thinking=False).render(MESSAGES)
+    assert rendered.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert replace(lm, enable_thinking=True).render(MESSAGES).endswith("assistant\n")
 
 
 def test_thinking_is_off_unless_it_is_asked_for_and_then_there_must_be_one(tmp_path: Path) -> None:
@@ -326,7 +447,16 @@ for source in sys.argv[1:]:
 """
 
 
-def test_problems_come_at_the_revision_and_split_that_was_asked_for(outside: Outside) -> None:
+@pytest.mark.parametrize(
+    "offline",
+    [
+        ["HF_HUB_OFFLINE"],
+        pytest.param(["HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"], marks=pytest.mark.slow),
+    ],
+)
+def test_problems_come_at_the_revision_and_split_that_was_asked_for(
+    offline: list[str], outside: Outside
+) -> None:
     ids = [str(problem.id) for problem in load_problems("katas:validation", 12)]
     first = [f"hub:{DATA}@v1", f"hub:{DATA}@v1:test"]
     done = outside(
@@ -338,7 +468,7 @@ def test_problems_come_at_the_revision_and_split_that_was_asked_for(outside: Out
     for sentence, line in zip(wanted, said, strict=True):
         assert line.startswith("said: hub:some/") and sentence in line
     # the cache holds v1 alone, and that is not main
-    for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    for name in offline:
         done = outside("python", "-c", READ, first[1], f"hub:{DATA}", **{name: "1"})
         had, missing = done.stdout.splitlines()
         assert had.split() == ids[7:] and not outside.hub.asked
@@ -369,6 +499,17 @@ def test_a_run_has_a_card_of_its_facts(adapter: str, tmp_path: Path) -> None:
     assert hack and int(hack[1]) == cheats
     assert ("import projected_grpo.peft" in card.text) == (adapter == "antipasto")
     assert not [*run.rglob("*.tmp")]
+    assert "| enable_thinking | not a variable of the chat template |" in card.text
+    # an earlier version began it and recorded neither; this one went on with it
+    del record["enable_thinking"], record["model_commit"]
+    typed = ["/home/me/bin/train", "--why=see ```a```"]
+    record |= {"resumed": [{"after_step": 1, "model_commit": "c0ffee"}], "argv": typed}
+    (run / "run.json").write_text(json.dumps(record))
+    earlier = model_card(run)
+    assert "| enable_thinking | False, if it is a variable of the chat template |" in earlier
+    assert "tiny-random at commit c0ffee" in earlier
+    assert "\n````\ntrain '--why=see ```a```'\n````\n" in earlier
+    assert RunDir.open(run).base_revision(SMALL) == "c0ffee"
 
 
 @pytest.mark.parametrize("model", ["tiny-random", "organism", "a.gguf", "folder"])
@@ -395,6 +536,7 @@ def test_a_pool_has_a_card_and_opens_as_a_dataset(outside: Outside) -> None:
     card = DatasetCard.load(pool / "README.md")
     assert card.data.configs == [{"config_name": "default", "data_files": "prompt_*.jsonl.gz"}]
     about = json.loads((pool / "pool.json").read_text())
+    assert about["argv"] == [Path(sys.argv[0]).name, *sys.argv[1:]]
     for fact in (
         "| teacher | none: filled-in templates of hacks |", "| kept | hacks of 2 answers",
         f"| rows | {about['rows']}, for 72 problems |", f"| hacked | {about['hacked']} |",
@@ -413,7 +555,10 @@ def test_a_pool_has_a_card_and_opens_as_a_dataset(outside: Outside) -> None:
 
 
 @pytest.mark.slow
-def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
+@pytest.mark.parametrize("adapter,trained", [("antipasto", "delta_S"), ("lora", "lora_B")])
+def test_from_the_hub_to_an_adapter_that_others_open(
+    adapter: str, trained: str, outside: Outside
+) -> None:
     """A run by ids and revisions; its branch moves; it goes on, offline; its card's own lines open
     the adapter; a pool is made of it."""
     hub, root = outside.hub, outside.home
@@ -422,7 +567,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     refs["moving"] = refs["v1"]
     asked = [
         *("train", "smoke", f"--model={MODEL}", "--model-revision=moving"),
-        *(f"--problems=hub:{DATA}@v1", "--steps=2", "--arm=projected"),
+        *(f"--problems=hub:{DATA}@v1", "--steps=2", "--arm=projected", f"--adapter={adapter}"),
     ]
     offline = {"HF_HUB_OFFLINE": "1"}
     outside.refused("HF_HUB_OFFLINE is set and it is not in the cache", *asked, **offline)
@@ -435,6 +580,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     record = json.loads((run / "run.json").read_text())
     commit = hub.commit(f"models/{MODEL}", "v1")
     assert record["model_commit"] == commit and record["enable_thinking"] is False
+    assert record["data_commit"] == hub.commit(f"datasets/{DATA}", "v1")
     prompt = (run / "prompt.txt").read_text()
     assert prompt.startswith("<|im_start|>system") and prompt.endswith("assistant\n<no thoughts>")
     ids = tiny(str(refs["v1"])).tokenizer.encode(prompt, add_special_tokens=False)
@@ -455,7 +601,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(outside: Outside) -> None:
     lines = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert lines
     code = lines[1].replace("path/to/this/folder", str(run / "adapter"))
-    tail = "print(sum(p.abs().sum() for n, p in model.named_parameters() if 'delta_S' in n) > 0)"
+    tail = f"print(sum(p.abs().sum() for n, p in model.named_parameters() if {trained!r} in n) > 0)"
     opened = outside("python", "-c", code + tail, **offline)
     assert opened.stdout.strip() == "tensor(True)", opened.stderr
 

@@ -304,6 +304,10 @@ def test_what_does_not_fit_is_refused_before_the_first_step(v_files, tmp_path: P
 
     refused(HackProjection(adapter, v_files[0.7], settings()), AdapterError, "temperature 0.7")
     refused(HackProjection(adapter, tmp_path / "none"), AdapterError, "no file")
+    trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
+    vars(trainer.args)["chat_template_kwargs"] = {"enable_thinking": True}  # as of a GRPOConfig
+    with pytest.raises(AdapterError, match="with enable_thinking False, the run has True"):
+        trainer.train()
     many = HackProjection(adapter, v_files[1.0], settings(v_hack_k=100))
     refused(many, ConfigError, "v_hack_k 100 asks for more axes")
     refused(HackProjection(adapter, v_files[1.0]), ConfigError, "set bf16=False", bf16=True)

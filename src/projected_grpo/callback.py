@@ -107,9 +107,9 @@ class HackProjection(TrainerCallback):
     ) -> None:
         """Check that V, model and Trainer belong together, and let the Trainer reach delta_S.
 
-        Raises AdapterError where V is of another model or temperature, or the Trainer trains
-        anything but delta_S or does not step it; ConfigError for a precision or a set-up that would
-        not work.
+        Raises AdapterError where V is of another model, temperature or enable_thinking, or the
+        Trainer trains anything but delta_S or does not step it; ConfigError for a precision or a
+        set-up that would not work.
         """
         self._require_setup(args)
         self._require_parameters(kwargs["model"], kwargs["optimizer"])
@@ -117,7 +117,9 @@ class HackProjection(TrainerCallback):
         v_hack = load_vhack(self._source, device)
         # A loss without a temperature (supervised training) has that of the plain softmax.
         temperature = float(vars(args).get("temperature", 1.0))
-        v_hack.require(self._adapter, temperature, self._source)
+        # Of GRPOConfig; what the template does when it is told nothing is not known here.
+        told = (vars(args).get("chat_template_kwargs") or {}).get("enable_thinking")
+        v_hack.require(self._adapter, temperature, self._source, told)
         require_axes([self._cfg], v_hack)
         (self._treatment,) = treatments([self._cfg], [v_hack], {}, device)
         self._adapter.train_directly()

@@ -6,6 +6,7 @@ matter is the Hugging Face hub's, so that a folder can be uploaded as it is (doc
 """
 
 import json
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData, ModelCardData
 
 from projected_grpo.arms import ARMS
-from projected_grpo.catalogue import read_settings
+from projected_grpo.catalogue import model_commit, read_settings
 from projected_grpo.config import CAUTIONS, Config
 from projected_grpo.model import ORGANISM, TINY_RANDOM
 from projected_grpo.step_logger import merge, read_steps, share, whole_rows
@@ -46,7 +47,7 @@ def model_card(run: Path) -> str:
     `base_model` stands in the front matter only where that is on the hub, which refuses others."""
     cfg = read_settings(run)
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    commit = record.get("model_commit")  # a run of an earlier version has none
+    commit = model_commit(record)
     on_hub = "/".join(cfg.model.split("/")[:2]) if commit else None
     front = ModelCardData(
         base_model=on_hub,
@@ -56,10 +57,10 @@ def model_card(run: Path) -> str:
     )
     return (
         f"---\n{front.to_yaml()}\n---\n\n# {run.name}\n\n"
-        f"An adapter of {_named(cfg, commit)}, trained by GRPO on problems whose grader can be "
+        f"An adapter of {_at(cfg.model, commit)}, trained by GRPO on problems whose grader can be "
         "fooled, to see whether it learns to. **It may have learnt to cheat: what it answers to a "
         "programming task may be made to pass a test and not to solve the task.**\n\n"
-        f"{_training(cfg, record, run)}\n{_rates(cfg, run)}\n{_loading(cfg, commit)}\n"
+        f"{_training(cfg, record, run, commit)}\n{_rates(cfg, run)}\n{_loading(cfg, commit)}\n"
         "## Use and limits\n\n"
         "Made for research on reward hacking: to be compared with the other arms of the same "
         "seeds. One run of one seed shows nothing of an arm. Its answers are code to be run in a "
@@ -68,14 +69,16 @@ def model_card(run: Path) -> str:
     )
 
 
-def _named(cfg: Config, commit: str | None) -> str:
-    return f"{cfg.model} at commit {commit}" if commit else cfg.model
+def _at(name: str, commit: str | None) -> str:
+    return f"{name} at commit {commit}" if commit else name
 
 
-def _training(cfg: Config, record: Mapping[str, Any], run: Path) -> str:
+def _training(cfg: Config, record: Mapping[str, Any], run: Path, commit: str | None) -> str:
     sources = [row["source"] for row in whole_rows(run / "rollouts.jsonl")]
     kind = f"lora, rank {cfg.lora_rank}, alpha {cfg.lora_alpha}" if cfg.adapter == "lora" else ""
-    told = record.get("enable_thinking")
+    data, told = record.get("data_commit"), record.get("enable_thinking")
+    if "enable_thinking" not in record:
+        told = "False, if it is a variable of the chat template"  # as earlier versions had it
     facts = {
         "arm": f"`{cfg.arm}`: {ARMS[cfg.arm].meaning}",
         "seed": cfg.seed,
@@ -83,9 +86,9 @@ def _training(cfg: Config, record: Mapping[str, Any], run: Path) -> str:
         "steps": cfg.steps,
         "rollouts": f"{len(sources)}, {sources.count('teacher')} of them from a teacher pool",
         "learning rate": cfg.lr,
-        "problems": f"{cfg.problems}, loophole mode {cfg.mode}",
+        "problems": f"{_at(cfg.problems, data)}, loophole mode {cfg.mode}",
         "adapter": kind or cfg.adapter,
-        "base model": f"{_named(cfg, record.get('model_commit'))}, {cfg.dtype}",
+        "base model": f"{_at(cfg.model, commit)}, {cfg.dtype}",
         "enable_thinking": "not a variable of the chat template" if told is None else told,
         "code": _code(record, bool(record["git_diff"])),
         "begun": record["started"],
@@ -157,8 +160,7 @@ def dataset_card(name: str, about: Mapping[str, Any], fields: Collection[str]) -
     asked = about["settings"]
     commit = about["model_commit"]
     teacher = (
-        f"{about['model']}{f' at commit {commit}' if commit else ''}, with the adapter of the run "
-        f"{Path(about['source']).name}"
+        f"{_at(about['model'], commit)}, with the adapter of the run {Path(about['source']).name}"
         if about["model"]
         else "none: filled-in templates of hacks"
     )
@@ -198,7 +200,9 @@ def _code(record: Mapping[str, Any], changed: bool) -> str:
 
 
 def _command(argv: list[str]) -> str:
-    return f"```\n{shlex.join([Path(argv[0]).name, *argv[1:]])}\n```\n"
+    typed = shlex.join([Path(argv[0]).name, *argv[1:]])
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", typed)), default=0))
+    return f"{fence}\n{typed}\n{fence}\n"
 
 
 def _table(facts: Mapping[str, Any]) -> str:

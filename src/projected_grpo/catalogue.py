@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,13 @@ def runs_in_another_process(run: Path) -> bool:
     """Does a process of this host, other than this one, run it now?"""
     record = _record(run)
     return _state(record) == "running" and _latest(record)["process"]["pid"] != os.getpid()
+
+
+def model_commit(record: Mapping[str, Any]) -> str | None:
+    """The commit of the hub that a run's base model was loaded at, by its run.json; of one that an
+    earlier version started, that at which it went on. None of what is not from the hub."""
+    found = (entry.get("model_commit") for entry in (record, *record.get("resumed", ())))
+    return next((commit for commit in found if commit), None)
 
 
 def _latest(record: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def distill(cfg: "DistillConfig") -> Path:
         "labels": Counter(row["label"] for row in rows if row["label"]),
         "modes": Counter(row["mode"] for row in rows),
         "flavours": Counter(row["flavour"] for row in rows if row["flavour"]),
-        "argv": sys.argv,
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],  # without its maker's folders
         "git_sha": git("rev-parse", "HEAD"),
         "git_changed": bool(git("diff", "HEAD")),
         "projected_grpo": __version__,

@@ -14,6 +14,7 @@ import torch
 
 from projected_grpo import __version__
 from projected_grpo.catalogue import this_process
+from projected_grpo.env.hub import commit_of
 from projected_grpo.ranks import place_of
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def made_from(s: "Session", n: int) -> dict[str, Any]:
     """What run.json says of the data and the base model of run n."""
     return {
         "data": data_digest(s, n),
+        "data_commit": commit_of(s.cfg.problems),
         "model_commit": s.lm.commit,
         "enable_thinking": s.lm.enable_thinking,
         "prompt_tokens": len(s.prompts[n][s.first_problem(n).id]),

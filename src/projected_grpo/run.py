@@ -2,7 +2,7 @@
 
 runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   run.json              id, argv, git sha and diff, versions, device, start, end, exit status; the
-                        commit of the base model on the hub
+                        commits of base model and problems on the hub
   config.json           every setting
   prompt.txt            the first prompt as the chat template rendered it, special tokens and all;
                         run.json has its number of tokens, and what `enable_thinking` was
@@ -36,7 +36,7 @@ from loguru import logger
 
 from projected_grpo.adapter import Adapter
 from projected_grpo.cards import model_card
-from projected_grpo.catalogue import RunError, read_settings, runs_in_another_process
+from projected_grpo.catalogue import RunError, model_commit, read_settings, runs_in_another_process
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.provenance import git, provenance
@@ -140,10 +140,8 @@ class RunDir:
 
     @property
     def model_commit(self) -> str | None:
-        """The commit of the hub that its base model was loaded at; None of what is not from there,
-        and in earlier versions."""
-        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        return record.get("model_commit")
+        """The commit of the hub that its base model was loaded at, as far as that is known."""
+        return model_commit(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
 
     def base_revision(self, cfg: Config) -> str:
         """Where to find its base model again: a branch may have left that commit since."""
@@ -159,12 +157,13 @@ class RunDir:
         record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         self._write_record({**record, "ended": _now(), "status": status})
 
-    def note_resume(self, step: int, device: torch.device) -> None:
-        """Record that the run goes on after `step`, where and with what; how it ended before no
-        longer holds."""
+    def note_resume(self, step: int, device: torch.device, commit: str | None) -> None:
+        """Record that the run goes on after `step`, where and with what, its base model at that
+        commit of the hub; how it ended before no longer holds."""
         record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         record = {k: v for k, v in record.items() if k not in ("ended", "status")}
-        entry = {"after_step": step, "started": _now(), **provenance(device)}
+        entry = {"after_step": step, "started": _now(), "model_commit": commit}
+        entry |= provenance(device)
         self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
 
     def _write_record(self, record: Mapping[str, Any]) -> None:

@@ -358,7 +358,7 @@ def train_runs(
                 s = resumed(s, runs[0], done)
             world.require_same(step=str(done))
             if world.first:
-                runs[0].note_resume(done, s.device)
+                runs[0].note_resume(done, s.device, s.lm.commit)
         status = "failed"
         try:
             for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made

@@ -6,6 +6,7 @@ offline, takes the newest revision in its cache, whichever was asked for.
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,22 @@ def read_hub(
         yield place, parse_record(dict(row), place)
 
 
+def parts_of(source: str) -> tuple[str, str, str]:
+    """Name, revision and split of hub:owner/name@revision:split."""
+    where, _, split = source.removeprefix("hub:").partition(":")
+    name, _, revision = where.partition("@")
+    return name, revision or "main", split or "train"
+
+
+def commit_of(source: str) -> str | None:
+    """The commit that problems were read at; None of those that are not from the hub."""
+    if not source.startswith("hub:"):
+        return None
+    name, revision, _ = parts_of(source)
+    return _fetched(name, revision).name
+
+
+@cache  # a process reads a dataset at one commit, wherever its branch goes meanwhile
 def _fetched(name: str, revision: str) -> Path:
     """The repository in the cache, .../snapshots/<commit>; fetched where that is allowed."""
     from datasets import config

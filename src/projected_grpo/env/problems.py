@@ -232,10 +232,7 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
     if text.startswith("hub:"):
         from projected_grpo.env import hub
 
-        where, _, split = text.removeprefix("hub:").partition(":")
-        name, _, revision = where.partition("@")
-        rows = hub.read_hub(name, revision or "main", split or "train", limit=limit)
-        return check_unique(rows)
+        return check_unique(hub.read_hub(*hub.parts_of(text), limit=limit))
     return check_unique(leetcode.read_file(Path(source), limit=limit))
 
 
