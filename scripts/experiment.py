@@ -115,6 +115,10 @@ PLANS: dict[str, list[Variant]] = {
             "projected k=128 refresh=10 trust=1",
             {**_PROJECTED, "v_hack_k": 128, "refresh_every": 10, "trust": 1.0},
         ),
+        (
+            "random_v k=128 refresh=10 trust=1",
+            {**_RANDOM, "v_hack_k": 128, "refresh_every": 10, "trust": 1.0},
+        ),
     ],
     "reduced": [("vanilla", {}), ("projected", _PROJECTED), ("random_v", _RANDOM)],
     # docs/spec.md fixes these three
