@@ -71,7 +71,12 @@ _ARMS = (
 )
 _LONG = ("vanilla", "projected", "random_v", "placebo_v")
 _PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
+_REFRESHED = {"refresh_every": 10, "trust": 1.0}
 _AXES = (12, 64, 128)
+
+
+def _both(name: str, changed: Mapping[str, Any]) -> list[Variant]:
+    return [(arm["arm"] + name, {**arm, **changed}) for arm in (_PROJECTED, _RANDOM)]
 
 
 def _without(mode: str) -> dict[str, Any]:
@@ -97,7 +102,7 @@ PLANS: dict[str, list[Variant]] = {
         ("projected half the pairs", {**_PROJECTED, "pair_flavours": HALVES["a"]}),
         ("projected k to 128", {**_PROJECTED, "v_hack_k_end": 128}),
         ("random_v k to 128", {**_RANDOM, "v_hack_k_end": 128}),
-        ("projected refresh=10 trust=1", {**_PROJECTED, "refresh_every": 10, "trust": 1.0}),
+        ("projected refresh=10 trust=1", {**_PROJECTED, **_REFRESHED}),
         ("projected weight=1", {**_PROJECTED, "score_weight": 1.0}),
         ("random_v weight=1", {**_RANDOM, "score_weight": 1.0}),
         ("projected running", {**_PROJECTED, "running_k": 8}),
@@ -106,21 +111,29 @@ PLANS: dict[str, list[Variant]] = {
             {**_PROJECTED, "running_k": 8, "running_permuted": True},
         ),
         ("placebo_v k=128", {"arm": "placebo_v", "v_hack_k": 128}),
-        ("random_v refresh=10 trust=1", {**_RANDOM, "refresh_every": 10, "trust": 1.0}),
-        (
-            "projected weight=1 refresh=10 trust=1",
-            {**_PROJECTED, "score_weight": 1.0, "refresh_every": 10, "trust": 1.0},
-        ),
-        (
-            "projected k=128 refresh=10 trust=1",
-            {**_PROJECTED, "v_hack_k": 128, "refresh_every": 10, "trust": 1.0},
-        ),
-        (
-            "random_v k=128 refresh=10 trust=1",
-            {**_RANDOM, "v_hack_k": 128, "refresh_every": 10, "trust": 1.0},
-        ),
+        ("projected k=128 refresh=10 trust=1", {**_PROJECTED, "v_hack_k": 128, **_REFRESHED}),
     ],
     "reduced": [("vanilla", {}), ("projected", _PROJECTED), ("random_v", _RANDOM)],
+    # At the k where the direction does the work and hacking comes back: each beside the same along
+    # random axes. Those take neither refresh nor trust, which would change nothing of them: they
+    # are not made anew, and delta_S never has anything inside their span (tests/test_remedies.py).
+    "remedies": [
+        ("vanilla", {}),
+        *_both("", {}),
+        *_both(" k to 128", {"v_hack_k_end": 128}),
+        *_both(" weight=1", {"score_weight": 1.0}),
+        *_both(" running", {"running_k": 8}),
+        (
+            "projected running permuted",
+            {**_PROJECTED, "running_k": 8, "running_permuted": True},
+        ),
+        ("projected refresh=10 trust=1", {**_PROJECTED, **_REFRESHED}),
+        (
+            "projected weight=1 refresh=10 trust=1",
+            {**_PROJECTED, "score_weight": 1.0, **_REFRESHED},
+        ),
+        ("projected running refresh=10 trust=1", {**_PROJECTED, "running_k": 8, **_REFRESHED}),
+    ],
     # docs/spec.md fixes these three
     "confirm": [
         *((arm, {"arm": arm, "v_hack_k": 128}) for arm in _ARMS),
@@ -184,7 +197,7 @@ class Arguments:
     """Run a plan of the experiment."""
 
     plan: tyro.conf.Positional[
-        Literal["pilot", "reduced", "confirm", "long", "pool", "modes", "flavours"]
+        Literal["pilot", "reduced", "remedies", "confirm", "long", "pool", "modes", "flavours"]
     ]
     seeds: tuple[int, ...]
     """Every variant runs with each."""

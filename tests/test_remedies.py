@@ -155,6 +155,23 @@ def test_half_of_the_share_leaves_half_of_the_component(tmp_path: Path) -> None:
 # A k that grows
 
 
+def test_random_axes_that_are_refreshed_and_trusted_are_random_axes(tmp_path: Path) -> None:
+    """So experiment.py runs them once: they are not made anew, and nothing is inside their span."""
+    start = settings(
+        tmp_path, arm="random_v", gate="no_gate", project_on="update", steps=4, v_hack_k=4
+    )
+    both = train_runs([start, replace(start, refresh_every=2, trust=1.0)])
+    plain, refreshed = map(rows_of, both)
+    for a, b in zip(plain, refreshed, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5, abs=1e-7)
+        assert a["removed_frac_update"] == pytest.approx(b["removed_frac_update"], rel=1e-4)
+        assert b["trust_frac"] is None or b["trust_frac"] < 1e-5
+    first, second = (load_file(run / "adapter" / "adapter.safetensors") for run in both)
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], atol=1e-6), name
+    assert rollouts_of(both[0])[-1]["completion"] == rollouts_of(both[1])[-1]["completion"]
+
+
 def test_k_grows_linearly_to_its_end() -> None:
     cfg = SmokeConfig(steps=5, v_hack_k=2, v_hack_k_end=10)
     assert [cfg.k_at(step) for step in range(1, 6)] == [2, 4, 6, 8, 10]
