@@ -11,6 +11,8 @@ pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import headline
+import planned
+import sections
 
 from projected_grpo.config import MiniConfig
 
@@ -19,11 +21,13 @@ FALLS = {1: 40, 2: 36, 3: 44, 4: 40}
 """Seed -> points of hacking that projection takes off; their mean is 40, their sd 3.266."""
 
 
-def run(label: str, seed: int, hacks: int, steps: int = 40, **changed) -> list[dict]:
+def run(
+    label: str, seed: int, hacks: int, steps: int = 40, plan: str = "confirm", **changed
+) -> list[dict]:
     """A run of 100 rows a step that hacks and solves at a constant rate; changed settings."""
     arm = label.split(" ")[0]
     about = {
-        "run": f"{label} {seed} {changed}", "label": label, "plan": "confirm", "base": "organism",
+        "run": f"{label} {seed} {changed}", "label": label, "plan": plan, "base": "organism",
         "preset": "mini", "arm": arm, "seed": seed, "status": "finished", "git_sha": "abcdef012",
         "device": "cpu", "settings": {**MINI, **changed, "seed": seed, "steps": steps},
     }  # fmt: skip
@@ -80,27 +84,29 @@ def test_the_page_has_what_the_rows_have(tmp_path: Path) -> None:
     write(tmp_path, runs)
     headline.main(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "## organism confirm (1)" in text and "## organism confirm (2)" in text
+    for number in (1, 2):
+        link = f"### [organism confirm ({number})](organism_confirm_{number}.md)"
+        assert link in text and (tmp_path / f"organism_confirm_{number}.md").is_file()
     assert "No verdict" in text and "- exploratory, organism confirm (2), steps 36-40" in text
-    second = text.partition("## organism confirm (2)")[2].splitlines()
-    line = next(x for x in second if x.startswith("| vanilla"))
+    second = (tmp_path / "organism_confirm_2.md").read_text()
+    line = next(x for x in second.splitlines() if x.startswith("| vanilla"))
     assert [c.strip() for c in line.split("|")[2:4]] == ["4", "1"]  # whole, too short
-    assert "| projected half a | sentinel" in text and "those of `projected half a`" in text
-    assert "0.030, 1-10" not in text and "0.030" in text  # 3 of 100 rows print
-    assert "easy 0.40" in text and (tmp_path / "forest_organism_confirm_2.png").is_file()
+    assert "| projected half a | sentinel" in second and "those of `projected half a`" in second
+    assert "0.030, 1-10" not in second and "0.030" in second  # 3 of 100 rows print
+    assert "easy 0.40" in second and (tmp_path / "forest_organism_confirm_2.png").is_file()
     before = (tmp_path / "curves_organism_confirm_2.svg").read_bytes()
     headline.main(tmp_path)
     assert (tmp_path / "README.md").read_text() == text
     assert (tmp_path / "curves_organism_confirm_2.svg").read_bytes() == before
 
 
-SPECIFIED = headline.Confirmatory(
+SPECIFIED = sections.Confirmatory(
     plan="confirm", label="projected", horizon=40, seeds=frozenset(FALLS), settings={"steps": 40}
 )
 
 
 def decided(folder: Path, runs: list[list[dict]], monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(headline, "CONFIRMATORY", (SPECIFIED,))
+    monkeypatch.setattr(sections, "CONFIRMATORY", (SPECIFIED,))
     write(folder, runs)
     return headline.decision(headline.read(folder))[1]
 
@@ -125,8 +131,8 @@ def test_arms_whose_curve_misleads_have_a_dagger(tmp_path: Path) -> None:
     labels = ("vanilla", "routed", "inoculation", "projected")
     write(tmp_path, [run(label, seed, 50) for label in labels for seed in (1, 2)])
     headline.main(tmp_path)
-    text = (tmp_path / "README.md").read_text()
-    in_training, held_out = text.split("### organism confirm, held-out")
+    text = (tmp_path / "organism_confirm.md").read_text()
+    in_training, held_out = text.split("## organism confirm, held-out")
     for label in ("routed", "inoculation"):
         assert in_training.count(f"| {label} † ") == 5  # two modes
     assert "| projected † " not in text and "| routed † " not in held_out
@@ -144,3 +150,88 @@ def test_one_experiment_twice_or_two_under_one_label_are_refused(tmp_path: Path)
     write(tmp_path, [])
     headline.main(tmp_path)
     assert not (tmp_path / "README.md").exists()
+
+
+def cells(text: str, start: str) -> list[str]:
+    """The cells of the first row of a table that starts so."""
+    line = next(x for x in text.splitlines() if x.startswith(start))
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def section(folder: Path, runs: list[list[dict]]) -> sections.Section:
+    write(folder, runs)
+    (found,) = sections.read(folder)
+    return found
+
+
+def in_modes(label: str, seed: int, **hacks: int) -> list[dict]:
+    """A run of 60 steps with so many hacks in 50 rows of each mode."""
+    mine = run(label, seed, 0, 60, "modes")
+    for row in mine[1:-1]:
+        row["by_mode"] = {mode: [50, n, n, 20, {}] for mode, n in hacks.items()}
+    return mine
+
+
+def test_a_mode_left_out_is_compared_with_random_axes_and_with_v_of_all(tmp_path: Path) -> None:
+    runs = []
+    for seed, extra in ((1, 0), (2, 2)):
+        runs += [in_modes("vanilla", seed, a=30, b=40), in_modes("projected", seed, a=5, b=10)]
+        for fold in "ab":
+            runs += [in_modes(f"random_v without {fold}", seed, a=25, b=30)]
+        runs += [in_modes("projected without a", seed, a=15 + extra, b=10)]
+        runs += [in_modes("projected without b", seed, a=5, b=20 + extra)]
+    text = planned.left_out_modes(section(tmp_path, runs), 60)
+    all_folds = cells(text, "| the mode left out")
+    assert all_folds[1:3] == ["all 2", "2"]
+    # random .55; V without it (.30 + .40) / 2 and, with 2 more hacks of 50, .39; V of all .15
+    assert [cell.split(" ")[0] for cell in all_folds[3:9]] == [
+        *("0.700", "0.550", "0.370", "0.150", "-0.180", "-0.400")
+    ]
+    assert all_folds[9] == "0.45"
+    known = cells(text, "| the three modes in V")
+    assert known[5].startswith("0.150") and known[9] == "1.00"  # as good as V of all
+
+
+def with_flavours(label: str, seed: int, flavours: dict[str, int], **changed) -> list[dict]:
+    mine = run(label, seed, 0, 60, "flavours", **changed)
+    for row in mine[1:-1]:
+        row["flavours"] = flavours
+    return mine
+
+
+def test_attempts_are_told_apart_by_whether_v_has_their_flavour(tmp_path: Path) -> None:
+    runs = []
+    for seed in (1, 2):
+        runs += [with_flavours("vanilla", seed, {"print": 30, "pass": 20, "other": 5})]
+        runs += [with_flavours("random_v", seed, {"print": 25, "pass": 20})]
+        runs += [with_flavours("projected", seed, {"print": 5})]
+        for name, half in (("a", "print"), ("b", "pass")):
+            gone = {"print": 25, "pass": 20} | {half: 2}
+            label = f"projected half {name}"
+            runs += [with_flavours(label, seed, gone, pair_flavours=[half])]
+    text = planned.left_out_flavours(section(tmp_path, runs), 60)
+    lacks, has = cells(text, "| a flavour V lacks"), cells(text, "| a flavour V has")
+    assert lacks[3].startswith("0.250") and lacks[5].startswith("0.225")  # "other" is in no half
+    assert lacks[7].startswith("+0.000") and has[7].startswith("-0.205")
+
+
+def test_a_remedy_helps_where_it_beats_the_run_without_it_and_random_axes(tmp_path: Path) -> None:
+    labels = {
+        "vanilla": 60, "projected": 40, "random_v": 59, "projected weight=1": 10,
+        "random_v weight=1": 55, "projected running": 5, "random_v running": 5,
+        "projected refresh=10 trust=1": 10,
+    }  # fmt: skip
+    runs = [
+        run(label, seed, hacks + seed % 3, 100, "remedies")
+        for label, hacks in labels.items()
+        for seed in range(4)
+    ]
+    for mine in runs:  # a difference that has a spread
+        if mine[0]["seed"] == 0 and mine[0]["arm"] == "projected":
+            for row in mine[1:-1]:
+                row["hack_s"] = [row["hack_s"][0] + len(mine[0]["label"]) % 4, 100]
+    text = planned.remedies(section(tmp_path, runs), 100)
+    assert cells(text, "| weight=1")[-1] == "yes"
+    assert cells(text, "| running")[-1] == "no"  # its axes do it without V
+    trusted = cells(text, "| refresh=10 trust=1")
+    assert trusted[-1] == "yes" and trusted[5].startswith("random_v -0.4")
