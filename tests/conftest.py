@@ -7,13 +7,19 @@ import shutil
 # A test that reaches for the hub is a bug. Set before transformers is imported and reads it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from projected_grpo.model import fuse_norms
+from projected_grpo import extract_vhack_grad
+from projected_grpo.adapter import Adapter
+from projected_grpo.extract_vhack_grad import Sides
+from projected_grpo.model import LanguageModel, fuse_norms
+from projected_grpo.pairs import Pair, pairs_digest
 from projected_grpo.step_logger import TIMINGS, read_steps
 
 BUBBLEWRAP = pytest.param(
@@ -29,6 +35,34 @@ torch.set_num_threads(1)  # two threads on busy cores make small tensors many ti
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _gradients_of_pairs_once() -> Iterator[None]:
+    """Nearly every test that trains extracts V from the same pairs on the same model, which takes
+    longer than the run: `extract` gets the gradients that it had before where all that they depend
+    on is the same. Those of a policy that has moved are always computed, as is what tests ask of
+    `side_gradients` itself."""
+    computed = extract_vhack_grad.side_gradients
+    had: dict[tuple[object, ...], Sides] = {}
+
+    def once(lm: LanguageModel, adapter: Adapter, pairs: Sequence[Pair], **how: Any) -> Sides:
+        run = how.get("run", 0)
+        moving = [*adapter.trained.values(), *adapter.quarantine.values()]
+        if any(value[run].any() for value in moving):
+            return computed(lm, adapter, pairs, **how)
+        weights = sum(float(p.double().abs().sum()) for p in lm.model.parameters())
+        runs = len(next(iter(adapter.trained.values())))
+        model = (adapter.fingerprint(), weights, lm.model.dtype, runs, run)
+        prompt = tuple(lm.prompt_ids(pairs[0].messages))  # as the chat template has it
+        key = (*model, pairs_digest(pairs), prompt, how["temperature"], how["micro_batch_tokens"])
+        if key not in had:
+            had[key] = computed(lm, adapter, pairs, **how)
+        return {name: value.clone() for name, value in had[key].items()}
+
+    extract_vhack_grad.side_gradients = once
+    yield
+    extract_vhack_grad.side_gradients = computed
 
 
 def rows_of(run: Path) -> list[dict]:
