@@ -284,6 +284,7 @@ def extract(
     metadata = {
         "fingerprint": adapter.fingerprint(),
         "model": model_name,
+        "adapter": adapter.format.rpartition("-")[0],
         "pairs": pairs_digest(pairs),
         "n_pairs": str(len(pairs)),
         "mechanisms": json.dumps(sorted({pair.mechanism for pair in pairs})),
