@@ -24,7 +24,7 @@ from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.launch import local
 from projected_grpo.launch.job import How, Job, LaunchError, LocalOptions, executable
 from projected_grpo.run import RunDir
-from projected_grpo.sweep import extraction, require_basis
+from projected_grpo.sweep import extraction, require_basis, status
 
 SWEEP = [sys.executable, "-m", "projected_grpo", "sweep"]
 TINY = ("--steps=2", "--problems=katas:validation", "--mix-ratio=0", "--max-new=24", "--no-labels")
@@ -214,6 +214,7 @@ def test_without_proc_a_run_is_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
 def test_status_is_a_table_of_the_folder(tmp_path: Path) -> None:
     assert sweep("status", f"--out-dir={tmp_path}").stdout == f"no runs in {tmp_path}\n"
     run_dir(tmp_path, "--seed=1", "--lr=1e-3", "--why=is it so?", status="stopped")
+    assert status(tmp_path).endswith(f"1 run in {tmp_path}: 1 stopped")
     run_dir(tmp_path, "--seed=2", status="finished")
     lines = sweep("status", f"--out-dir={tmp_path}").stdout.splitlines()
     assert lines[0].split() == ["run", "state", "steps", "last", "row", "settings", "why"]

@@ -15,7 +15,7 @@ from loguru import logger
 from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
-from projected_grpo.catalogue import Standing, foremost, runs_in, standing, what_decides
+from projected_grpo.catalogue import Standing, foremost, n_runs, runs_in, standing, what_decides
 from projected_grpo.cells import Command, cells, digest, name_of, train_settings
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.launch import LAUNCHERS
@@ -130,7 +130,7 @@ def status(folder: Path) -> str:
     counts = Counter(one.state for one in found)
     table = tabulate([[row[key] for key in used] for row in rows], used, tablefmt="plain")
     summary = ", ".join(f"{n} {state}" for state, n in counts.most_common())
-    return f"{table}\n\n{len(found)} runs in {folder}: {summary}"
+    return f"{table}\n\n{n_runs(len(found))} in {folder}: {summary}"
 
 
 def extraction(cfgs: Sequence[Config], out: Path) -> Command:
