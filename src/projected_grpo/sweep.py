@@ -78,10 +78,10 @@ def run(asked: "SweepRun", flags: Sequence[str]) -> None:
         else:
             steps.append(Step(cell.name, "begin", cell.begins()))
     after = ""
-    begins = asked.extract is not None and any(step.what == "begin" for step in steps)
-    if begins and asked.extract.is_file():
+    begins = any(step.what == "begin" for step in steps)
+    if asked.extract and begins and asked.extract.is_file():
         require_basis(asked.extract, [cell.cfg for cell in wanted])
-    elif begins:
+    elif asked.extract and begins:
         after = f"extract_{asked.extract.stem}_{digest(str(asked.extract.absolute()))}"
         basis_command = extraction([cell.cfg for cell in wanted], asked.extract)
         steps.insert(
