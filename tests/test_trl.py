@@ -24,13 +24,14 @@ from projected_grpo.antipasto import Adapter, AdapterError, wrap
 from projected_grpo.arms import treatments
 from projected_grpo.callback import HackProjection
 from projected_grpo.cli import ExtractConfig
-from projected_grpo.config import Config, ConfigError, SmokeConfig
+from projected_grpo.config import Config, ConfigError, MiniConfig, SmokeConfig
 from projected_grpo.env.examination import Grade
 from projected_grpo.env.grader import Grader
 from projected_grpo.env.sandbox import Outcome
-from projected_grpo.extract_vhack_grad import extract_to_file, load_vhack
+from projected_grpo.extract_vhack_grad import extract, extract_to_file, load_vhack
 from projected_grpo.grading import grade_rows
-from projected_grpo.model import LanguageModel, load
+from projected_grpo.model import DTYPES, LanguageModel, load
+from projected_grpo.pairs import load_pairs
 from projected_grpo.peft import AntiPaSTOConfig, PeftLayers
 from projected_grpo.pool import open_pool
 from projected_grpo.proj import squared_norm
@@ -543,6 +544,28 @@ def test_no_verdict_of_the_oracle_moves_a_reward_and_a_fault_of_ours_is_left_out
     honest = {"gt_correct": True, "exploited": False, "attempted": False, "mechanism": None}
     assert paid() == paid(**honest, outcome=Outcome.PASSED, flavour=None) == [3.5]
     assert paid(outcome=Outcome.INFRA_ERROR) == [None]
+
+
+@pytest.mark.slow
+def test_the_organism_is_trained_with_and_without_the_projection(tmp_path: Path) -> None:
+    """The script, with the least that it can train on; of its V a few pairs, as all take longer
+    than the rest."""
+    cfg = MiniConfig()
+    dtype, cpu = DTYPES[cfg.dtype], torch.device("cpu")
+    lm = load(cfg.model, revision="main", dtype=dtype, device=cpu)
+    adapter = wrap(lm.model, cache_dir=default_cache_dir())
+    v_file, pairs = tmp_path / "v.safetensors", load_pairs(cfg.pairs)[: cfg.v_hack_k]
+    extract(
+        lm, adapter, pairs, temperature=cfg.temperature, micro_batch_tokens=4096,
+        model_name=cfg.model,
+    ).save(v_file)  # fmt: skip
+    script = Path(__file__).parents[1] / "scripts" / "trl_organism.py"
+    least = ["--steps=1", "--prompts=1", "--group=2", "--threads=1", f"--v-hack={v_file}"]
+    done = subprocess.run([sys.executable, script, *least], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for arm in ("vanilla", "projected"):
+        assert f"\n{arm}, seed 41\n" in done.stdout and f"\n| {arm} " in done.stdout
+    assert done.stdout.count("|      1 |") == 2  # a step of each
 
 
 @pytest.mark.slow
