@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,20 +55,21 @@ def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     whole: Path, tmp_path: Path
 ) -> None:
     v_hack = f"--v-hack={whole / 'v_hack.safetensors'}"
-    args = [f"--out-dir={tmp_path}", "--arm=projected", "--steps=8", "--print-every=1", v_hack]
+    out = tmp_path / "my runs"  # a name that a shell would split
+    args = [f"--out-dir={out}", "--arm=projected", "--steps=8", "--print-every=1", v_hack]
     with subprocess.Popen(
         [*TERMINAL, *TRAIN, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         deadline, found = time.monotonic() + 300, []
         while not found and time.monotonic() < deadline and process.poll() is None:
-            found = [p for p in tmp_path.glob("*/steps.jsonl") if p.read_text().count("\n") >= 2]
+            found = [p for p in out.glob("*/steps.jsonl") if p.read_text().count("\n") >= 2]
             time.sleep(0.01)
         assert process.stdin is not None
         process.stdin.write(b"\x03")  # to every process of the terminal's foreground group
         process.stdin.flush()
         output = process.communicate(timeout=180)[0].decode()
     assert process.returncode == 130, output
-    (run,) = tmp_path.iterdir()
+    (run,) = out.iterdir()
     done = len(read_steps(run / "steps.jsonl"))
     assert 2 <= done < 8 and json.loads((run / "run.json").read_text())["status"] == "stopped"
 
@@ -83,10 +85,10 @@ def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     assert len(table) == done
     assert sum("best: projected s41, problem" in line for line in lines) == done
     (command,) = {m[1] for line in lines if (m := re.search(r"go on with: train (.*)", line))}
-    assert command == f"smoke --resume={run}"
+    assert shlex.split(command) == ["smoke", f"--resume={run}"]
 
     resumed = subprocess.run(
-        [*TRAIN[:-1], *command.split()], capture_output=True, text=True, check=False
+        [*TRAIN[:-1], *shlex.split(command)], capture_output=True, text=True, check=False
     )
     assert resumed.returncode == 0, resumed.stderr
     assert rows_of(run) == rows_of(whole)

@@ -167,6 +167,7 @@ def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> N
     again = load_vhack(path)
     again.require(adapter, 0.7, path)
     assert again.metadata == v_hack.metadata and again.metadata["n_pairs"] == "54"
+    assert again.metadata["adapter"] == "antipasto"
     assert all(torch.equal(again.axes[n], v_hack.axes[n]) for n in v_hack.axes)
     with torch.no_grad():
         other = load(

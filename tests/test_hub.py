@@ -510,6 +510,11 @@ def test_a_run_has_a_card_of_its_facts(adapter: str, tmp_path: Path) -> None:
     assert "tiny-random at commit c0ffee" in earlier
     assert "\n````\ntrain '--why=see ```a```'\n````\n" in earlier
     assert RunDir.open(run).base_revision(SMALL) == "c0ffee"
+    # problems of the hub are named to it, as their repository
+    assert card.data.datasets is None
+    settings = json.loads((run / "config.json").read_text()) | {"problems": f"hub:{DATA}@v1:test"}
+    (run / "config.json").write_text(json.dumps(settings))
+    assert ModelCard(model_card(run)).data.datasets == [DATA]
 
 
 @pytest.mark.parametrize("model", ["tiny-random", "organism", "a.gguf", "folder"])

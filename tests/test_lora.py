@@ -217,6 +217,7 @@ def test_a_v_from_a_file_is_that_of_its_adapter(cfg: SmokeConfig, tmp_path: Path
     )  # fmt: skip
     extract_to_file(asked)
     v = load_vhack(asked.out)
+    assert v.metadata["adapter"] == "lora"
     for other in (replace(cfg, lora_rank=8), replace(cfg, adapter="antipasto")):
         with pytest.raises(AdapterError, match="extracted from another model"):
             v.require(adapter_of(other)(loaded(cfg).model), cfg.temperature, asked.out)

@@ -277,8 +277,9 @@ def test_what_the_trainer_saves_opens_as_the_policy_that_it_was(tmp_path: Path) 
     with torch.no_grad():
         for delta_S in ours.delta_S.values():
             delta_S.normal_(std=0.3, generator=torch.Generator().manual_seed(len(delta_S[0])))
-    ours.save_pretrained(tmp_path, 1, base_model="somebody/base", revision="abc")
-    model = PeftModel.from_pretrained(tiny_qwen(), tmp_path)
+    folder = tmp_path / "runs" / "adapter"  # neither is there yet
+    ours.save_pretrained(folder, 1, base_model="somebody/base", revision="abc")
+    model = PeftModel.from_pretrained(tiny_qwen(), folder)
     config = model.peft_config["default"]
     assert (config.base_model_name_or_path, config.revision) == ("somebody/base", "abc")
     with ours.rows(torch.ones(3, dtype=torch.long)), torch.no_grad():

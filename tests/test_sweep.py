@@ -12,15 +12,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import assert_same_rows, rows_of
+from safetensors.numpy import save_file
 from slurm_cluster import NoClusterError, cluster
 
 from projected_grpo.catalogue import runs_in, standing, this_process
 from projected_grpo.cells import continued, train_settings
+from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.launch import local
 from projected_grpo.launch.job import How, Job, LaunchError, LocalOptions, executable
 from projected_grpo.run import RunDir
+from projected_grpo.sweep import extraction, require_basis, status
 
 SWEEP = [sys.executable, "-m", "projected_grpo", "sweep"]
 TINY = ("--steps=2", "--problems=katas:validation", "--mix-ratio=0", "--max-new=24", "--no-labels")
@@ -96,6 +100,13 @@ def test_every_cell_is_an_ordinary_command_seed_by_seed(tmp_path: Path) -> None:
             ["smoke", "fast", "--arms", "vanilla", "--seeds", "1", "--extract=v.safetensors"],
             "cells with model = ",
         ),
+        (
+            [
+                *("smoke", "--arms", "vanilla", "--seeds", "1", "--extract=v", "--override="),
+                "--override=--adapter=lora",
+            ],
+            "cells with adapter = antipasto and lora",
+        ),
     ],
 )
 def test_a_sweep_that_contradicts_itself_is_refused(
@@ -105,6 +116,34 @@ def test_a_sweep_that_contradicts_itself_is_refused(
     done = sweep("run", *args[:cut], f"--out-dir={tmp_path}", *args[cut:])
     assert done.returncode == 2 and said in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_an_extraction_is_of_the_adapter_that_its_cells_have() -> None:
+    one, other = SmokeConfig(adapter="lora", lora_rank=8), SmokeConfig(adapter="lora")
+    assert {"--adapter=lora", "--lora-rank=8"} <= {*extraction([one], Path("v"))}
+    with pytest.raises(ConfigError, match="cells with lora_rank = 16 and 8"):
+        extraction([one, other], Path("v"))
+    # what only a LoRA heeds is neither handed on nor compared
+    cells = [SmokeConfig(lora_rank=8), SmokeConfig()]
+    assert not any("lora" in flag for flag in extraction(cells, Path("v")))
+
+
+def test_a_basis_that_is_there_is_refused_for_cells_of_other_settings(tmp_path: Path) -> None:
+    file, cfg = tmp_path / "v.safetensors", SmokeConfig()
+    said = {"model": cfg.model, "adapter": "antipasto", "temperature": str(cfg.temperature)}
+    save_file({"m.axes": np.zeros((1, 2))}, file, said)
+    require_basis(file, [cfg, SmokeConfig(arm="projected", enable_thinking=True)])
+    with pytest.raises(ConfigError, match="adapter = antipasto, cells have lora: name another"):
+        require_basis(file, [cfg, SmokeConfig(adapter="lora")])
+    with pytest.raises(ConfigError, match=r"temperature = 0\.7, cells have 1\.0"):
+        require_basis(file, [SmokeConfig(temperature=1.0)])
+    asked = ("run", "smoke", "--arms", "vanilla", "--seeds", 1, f"--out-dir={tmp_path}")
+    done = sweep(*asked, f"--extract={file}", "--dry-run", "--", "--model=some/other")
+    assert done.returncode == 2
+    assert f"{file} was extracted with model = tiny-random, cells have some/other" in done.stderr
+    file.write_text("no tensors")
+    with pytest.raises(LaunchError, match="not a file of hack directions"):
+        require_basis(file, [cfg])
 
 
 def test_what_is_there_decides_what_is_launched(tmp_path: Path) -> None:
@@ -175,6 +214,7 @@ def test_without_proc_a_run_is_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
 def test_status_is_a_table_of_the_folder(tmp_path: Path) -> None:
     assert sweep("status", f"--out-dir={tmp_path}").stdout == f"no runs in {tmp_path}\n"
     run_dir(tmp_path, "--seed=1", "--lr=1e-3", "--why=is it so?", status="stopped")
+    assert status(tmp_path).endswith(f"1 run in {tmp_path}: 1 stopped")
     run_dir(tmp_path, "--seed=2", status="finished")
     lines = sweep("status", f"--out-dir={tmp_path}").stdout.splitlines()
     assert lines[0].split() == ["run", "state", "steps", "last", "row", "settings", "why"]
@@ -290,6 +330,9 @@ def test_a_queue_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     done = sweep(*asked, "--launcher=pueue", PATH="/nowhere")
     assert done.returncode == 1
     assert done.stderr == "error: pueue is not on the PATH: install it, or choose --launcher\n"
+    done = sweep(*asked, "--launcher=pueue", "--dry-run", PATH="/nowhere")
+    assert planned(done)["vanilla_s1"][:3] == ["begin", "train", "smoke"]
+    assert "pueue is not on the PATH" in done.stderr and not list(tmp_path.iterdir())
 
 
 # --- local

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,13 +24,15 @@ from projected_grpo.antipasto import Adapter, AdapterError, wrap
 from projected_grpo.arms import treatments
 from projected_grpo.callback import HackProjection
 from projected_grpo.cli import ExtractConfig
-from projected_grpo.config import Config, ConfigError, SmokeConfig
+from projected_grpo.config import Config, ConfigError, MiniConfig, SmokeConfig
 from projected_grpo.env.examination import Grade
 from projected_grpo.env.grader import Grader
 from projected_grpo.env.sandbox import Outcome
-from projected_grpo.extract_vhack_grad import extract_to_file, load_vhack
+from projected_grpo.extract_vhack_grad import extract, extract_to_file, load_vhack
 from projected_grpo.grading import grade_rows
-from projected_grpo.model import LanguageModel, load
+from projected_grpo.model import DTYPES, LanguageModel, load
+from projected_grpo.pairs import load_pairs
+from projected_grpo.peft import AntiPaSTOConfig, PeftLayers
 from projected_grpo.pool import open_pool
 from projected_grpo.proj import squared_norm
 from projected_grpo.records import Row
@@ -69,8 +72,12 @@ def v_files(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
     return files
 
 
+def plain() -> LanguageModel:
+    return load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
+
+
 def fresh(n_runs: int = 1) -> tuple[LanguageModel, Adapter]:
-    lm = load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
+    lm = plain()
     return lm, wrap(lm.model, n_runs=n_runs, cache_dir=default_cache_dir())
 
 
@@ -260,6 +267,66 @@ def test_any_trainer_gets_the_method_and_its_figures(v_files, tmp_path: Path) ->
         ids = Texts()[0]["input_ids"][None]
         sampled = lm.model(input_ids=ids).logits
     assert torch.allclose(lm.model(input_ids=ids).logits, sampled, atol=1e-4)
+
+
+def test_a_peft_model_is_trained_and_projected_as_a_wrapped_one(v_files, tmp_path: Path) -> None:
+    """The same file of V, the same delta_S, the same figures."""
+    figures = ("cos_pre", "cos_post", "cos_update", "inside_frac_delta", "removed_frac_update")
+    found = []
+    for peft in (False, True):
+        lm, adapter = (plain(), None) if peft else fresh()
+        model = lm.model if adapter else get_peft_model(lm.model, AntiPaSTOConfig())
+        trained = adapter.delta_S if adapter else PeftLayers(model).trained
+        projection = HackProjection(adapter or model, v_files[1.0], settings(project_on="both"))
+        trainer = trainer_of(replace(lm, model=model), tmp_path, [projection])
+        trainer.train()
+        logged = [[row[key] for key in figures] for row in trainer.state.log_history[:4]]
+        found.append(({name: p.detach().view(1, -1) for name, p in trained.items()}, logged))
+    (one, theirs), (other, ours) = found
+    assert set(one) == set(other) and off(one, other) < 1e-3
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row == pytest.approx(expected, abs=1e-3)
+
+
+def test_trl_makes_the_peft_model_itself_and_it_is_projected(v_files, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    lm = plain()
+    config = GRPOConfig(
+        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, num_generations=2,
+        max_completion_length=4, learning_rate=1e-2, lr_scheduler_type="constant", use_cpu=True,
+        bf16=False, logging_steps=1, save_strategy="no", report_to="none",
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=lm.model, processing_class=lm.tokenizer, args=config, peft_config=AntiPaSTOConfig(),
+        reward_funcs=lambda completions, **_: [float(i) for i in range(len(completions))],
+        train_dataset=Dataset.from_list([{"prompt": "def f(x):"}] * 4),
+    )  # fmt: skip
+    whole = settings(gate="no_gate", project_on="both")
+    trainer.add_callback(HackProjection(trainer.model, v_files[1.0], whole))
+    trainer.train()
+    trained = PeftLayers(trainer.model).trained
+    assert all(p.any() for p in trained.values())
+    trainer.save_model()
+    opened = PeftLayers(PeftModel.from_pretrained(plain().model, tmp_path)).trained
+    assert all(torch.equal(opened[name], p) for name, p in trained.items())
+    for row in trainer.state.log_history[:2]:
+        assert row["removed_frac"] > 0 and abs(row["cos_post"]) + abs(row["cos_update"]) < 1e-4
+
+
+def test_what_has_no_delta_S_is_refused_at_once(v_files) -> None:
+    lm, _ = fresh()
+    with pytest.raises(AdapterError, match=r"a Qwen\w+ has no delta_S to project: give"):
+        HackProjection(lm.model, v_files[1.0])
+    lora = get_peft_model(plain().model, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(AdapterError, match="adapters of a LoraModel: make it with AntiPaSTOConfig"):
+        HackProjection(lora, v_files[1.0])
+    two = get_peft_model(plain().model, AntiPaSTOConfig(target_modules=["q_proj"]))
+    two.add_adapter("b", AntiPaSTOConfig(target_modules=["k_proj"]))
+    two.base_model.set_adapter(["default", "b"])
+    with pytest.raises(AdapterError, match="active adapters default, b one alone"):
+        HackProjection(two, v_files[1.0])
 
 
 @pytest.mark.parametrize("gate", ["one_sided", "no_gate", "reverse", "whole"])
@@ -477,6 +544,28 @@ def test_no_verdict_of_the_oracle_moves_a_reward_and_a_fault_of_ours_is_left_out
     honest = {"gt_correct": True, "exploited": False, "attempted": False, "mechanism": None}
     assert paid() == paid(**honest, outcome=Outcome.PASSED, flavour=None) == [3.5]
     assert paid(outcome=Outcome.INFRA_ERROR) == [None]
+
+
+@pytest.mark.slow
+def test_the_organism_is_trained_with_and_without_the_projection(tmp_path: Path) -> None:
+    """The script, with the least that it can train on; of its V a few pairs, as all take longer
+    than the rest."""
+    cfg = MiniConfig()
+    dtype, cpu = DTYPES[cfg.dtype], torch.device("cpu")
+    lm = load(cfg.model, revision="main", dtype=dtype, device=cpu)
+    adapter = wrap(lm.model, cache_dir=default_cache_dir())
+    v_file, pairs = tmp_path / "v.safetensors", load_pairs(cfg.pairs)[: cfg.v_hack_k]
+    extract(
+        lm, adapter, pairs, temperature=cfg.temperature, micro_batch_tokens=4096,
+        model_name=cfg.model,
+    ).save(v_file)  # fmt: skip
+    script = Path(__file__).parents[1] / "scripts" / "trl_organism.py"
+    least = ["--steps=1", "--prompts=1", "--group=2", "--threads=1", f"--v-hack={v_file}"]
+    done = subprocess.run([sys.executable, script, *least], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for arm in ("vanilla", "projected"):
+        assert f"\n{arm}, seed 41\n" in done.stdout and f"\n| {arm} " in done.stdout
+    assert done.stdout.count("|      1 |") == 2  # a step of each
 
 
 @pytest.mark.slow

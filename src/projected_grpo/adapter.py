@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from loguru import logger
@@ -35,6 +35,14 @@ TARGET_MODULES = (
 
 class AdapterError(ValueError):
     """A saved adapter or direction does not fit this model."""
+
+
+class Fingerprinted(Protocol):
+    """What a direction may belong to."""
+
+    def fingerprint(self) -> str:
+        """Names the coordinates."""
+        ...
 
 
 class Adapter(ABC):

@@ -31,8 +31,9 @@ class AdapterSettings(Protocol):
 
 def _antipasto(cfg: AdapterSettings, n_runs: int) -> Make:
     def make(model: nn.Module) -> Adapter:
-        logger.info("decomposing the weights (cached afterwards)")
-        return wrap(model, n_runs=n_runs, cache_dir=cfg.svd_cache or default_cache_dir())
+        cache = cfg.svd_cache or default_cache_dir()
+        logger.info("singular axes of the weights: from {}, or decomposed and kept there", cache)
+        return wrap(model, n_runs=n_runs, cache_dir=cache)
 
     return make
 

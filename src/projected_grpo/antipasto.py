@@ -25,7 +25,7 @@ hack score for one backward.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -109,6 +109,11 @@ def _row_gradient(P: Tensor, Q: Tensor) -> Tensor:
     """Sum over tokens of P * Q: (B, T, r) twice -> (B, r), summed in float32 or better."""
     exact = torch.promote_types(P.dtype, torch.float32)
     return (P.to(exact) * Q.to(exact)).sum(1)
+
+
+def fingerprint_of(digests: Mapping[str, str]) -> str:
+    """sha256 over the digests of modules' axes by name."""
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 class SVDLinear(nn.Module):
@@ -224,8 +229,7 @@ class AntiPaSTO(Adapter):
     def fingerprint(self) -> str:
         """sha256 over the module names and their singular axes: what a direction or adapter
         belongs to."""
-        axes = {name: module.digest for name, module in self.modules.items()}
-        return hashlib.sha256(json.dumps(axes, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of({name: module.digest for name, module in self.modules.items()})
 
     def fold(self) -> None:
         """Rebuild every folded weight; call after each optimizer step and after loading."""
@@ -312,7 +316,7 @@ class AntiPaSTO(Adapter):
     ) -> None:
         """Write one run's delta_S as an adapter that PEFT opens (projected_grpo.peft), and beside
         it what `load` reads. PEFT itself is not needed for that."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.save(folder / "adapter.safetensors", run)
         tensors: dict[str, Tensor] = {}
         for name, module in self.modules.items():

@@ -4,6 +4,9 @@
     trainer = GRPOTrainer(model, ..., callbacks=[HackProjection(adapter, "v_hack.safetensors")])
     trainer.train(); adapter.save(Path("adapter.safetensors"))
 
+PEFT's own form of the adapter does as well: `HackProjection(peft_model, ...)`, of
+`get_peft_model(model, AntiPaSTOConfig())` or of a Trainer's `peft_config`.
+
 The formulas are those of our own loop (update.py, proj.py). What differs is the order. We project,
 then clip; a Trainer accumulates, clips, and only then calls `on_pre_optimizer_step`. What is
 removed is proportional to the gradient, so the direction that AdamW gets is the same and only its
@@ -16,10 +19,12 @@ scores), another reward, or V again while it runs, is refused here.
 """
 
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from projected_grpo.adapter import AdapterError
@@ -32,6 +37,9 @@ from projected_grpo.proj import squared_norm
 from projected_grpo.rewards import unchanged
 from projected_grpo.step_logger import Value, merge
 from projected_grpo.update import Grads, apply_projections, measure
+
+if TYPE_CHECKING:
+    from projected_grpo.peft import PeftLayers
 
 HEEDED = (
     *("arm", "seed", "v_hack_k", "v_hack_drop_bottom_frac"),
@@ -75,6 +83,28 @@ def _require_heeded(cfg: Config) -> None:
             )
 
 
+def _layers_of(adapter: AntiPaSTO | nn.Module) -> "AntiPaSTO | PeftLayers":
+    """The layers that a Trainer trains. Raises AdapterError for what is of neither kind."""
+    if isinstance(adapter, AntiPaSTO):
+        return adapter
+    if find_spec("peft") is not None:  # otherwise nothing can be a PeftModel
+        from peft import PeftModel
+
+        from projected_grpo.peft import PeftLayers
+
+        if isinstance(adapter, PeftModel):
+            return PeftLayers(adapter)
+    raise AdapterError(
+        f"a {type(adapter).__name__} has no delta_S to project: give HackProjection what "
+        "`wrap(model)` returned, or a PeftModel of AntiPaSTOConfig"
+    )
+
+
+def _row(delta: Tensor) -> Tensor:
+    """delta_S, its gradient or step, (1, r) or PEFT's (r,), as (1, r) of the same memory."""
+    return delta.view(1, -1)
+
+
 class HackProjection(TrainerCallback):
     """Takes the hack directions out of every optimizer step on a wrapped model.
 
@@ -84,17 +114,24 @@ class HackProjection(TrainerCallback):
     `grad_norm_pre`.
     """
 
-    def __init__(self, adapter: AntiPaSTO, v_hack: Path | str, settings: Config | None = None):
-        """adapter: of `wrap(model)`, the model that the Trainer is given. v_hack: a file that
-        `extract-vhack` wrote. settings: of its fields those in HEEDED; default Config's, arm
-        projected. MiniConfig(arm="projected") is what `train mini` does.
+    def __init__(
+        self,
+        adapter: AntiPaSTO | nn.Module,
+        v_hack: Path | str,
+        settings: Config | None = None,
+    ):
+        """adapter: of `wrap(model)`, the model that the Trainer is given; or that model itself, if
+        it is a PeftModel of AntiPaSTOConfig. v_hack: a file that `extract-vhack` wrote. settings:
+        of its fields those in HEEDED; default Config's, arm projected. MiniConfig(arm="projected")
+        is what `train mini` does.
 
-        Raises ConfigError for settings that a Trainer would ignore. What does not fit the model
+        Raises ConfigError for settings that a Trainer would ignore, AdapterError for an adapter of
+        another kind. What does not fit the model
         raises when training begins, before anything is sampled.
         """
         self._cfg = settings if settings is not None else Config(arm="projected")
         _require_heeded(self._cfg)
-        self._adapter = adapter
+        self._adapter = _layers_of(adapter)
         self._source = Path(v_hack)
         self._treatment: Treatment
         self._before: Grads = {}
@@ -174,7 +211,7 @@ class HackProjection(TrainerCallback):
         """
         delta_S, t = self._adapter.trained, self._treatment
         # A module that took no part in the step (an expert) has no gradient; it does not step.
-        live = {name: p.grad for name, p in delta_S.items() if p.grad is not None}
+        live = {name: _row(p.grad) for name, p in delta_S.items() if p.grad is not None}
         if not live:
             raise RuntimeError("no gradient has reached delta_S, so nothing could be projected")
         self._gradients = {name: g.clone() for name, g in live.items()}
@@ -184,22 +221,21 @@ class HackProjection(TrainerCallback):
         if self._projected is not self._gradients:
             for name, g in live.items():
                 g.copy_(self._projected[name])
-        self._before = {name: p.detach().clone() for name, p in delta_S.items()}
+        self._before = {name: _row(p.detach()).clone() for name, p in delta_S.items()}
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         """Project the step that was taken where the settings ask for it; fold; measure."""
-        t, delta_S = self._treatment, self._adapter.trained
-        stepped = {name: self._before[name] - p.detach() for name, p in delta_S.items()}
+        t = self._treatment
+        delta_S = {name: _row(p.detach()) for name, p in self._adapter.trained.items()}
+        stepped = {name: self._before[name] - now for name, now in delta_S.items()}
         taken = apply_projections(stepped, [t], [t.on_update])
         if taken is not stepped:
-            with torch.no_grad():
-                for name, p in delta_S.items():
-                    p.copy_(self._before[name] - taken[name])
+            for name, now in delta_S.items():
+                now.copy_(self._before[name] - taken[name])
         self._adapter.fold()
-        now = {name: p.detach() for name, p in delta_S.items()}
-        found = measure(t, self._gradients, self._projected, stepped, taken, taken, now)
+        found = measure(t, self._gradients, self._projected, stepped, taken, taken, delta_S)
         self._rows.append({key: values[0] for key, values in found.items()})
 
     def on_train_end(

@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCardData, ModelCardData
 from projected_grpo.arms import ARMS
 from projected_grpo.catalogue import model_commit, read_settings
 from projected_grpo.config import CAUTIONS, Config
+from projected_grpo.env.hub import parts_of
 from projected_grpo.model import ORGANISM, TINY_RANDOM
 from projected_grpo.step_logger import merge, read_steps, share, whole_rows
 
@@ -44,13 +45,15 @@ FIELDS = {
 def model_card(run: Path) -> str:
     """The card of a run's adapter, from config.json, run.json, steps.jsonl and rollouts.jsonl.
 
-    `base_model` stands in the front matter only where that is on the hub, which refuses others."""
+    `base_model` and `datasets` stand in the front matter only where they are on the hub, which
+    refuses others."""
     cfg = read_settings(run)
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     commit = model_commit(record)
     on_hub = "/".join(cfg.model.split("/")[:2]) if commit else None
     front = ModelCardData(
         base_model=on_hub,
+        datasets=[parts_of(cfg.problems)[0]] if cfg.problems.startswith("hub:") else None,
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["projected_grpo", "grpo", "reward-hacking", cfg.arm],

@@ -59,6 +59,11 @@ def runs_in(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+def n_runs(n: int) -> str:
+    """1 run, 2 runs."""
+    return f"{n} run" if n == 1 else f"{n} runs"
+
+
 def is_finished(run: Path) -> bool:
     """Has it taken all its steps?"""
     return _record(run).get("status") == "finished"

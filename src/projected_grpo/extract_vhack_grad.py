@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from projected_grpo.adapter import Adapter, AdapterError
+from projected_grpo.adapter import Adapter, AdapterError, Fingerprinted
 from projected_grpo.adapters import adapter_of
 from projected_grpo.config import ConfigError
 from projected_grpo.grpo import collate, completion_logprobs, micro_batches
@@ -92,7 +92,7 @@ class VHack:
 
     def require(
         self,
-        adapter: Adapter,
+        adapter: Fingerprinted,
         temperature: float,
         source: object,
         enable_thinking: bool | None = None,
@@ -284,6 +284,7 @@ def extract(
     metadata = {
         "fingerprint": adapter.fingerprint(),
         "model": model_name,
+        "adapter": adapter.format.rpartition("-")[0],
         "pairs": pairs_digest(pairs),
         "n_pairs": str(len(pairs)),
         "mechanisms": json.dumps(sorted({pair.mechanism for pair in pairs})),

@@ -29,11 +29,12 @@ from projected_grpo.antipasto import (
     delta_weight,
     dithered,
     factored_linear,
+    fingerprint_of,
 )
 from projected_grpo.svd import cached_decompose, default_cache_dir, sketch
 
 try:
-    from peft import PeftConfig, PeftType
+    from peft import PeftConfig, PeftModel, PeftType
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
     from peft.utils import register_peft_method
 except ModuleNotFoundError as error:
@@ -97,6 +98,7 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self._active_adapter = adapter_name
         factors = cached_decompose(weight, default_cache_dir())
+        self.digest = factors.digest()
         self.seed = factors.seed()
         self.U = nn.Buffer(factors.U, persistent=False)
         self.S = nn.Buffer(factors.S, persistent=False)
@@ -222,6 +224,45 @@ class AntiPaSTOModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+
+class PeftLayers:
+    """The active adapter of a PeftModel, as callback.py asks for one: names and axes are those that
+    `wrap` gives the same base model, so V is the same file."""
+
+    def __init__(self, model: PeftModel) -> None:
+        """Raises AdapterError unless the model's one active adapter is of AntiPaSTOConfig."""
+        if not isinstance(model.base_model, AntiPaSTOModel):
+            raise AdapterError(
+                f"the PeftModel has adapters of a {type(model.base_model).__name__}: make it with "
+                "AntiPaSTOConfig, or train a LoRA with `train --adapter=lora`"
+            )
+        if len(model.active_adapters) != 1:
+            raise AdapterError(
+                f"of the active adapters {', '.join(model.active_adapters)} one alone can be "
+                "trained: choose it with set_adapter"
+            )
+        (self.name,) = model.active_adapters
+        every = model.get_base_model().named_modules()
+        layers = {name: layer for name, layer in every if isinstance(layer, AntiPaSTOLinear)}
+        self.modules = {
+            n: layer for n, layer in layers.items() if self.name in layer.antipasto_delta_S
+        }
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Module name -> delta_S (r,)."""
+        return {name: layer.antipasto_delta_S[self.name] for name, layer in self.modules.items()}
+
+    def fingerprint(self) -> str:
+        """See AntiPaSTO."""
+        return fingerprint_of({name: layer.digest for name, layer in self.modules.items()})
+
+    def fold(self) -> None:
+        """Nothing to do: sampling reads delta_S itself."""
+
+    def train_directly(self) -> None:
+        """Nothing to do: an ordinary backward reaches delta_S."""
 
 
 register_peft_method(name=NAME.lower(), config_cls=AntiPaSTOConfig, model_cls=AntiPaSTOModel)

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from loguru import logger
 
 from projected_grpo import figures, report_page
-from projected_grpo.catalogue import RunError
+from projected_grpo.catalogue import RunError, n_runs
 from projected_grpo.cli import ReportConfig
 from projected_grpo.config import ConfigError
 from projected_grpo.report_experiments import Experiment, commit, split
@@ -66,7 +66,7 @@ def report(cfg: ReportConfig) -> None:
             "each run) make it smaller"
         )
     print(
-        f"{len(runs)} runs -> {cfg.out / PAGE} ({size:.1f} MB), {len(tables)} tables in "
+        f"{n_runs(len(runs))} -> {cfg.out / PAGE} ({size:.1f} MB), {len(tables)} tables in "
         f"{cfg.out / 'tables'}, {sum(map(len, drawn))} figures in {cfg.out / 'figures'}"
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
+from projected_grpo.catalogue import n_runs
 from projected_grpo.config import CAUTIONS, PER_RUN, ArmName
 from projected_grpo.report_read import StoredRun
 from projected_grpo.results import Comparison, Run, compared, named, shared
@@ -54,7 +55,7 @@ class Experiment:
         shas = sorted({commit(run) for run in self.runs})
         settings = json.dumps(shared(self.runs))
         return (
-            f"{len(abouts)} runs, model {self.runs[0].settings['model']}, "
+            f"{n_runs(len(abouts))}, model {self.runs[0].settings['model']}, "
             f"{', '.join(sorted({about['device'] for about in abouts}))}, commit "
             f"{', '.join(shas)}; other than today's preset: {settings}."
         )

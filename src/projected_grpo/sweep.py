@@ -12,22 +12,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
+from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
-from projected_grpo.catalogue import Standing, foremost, runs_in, standing, what_decides
+from projected_grpo.catalogue import Standing, foremost, n_runs, runs_in, standing, what_decides
 from projected_grpo.cells import Command, cells, digest, name_of, train_settings
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.launch import LAUNCHERS
-from projected_grpo.launch.job import How, Job, LocalOptions, SlurmOptions
+from projected_grpo.launch.job import (
+    How,
+    Job,
+    LaunchError,
+    LocalOptions,
+    NoQueueError,
+    SlurmOptions,
+)
 
 if TYPE_CHECKING:
     from projected_grpo.cli import Launch, SweepResume, SweepRun
 
 OF_THE_BASIS = (
     *("model", "model_revision", "enable_thinking", "dtype", "device", "svd_cache"),
-    *("pairs", "pair_norm", "temperature"),
+    *("pairs", "pair_norm", "temperature", "adapter"),
 )
 """Settings of `train` that `extract-vhack` has too: its basis is for runs with the same."""
+OF_LORA = ("lora_rank", "lora_alpha")
+"""Likewise of cells with adapter = lora; those of another adapter ignore them."""
+SAID_BY_A_BASIS = ("model", "adapter", "temperature", "enable_thinking")
+"""Settings that a file of hack directions names, where it is of this version; a run with others
+would refuse it."""
 GOES_ON = ("stopped", "failed", "died")
 UNDER_WAY = ("finished", "running")
 
@@ -65,7 +78,10 @@ def run(asked: "SweepRun", flags: Sequence[str]) -> None:
         else:
             steps.append(Step(cell.name, "begin", cell.begins()))
     after = ""
-    if asked.extract and not asked.extract.is_file() and any(s.what == "begin" for s in steps):
+    begins = any(step.what == "begin" for step in steps)
+    if asked.extract and begins and asked.extract.is_file():
+        require_basis(asked.extract, [cell.cfg for cell in wanted])
+    elif asked.extract and begins:
         after = f"extract_{asked.extract.stem}_{digest(str(asked.extract.absolute()))}"
         basis_command = extraction([cell.cfg for cell in wanted], asked.extract)
         steps.insert(
@@ -114,21 +130,42 @@ def status(folder: Path) -> str:
     counts = Counter(one.state for one in found)
     table = tabulate([[row[key] for key in used] for row in rows], used, tablefmt="plain")
     summary = ", ".join(f"{n} {state}" for state, n in counts.most_common())
-    return f"{table}\n\n{len(found)} runs in {folder}: {summary}"
+    return f"{table}\n\n{n_runs(len(found))} in {folder}: {summary}"
 
 
 def extraction(cfgs: Sequence[Config], out: Path) -> Command:
     """The command that makes the basis of all cells. Raises ConfigError where they need several."""
-    for name in OF_THE_BASIS:
+    lora = any(cfg.adapter == "lora" for cfg in cfgs)
+    names = (*OF_THE_BASIS, *(OF_LORA if lora else ()))
+    for name in names:
         values = {str(vars(cfg)[name]) for cfg in cfgs}
         if len(values) > 1:
             raise ConfigError(
                 f"one extraction cannot serve cells with {name} = {' and '.join(sorted(values))}: "
                 "sweep over one of them at a time, or leave --extract out"
             )
-    had = {name: vars(cfgs[0])[name] for name in OF_THE_BASIS}
+    had = {name: vars(cfgs[0])[name] for name in names}
     flags = (_flag(name, value) for name, value in had.items() if value not in (None, False))
     return ("extract-vhack", f"--out={out}", *flags)
+
+
+def require_basis(file: Path, cfgs: Sequence[Config]) -> None:
+    """Raises ConfigError where a file of hack directions says that it is of other settings than a
+    cell's, LaunchError where it cannot be read. Reads its header only; what that does not say (of
+    an earlier version the adapter) is left to the run."""
+    try:
+        with safe_open(file, "np") as f:
+            said = f.metadata() or {}
+    except SafetensorError as error:
+        raise LaunchError(f"{file} is not a file of hack directions: {error}") from error
+    for name in SAID_BY_A_BASIS:
+        for value in sorted({str(vars(cfg)[name]) for cfg in cfgs}):
+            if said.get(name, value) != value:
+                raise ConfigError(
+                    f"{file} was extracted with {name} = {said[name]}, cells have {value}: name "
+                    "another file with --extract, or give this one by --v-hack after -- and leave "
+                    "it to the runs to judge"
+                )
 
 
 def _flag(name: str, value: object) -> str:
@@ -137,14 +174,21 @@ def _flag(name: str, value: object) -> str:
 
 
 def _queued(asked: "Launch") -> Mapping[str, str]:
-    """What the chosen queue holds. Raises ConfigError for options of another launcher."""
+    """What the chosen queue holds; of one that is not here nothing, if all is only to be said.
+    Raises ConfigError for options of another launcher."""
     for name, default in (("local", LocalOptions()), ("slurm", SlurmOptions())):
         if name != asked.launcher and vars(asked)[name] != default:
             raise ConfigError(
                 f"--{name}.* are options of --launcher={name}, not of {asked.launcher}: leave "
                 "them out, or choose that one"
             )
-    return LAUNCHERS[asked.launcher].queued()
+    try:
+        return LAUNCHERS[asked.launcher].queued()
+    except NoQueueError as error:
+        if not asked.dry_run:
+            raise
+        logger.warning("{}; what waits in its queue is not known here", error)
+        return {}
 
 
 def _next(

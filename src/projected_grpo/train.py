@@ -12,6 +12,7 @@ Axes: N runs, P prompts a step, G group, B rows of a micro-batch, C completion t
 delta_S.
 """
 
+import shlex
 import signal
 import time
 from _thread import start_new_thread
@@ -377,7 +378,8 @@ def train_runs(
             for run in runs if world.first else ():
                 run.finish(status)
                 if status != "finished":
-                    logger.warning("go on with: train {} --resume={}", s.cfg.preset_name, run.path)
+                    again = ("train", s.cfg.preset_name, f"--resume={run.path}")
+                    logger.warning("go on with: {}", shlex.join(again))
             trackers.close(status)
         if world.first:
             _sum_up(s, runs, status, time.perf_counter() - started)

@@ -18,6 +18,10 @@ class LaunchError(RuntimeError):
     """Jobs cannot be launched, or some failed; the message is one sentence."""
 
 
+class NoQueueError(LaunchError):
+    """The command of a queue is not on this host."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One command to run."""
@@ -97,9 +101,9 @@ def inherited() -> dict[str, str]:
 
 def ask(command: Sequence[str]) -> str:
     """The output of a queue's command; pueue gives a job the environment of that which adds it.
-    Raises LaunchError where it fails or is not there."""
+    Raises LaunchError where it fails, NoQueueError where it is not there."""
     if shutil.which(command[0]) is None:
-        raise LaunchError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
+        raise NoQueueError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
     done = subprocess.run(command, capture_output=True, text=True, env=inherited())
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()

@@ -49,7 +49,7 @@ function filterRuns() {
     line.row.hidden = !(chosen && matches(line.text, wanted));
   }
   const shown = lines.filter((line) => !line.row.hidden).length;
-  $("run-count").textContent = `${shown} of ${lines.length} runs`;
+  $("run-count").textContent = `${shown} of ${lines.length} ${lines.length === 1 ? "run" : "runs"}`;
 }
 
 function sortRuns(column) {
