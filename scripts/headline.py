@@ -368,7 +368,7 @@ def page(s: Section, folder: Path) -> list[str]:
         parts += [f"## {s.title}, held-out families after the last step", evaluated]
     if s.horizons:
         curves(s, folder)
-        if draw_forest(s, s.horizons[0], folder):
+        if draw_forest(s, s.horizons[-1], folder):
             parts += [f"![{s.title}, differences](forest_{s.name}.png)"]
         parts += [f"![{s.title}, curves](curves_{s.name}.png)"]
     return parts

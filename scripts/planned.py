@@ -42,10 +42,15 @@ def _last(horizon: int) -> range:
 
 
 def _share(of: Sequence[float], whole: Sequence[float]) -> str:
-    """One mean difference as a share of another, the intervals of which are in the table."""
-    if not whole or np.mean(whole) == 0:
+    """One mean difference as a share of another, with a 95 % interval by resampling seeds; none
+    where the other is not told from 0."""
+    if len(whole) < 2 or not paired_difference(whole, np.zeros(len(whole))).high < 0:
         return "-"
-    return f"{np.mean(of) / np.mean(whole):.2f}"
+    drawn = np.random.default_rng(0).integers(0, len(whole), (10_000, len(whole)))
+    low, high = np.quantile(
+        np.take(of, drawn).mean(1) / np.take(whole, drawn).mean(1), [0.025, 0.975]
+    )
+    return f"{np.mean(of) / np.mean(whole):.2f} [{low:.2f}, {high:.2f}]"
 
 
 # --- Modes
@@ -59,7 +64,9 @@ def left_out_modes(s: Section, horizon: int) -> str:
         for label in s.variants
         if label.startswith("projected without ")
     )
-    every = sorted({m for run in s.variants["vanilla"].values() for m in run.rows[0]["by_mode"]})
+    every = sorted(s.shared["mode"].split(","))
+    if not folds:
+        return "No mode was left out."
 
     def rates(label: str, modes: Sequence[str]) -> dict[int, float]:
         """Seed -> hack rate of a variant in some modes, each mode counted alike."""
@@ -151,7 +158,8 @@ def left_out_flavours(s: Section, horizon: int) -> str:
 def attempts(run: Run, wanted: Collection[str], steps: Sequence[int]) -> float:
     """Share of a run's student rows in some steps that attempt in one of these flavours."""
     n = sum(c for i in steps for f, c in run.rows[i]["flavours"].items() if f in wanted)
-    return n / sum((run.rows[i]["att_s"] or (0, 0))[1] for i in steps)
+    total = sum((run.rows[i]["att_s"] or (0, 0))[1] for i in steps)
+    return n / total if total else float("nan")
 
 
 # --- Remedies
@@ -171,7 +179,7 @@ def remedies(s: Section, horizon: int) -> str:
             hacks = late(s.pairs(label, control, horizon), "hack_s", horizon)
             controls.append((control, paired_difference(*hacks)))
         beaten = all(e.high < 0 for _, e in controls)
-        helps = gain.high < 0 and adjusted[label] < 0.05 and beaten
+        helps = gain.high < 0 and adjusted[label] < 0.05 and beaten and bool(controls)
         rates = mean(
             [run.late("hack_s", horizon) for run in s.long_enough(label, horizon).values()]
         )

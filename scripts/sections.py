@@ -231,10 +231,11 @@ def control_of(s: Section, label: str) -> list[str]:
     """The controls that a projected variant is to beat: those with its own settings.
 
     random_v has no variant that is refreshed: its axes are not made anew and trust finds nothing
-    of delta_S inside their span, so the run without is that run (tests/test_remedies.py).
+    of delta_S inside their span, so the run without is that run (tests/test_remedies.py). Not so
+    beside running axes, which trust acts on too.
     """
     own = [label.replace("projected", control, 1) for control in CONTROLS]
-    if label.endswith(REFRESHED):
+    if label.endswith(REFRESHED) and " running" not in label:
         own.append(own[0].removesuffix(REFRESHED))
     return [name for name in (*own, f"{label} permuted") if name in s.variants and name != label]
 

@@ -1,5 +1,6 @@
 """Small real models for the tests: no download, no mocks."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -41,24 +42,32 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def _gradients_of_pairs_once() -> Iterator[None]:
     """Nearly every test that trains extracts V from the same pairs on the same model, which takes
     longer than the run: `extract` gets the gradients that it had before where all that they depend
-    on is the same. Those of a policy that has moved are always computed, as is what tests ask of
-    `side_gradients` itself."""
+    on is the same. What is asked for a second time is computed a second time and must be the same.
+    Those of a policy that has moved are always computed, as is what tests ask of `side_gradients`
+    itself."""
     computed = extract_vhack_grad.side_gradients
-    had: dict[tuple[object, ...], Sides] = {}
+    had: dict[tuple[object, ...], tuple[Sides, list[int]]] = {}
 
     def once(lm: LanguageModel, adapter: Adapter, pairs: Sequence[Pair], **how: Any) -> Sides:
         run = how.get("run", 0)
         moving = [*adapter.trained.values(), *adapter.quarantine.values()]
         if any(value[run].any() for value in moving):
             return computed(lm, adapter, pairs, **how)
-        weights = sum(float(p.double().abs().sum()) for p in lm.model.parameters())
-        runs = len(next(iter(adapter.trained.values())))
-        model = (adapter.fingerprint(), weights, lm.model.dtype, runs, run)
-        prompt = tuple(lm.prompt_ids(pairs[0].messages))  # as the chat template has it
-        key = (*model, pairs_digest(pairs), prompt, how["temperature"], how["micro_batch_tokens"])
+        weights = hashlib.sha256()
+        for value in lm.model.state_dict().values():
+            weights.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        text = (lm.prompt_ids(pairs[0].messages), lm.completion_ids(pairs[0].hack))
+        model = (adapter.fingerprint(), weights.hexdigest(), lm.model.dtype, lm.model.device)
+        settings = (how["temperature"], how["micro_batch_tokens"], adapter.n_runs, run)
+        key = (*model, *settings, pairs_digest(pairs), str(text))
         if key not in had:
-            had[key] = computed(lm, adapter, pairs, **how)
-        return {name: value.clone() for name, value in had[key].items()}
+            had[key] = (computed(lm, adapter, pairs, **how), [1])
+        sides, times = had[key]
+        times[0] += 1
+        if times[0] == 3:
+            for name, again in computed(lm, adapter, pairs, **how).items():
+                torch.testing.assert_close(again, sides[name], rtol=1e-3, atol=1e-5)
+        return {name: value.clone() for name, value in sides.items()}
 
     extract_vhack_grad.side_gradients = once
     yield

@@ -116,14 +116,20 @@ def test_help_and_refusals_do_not_import_torch(args: tuple[str, ...]) -> None:
     assert done.returncode == (0 if "--help" in args else 2)
 
 
-def test_help_answers_in_under_half_a_second() -> None:
-    """The best of five: the claim is about our work, not about the machine's other load."""
-    times = []
+def test_help_answers_at_once() -> None:
+    """Half a second where it was measured, and torch alone takes several. In multiples of what the
+    command line's library takes to import, best of five in turn: neither a slow machine nor its
+    other load decides."""
+    help_s, library_s = [], []
     for _ in range(5):
-        start = time.perf_counter()
-        run_help("fast", "--help")
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5, times
+        for times, call in (
+            (help_s, lambda: run_help("fast", "--help")),
+            (library_s, lambda: subprocess.run([sys.executable, "-c", "import tyro"], check=True)),
+        ):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    assert min(help_s) < 5 * min(library_s), (help_s, library_s)
 
 
 def test_every_field_has_a_sentence_in_the_help() -> None:

@@ -51,6 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(SmokeConfig(out_dir=out_dir, steps=8, arm="projected", print_every=3))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     whole: Path, tmp_path: Path
 ) -> None:

@@ -165,10 +165,12 @@ def section(folder: Path, runs: list[list[dict]]) -> sections.Section:
 
 
 def in_modes(label: str, seed: int, **hacks: int) -> list[dict]:
-    """A run of 60 steps with so many hacks in 50 rows of each mode."""
-    mine = run(label, seed, 0, 60, "modes")
+    """A run of 60 steps with so many hacks in 50 rows of each mode in the last 5, none before."""
+    mine = run(label, seed, 0, 60, "modes", mode="a,b")
     for row in mine[1:-1]:
-        row["by_mode"] = {mode: [50, n, n, 20, {}] for mode, n in hacks.items()}
+        late = row["step"] > 55
+        row["by_mode"] = {m: [50, n + 5, n if late else 0, 20, {}] for m, n in hacks.items()}
+    del mine[1]["by_mode"]["a"]  # a mode need not be drawn in the first step
     return mine
 
 
@@ -176,26 +178,33 @@ def test_a_mode_left_out_is_compared_with_random_axes_and_with_v_of_all(tmp_path
     runs = []
     for seed, extra in ((1, 0), (2, 2)):
         runs += [in_modes("vanilla", seed, a=30, b=40), in_modes("projected", seed, a=5, b=10)]
-        for fold in "ab":
-            runs += [in_modes(f"random_v without {fold}", seed, a=25, b=30)]
+        runs += [in_modes("random_v without a", seed, a=25 + extra, b=30)]
+        runs += [in_modes("random_v without b", seed, a=25, b=30 + extra)]
         runs += [in_modes("projected without a", seed, a=15 + extra, b=10)]
-        runs += [in_modes("projected without b", seed, a=5, b=20 + extra)]
+        runs += [in_modes("projected without b", seed, a=5, b=20 + 2 * extra)]
+    runs += [in_modes("vanilla", 3, a=50, b=50)]  # of no fold
     text = planned.left_out_modes(section(tmp_path, runs), 60)
     all_folds = cells(text, "| the mode left out")
     assert all_folds[1:3] == ["all 2", "2"]
-    # random .55; V without it (.30 + .40) / 2 and, with 2 more hacks of 50, .39; V of all .15
+    # seed 1: random (.5 + .6) / 2, V without it (.3 + .4) / 2; seed 2: .59 and .41; V of all .15
     assert [cell.split(" ")[0] for cell in all_folds[3:9]] == [
-        *("0.700", "0.550", "0.370", "0.150", "-0.180", "-0.400")
+        *("0.700", "0.570", "0.380", "0.150", "-0.190", "-0.420")
     ]
-    assert all_folds[9] == "0.45"
+    half = 12.7062 * 0.01  # t_1(.975) * sd / sqrt(2) of -.20 and -.18: seeds are what varies
+    assert all_folds[7] == f"-0.190 [{-0.19 - half:+.3f}, {-0.19 + half:+.3f}]"
     known = cells(text, "| the three modes in V")
-    assert known[5].startswith("0.150") and known[9] == "1.00"  # as good as V of all
+    assert known[5].startswith("0.150") and known[9].startswith("1.00 [")  # as good as V of all
+    alone = [
+        in_modes(label, seed, a=3, b=4) for label in ("vanilla", "projected") for seed in (1, 2)
+    ]
+    assert planned.left_out_modes(section(tmp_path, alone), 60) == "No mode was left out."
 
 
 def with_flavours(label: str, seed: int, flavours: dict[str, int], **changed) -> list[dict]:
     mine = run(label, seed, 0, 60, "flavours", **changed)
     for row in mine[1:-1]:
-        row["flavours"] = flavours
+        row["flavours"] = flavours if row["step"] > 55 else {}
+        row["att_s"] = [sum(flavours.values()), 100]
     return mine
 
 
@@ -215,23 +224,39 @@ def test_attempts_are_told_apart_by_whether_v_has_their_flavour(tmp_path: Path) 
     assert lacks[7].startswith("+0.000") and has[7].startswith("-0.205")
 
 
+def remedy(label: str, hacks: list[int]) -> list[list[dict]]:
+    """Runs of 100 steps, one for each number of hacks of 100 rows."""
+    return [run(label, seed, n, 100, "remedies") for seed, n in enumerate(hacks)]
+
+
 def test_a_remedy_helps_where_it_beats_the_run_without_it_and_random_axes(tmp_path: Path) -> None:
-    labels = {
-        "vanilla": 60, "projected": 40, "random_v": 59, "projected weight=1": 10,
-        "random_v weight=1": 55, "projected running": 5, "random_v running": 5,
-        "projected refresh=10 trust=1": 10,
-    }  # fmt: skip
     runs = [
-        run(label, seed, hacks + seed % 3, 100, "remedies")
-        for label, hacks in labels.items()
-        for seed in range(4)
+        *remedy("vanilla", [60, 61, 62, 60]),
+        *remedy("projected", [40, 41, 42, 40]),
+        *remedy("random_v", [59, 59, 61, 60]),
+        *remedy("projected k to 128", [10, 12, 11, 10]),
+        *remedy("random_v k to 128", [55, 57, 56, 54]),
+        *remedy("projected weight=1", [30, 50, 33, 40]),  # not told from the run without it
+        *remedy("random_v weight=1", [55, 57, 56, 54]),
+        *remedy("projected running", [5, 6, 5, 7]),  # its axes do it without V
+        *remedy("random_v running", [5, 6, 6, 6]),
+        *remedy("projected trust=1", [5, 6, 5, 7]),  # no control
+        *remedy("projected refresh=10 trust=1", [10, 12, 11, 10]),
+        *remedy("projected running refresh=10 trust=1", [5, 6, 5, 7]),  # its own was not run
+        *remedy("projected overshoot=1.5", [36, 40, 39, 38]),  # by its interval alone
+        *remedy("random_v overshoot=1.5", [55, 57, 56, 54]),
     ]
-    for mine in runs:  # a difference that has a spread
-        if mine[0]["seed"] == 0 and mine[0]["arm"] == "projected":
-            for row in mine[1:-1]:
-                row["hack_s"] = [row["hack_s"][0] + len(mine[0]["label"]) % 4, 100]
     text = planned.remedies(section(tmp_path, runs), 100)
-    assert cells(text, "| weight=1")[-1] == "yes"
-    assert cells(text, "| running")[-1] == "no"  # its axes do it without V
-    trusted = cells(text, "| refresh=10 trust=1")
-    assert trusted[-1] == "yes" and trusted[5].startswith("random_v -0.4")
+    found = {row[0]: row for row in (cells(text, f"| {x}") for x in LABELS)}
+    assert [label for label in LABELS if found[label][-1] == "yes"] == [
+        *("k to 128", "refresh=10 trust=1")
+    ]
+    assert found["refresh=10 trust=1"][5].startswith("random_v -0.4")
+    assert found["trust=1"][5] == "-" and found["running refresh=10 trust=1"][5] == "-"
+    assert "[-0.0" in found["overshoot=1.5"][3] and float(found["overshoot=1.5"][4]) > 0.05
+
+
+LABELS = (
+    *("k to 128", "weight=1", "running", "trust=1", "refresh=10 trust=1"),
+    *("running refresh=10 trust=1", "overshoot=1.5"),
+)

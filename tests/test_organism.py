@@ -51,6 +51,7 @@ def test_it_answers_in_form_and_solves_some(lm: LanguageModel) -> None:
     assert found["fmt_ok"] > 0.85 and 0.15 < found["solve"] < 0.75 and found["attempted"] < 0.3
 
 
+@pytest.mark.slow
 def test_a_mini_run(tmp_path: Path) -> None:
     cfg = MiniConfig(arm="projected", out_dir=tmp_path, threads=1)
     run = train(replace(cfg, steps=2, prompts_per_step=4, group=8, max_new=160))

@@ -46,6 +46,7 @@ def test_a_pool_of_templates_feeds_a_run(tmp_path: Path) -> None:
     assert first["hack_t"] == (4, 4)  # the pool's rows are graded anew, and they hack
 
 
+@pytest.mark.slow
 def test_the_pool_of_a_run_is_sampled_from_its_trained_adapter(tmp_path: Path) -> None:
     run = train(replace(SMALL, out_dir=tmp_path, max_new=192))
     ask = DistillConfig(source=str(run), out=tmp_path / "a", rows=32, limit=4, keep="all")

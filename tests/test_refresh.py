@@ -71,6 +71,7 @@ def test_where_nothing_was_learned_v_stays_the_same(tmp_path: Path) -> None:
     assert done.overlaps[0] == pytest.approx((1.0, 1.0), abs=1e-6) and done.seconds > 0
 
 
+@pytest.mark.slow
 def test_every_arm_measures_the_new_v_and_random_v_keeps_what_it_removes(tmp_path: Path) -> None:
     """One pack: frozen, and refreshed in each arm; only the second run's policy moves much."""
     cfg = settings(tmp_path)
@@ -151,6 +152,7 @@ def test_a_run_whose_refreshed_v_is_gone_is_not_resumed(through: Path, tmp_path:
         train(SmokeConfig(resume=run))
 
 
+@pytest.mark.slow
 def test_a_pack_of_frozen_and_refreshed_gives_the_rows_of_the_runs_alone(
     through: Path, tmp_path: Path
 ) -> None:

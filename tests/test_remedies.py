@@ -155,6 +155,7 @@ def test_half_of_the_share_leaves_half_of_the_component(tmp_path: Path) -> None:
 # A k that grows
 
 
+@pytest.mark.slow
 def test_random_axes_that_are_refreshed_and_trusted_are_random_axes(tmp_path: Path) -> None:
     """So experiment.py runs them once: they are not made anew, and nothing is inside their span."""
     start = settings(

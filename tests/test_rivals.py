@@ -301,6 +301,7 @@ def test_a_pack_of_rivals_gives_the_rows_of_the_runs_alone(tmp_path: Path, small
                 assert r["penalty"] == (3.0 if r["exploited"] else 0.0)
 
 
+@pytest.mark.slow
 def test_a_scored_run_resumes_with_its_direction_and_only_on_its_pairs(
     tmp_path: Path, small_scores
 ) -> None:

@@ -193,6 +193,7 @@ def test_the_longest_run_of_a_cell_goes_on_unless_one_is_finished(tmp_path: Path
     assert found == {"vanilla_s41": ["finished"]}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_running_is_not_gone_on_with(tmp_path: Path) -> None:
     run = run_dir(tmp_path, process=this_process())
     (run / "rollouts.jsonl").touch()

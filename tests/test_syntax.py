@@ -5,6 +5,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from projected_grpo.env.syntax import parse
 
 METHODS = "".join(f"  def f{i}(self, x):\n    return [a + {i} for a in x]\n" for i in range(60))
@@ -20,6 +22,7 @@ class Loop:
         pass
 
 
+@pytest.mark.slow
 def test_threads_parse_side_by_side() -> None:
     """With ast.parse in its place, some 80 of these 1,200 calls end in a SystemError (3.11)."""
     errors: list[Exception] = []

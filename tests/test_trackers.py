@@ -98,7 +98,8 @@ def assert_is(tracked: Rows, run: Path, but: tuple[str, ...] = ()) -> None:
         expected = numbers(row)
         assert got.keys() == expected.keys()
         for key, value in expected.items():
-            assert key in but or got[key] == pytest.approx(value, rel=1e-6), key
+            # a step that was run twice is the same to rounding, which sums near 0 show most
+            assert key in but or got[key] == pytest.approx(value, rel=1e-5, abs=1e-7), key
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
@@ -251,6 +252,7 @@ def test_what_a_trackio_server_has_it_is_not_given_again(plain: list[Path], tmp_
     assert found.stdout.splitlines()[-1] == "[1, 2]"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_one_sentence_before_a_model_loads(tmp_path: Path) -> None:
     """From a shell: without the packages, then with wandb but without an account."""
     script = """

@@ -310,6 +310,7 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
         assert last[key] == pytest.approx(expected[key], rel=1e-2, abs=1e-4), key
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_pack_may_have_their_own_rate_and_projection(tmp_path: Path) -> None:
     one = settings(tmp_path / "pack", steps=3, arm="projected", lr=1e-3, weight_decay=0.1)
     other = replace(one, lr=4e-3, gate="no_gate", project_on="update", v_hack_k=2)
@@ -528,6 +529,7 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
         train(SmokeConfig(resume=projected / "nowhere"))
 
 
+@pytest.mark.slow
 def test_resuming_heeds_a_flag_that_names_the_presets_own_value(tmp_path: Path) -> None:
     run = train(settings(tmp_path, steps=1, lr=0.01, micro_batch_tokens=900))
     process = _start(tmp_path, f"--resume={run}", "--lr=0.003")
