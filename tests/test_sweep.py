@@ -430,7 +430,8 @@ def test_a_local_sweep_from_the_outside(tmp_path: Path) -> None:
     """One cell is killed, the others run on; Ctrl-C has one save and begins no more; the same
     command again goes on with both and leaves what is finished alone, to the rows of runs that were
     never disturbed."""
-    out, long = tmp_path / "out", "--override=--steps=40"
+    # so many that the first is not done before the second, begun later, is killed
+    out, long = tmp_path / "out", "--override=--steps=80"
     asked = (
         *("run", "smoke", "--arms", "vanilla", "projected", "--seeds", "1", "--local.at-once=2"),
         *(long, f"--out-dir={out}", "--", *TINY[1:]),
@@ -447,15 +448,15 @@ def test_a_local_sweep_from_the_outside(tmp_path: Path) -> None:
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "killed by SIGKILL" in said and "stopped " in said
     states = {one.cfg.arm: one for rs in runs_in(out).values() for one in map(standing, rs)}
-    assert states["vanilla"].state == "stopped" and 2 <= states["vanilla"].steps < 40
+    assert states["vanilla"].state == "stopped" and 2 <= states["vanilla"].steps < 80
 
     again = sweep(*asked)
     assert again.returncode == 0, again.stderr
     assert [what[0] for what in planned(again).values()] == ["resume", "resume"]
-    assert rows_in(out) == {"vanilla": 40, "projected": 40}
+    assert rows_in(out) == {"vanilla": 80, "projected": 80}
     alone = tmp_path / "alone"
     subprocess.run(
-        executable(("train", "smoke", "--seed=1", "--steps=40", *TINY[1:], f"--out-dir={alone}")),
+        executable(("train", "smoke", "--seed=1", "--steps=80", *TINY[1:], f"--out-dir={alone}")),
         check=True,
         capture_output=True,
     )
