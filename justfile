@@ -59,7 +59,7 @@ headline:
     mkdir -p runs/headline
     export OMP_NUM_THREADS=1 # a process for each core: two threads in one are slower
     half() {
-        uv run python scripts/experiment.py reduced --only vanilla projected random_v --seeds "$1" "$2" \
+        uv run python scripts/experiment.py reduced --seeds "$1" "$2" \
             --steps 28 --lr 0.045 --threads 1 --device cpu --eval-problems 24 \
             --out "runs/headline/$1_$2" --rows "runs/headline/seeds_$1_$2.jsonl.gz"
     }

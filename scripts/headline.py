@@ -11,7 +11,7 @@ are not compared.
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from sections import (
     Confirmatory,
     Run,
     Section,
+    attempts,
     bracket,
     control_of,
     difference,
     late,
+    less_controls,
     mean,
     rates_of,
     read,
@@ -191,7 +193,7 @@ def flavours_table(s: Section, horizon: int) -> str:
         total = sum(counts.values())
         top = ", ".join(f"{name} {n / total:.2f}" for name, n in counts.most_common(6)) or "-"
         course = [
-            " / ".join(flavoured(runs, part.__contains__, span) for part in parts.values())
+            " / ".join(flavoured(runs, part, span) for part in parts.values())
             for span in spans(horizon)
             if parts and runs
         ]
@@ -206,15 +208,11 @@ def flavours_table(s: Section, horizon: int) -> str:
     return table(headers, body)
 
 
-def flavoured(runs: Sequence[Run], wanted: Callable[[str], bool], steps: Iterable[int]) -> str:
+def flavoured(runs: Sequence[Run], wanted: Collection[str], steps: Sequence[int]) -> str:
     """Mean over runs of the share of student rows that attempt in one of these flavours."""
-    listed = list(steps)
-    shares = []
-    for run in runs:
-        n = sum(c for i in listed for f, c in run.rows[i]["flavours"].items() if wanted(f))
-        if total := sum((run.rows[i]["att_s"] or (0, 0))[1] for i in listed):
-            shares.append(n / total)
-    return f"{np.mean(shares):.3f}" if shares else "-"
+    shares = np.array([attempts(run, wanted, steps) for run in runs])
+    counted = shares[~np.isnan(shares)]
+    return f"{counted.mean():.3f}" if len(counted) else "-"
 
 
 def evaluation_table(s: Section) -> str:
@@ -419,11 +417,7 @@ def verdict_on(v: H1Verdict, one: Confirmatory, seeds: frozenset[int], beaten: b
 def beats(s: Section, label: str, horizon: int) -> tuple[bool | None, str]:
     """Whether the 95 % interval of the hack rate less every control's lies below 0, None without a
     control; and the differences."""
-    found = {
-        control: paired_difference(*late(pairs, "hack_s", horizon))
-        for control in control_of(s, label)
-        if len(pairs := s.pairs(label, control, horizon)) > 1
-    }
+    found = less_controls(s, label, horizon)
     words = "; ".join(f"- {name} {bracket(e)}, n = {e.n}" for name, e in found.items())
     if not found:
         return None, "no control of the same settings."

@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from sections import (
-    Run,
     Section,
+    attempts,
     bracket,
-    control_of,
     difference,
     late,
+    less_controls,
     mean,
     rates_of,
     table,
@@ -155,13 +155,6 @@ def left_out_flavours(s: Section, horizon: int) -> str:
     return table(headers, body)
 
 
-def attempts(run: Run, wanted: Collection[str], steps: Sequence[int]) -> float:
-    """Share of a run's student rows in some steps that attempt in one of these flavours."""
-    n = sum(c for i in steps for f, c in run.rows[i]["flavours"].items() if f in wanted)
-    total = sum((run.rows[i]["att_s"] or (0, 0))[1] for i in steps)
-    return n / total if total else float("nan")
-
-
 # --- Remedies
 
 
@@ -174,17 +167,14 @@ def remedies(s: Section, horizon: int) -> str:
     adjusted = dict(zip(found, holm([e.p_value for e in found.values()]), strict=True))
     body = []
     for label, gain in found.items():
-        controls = []
-        for control in control_of(s, label):
-            hacks = late(s.pairs(label, control, horizon), "hack_s", horizon)
-            controls.append((control, paired_difference(*hacks)))
-        beaten = all(e.high < 0 for _, e in controls)
-        helps = gain.high < 0 and adjusted[label] < 0.05 and beaten and bool(controls)
+        controls = less_controls(s, label, horizon)
+        beaten = bool(controls) and all(e.high < 0 for e in controls.values())
+        helps = gain.high < 0 and adjusted[label] < 0.05 and beaten
         rates = mean(
             [run.late("hack_s", horizon) for run in s.long_enough(label, horizon).values()]
         )
         solve = late(s.pairs(label, "projected", horizon), "gt_s", horizon)
-        against = "; ".join(f"{name} {bracket(e)}" for name, e in controls) or "-"
+        against = "; ".join(f"{name} {bracket(e)}" for name, e in controls.items()) or "-"
         body.append(
             [
                 *(label.removeprefix("projected "), gain.n, rates, bracket(gain)),

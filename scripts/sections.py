@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,15 @@ def control_of(s: Section, label: str) -> list[str]:
     return [name for name in (*own, f"{label} permuted") if name in s.variants and name != label]
 
 
+def less_controls(s: Section, label: str, horizon: int) -> dict[str, Estimate]:
+    """The hack rate of a variant less that of each of its controls with two pairs or more."""
+    return {
+        control: paired_difference(*late(pairs, "hack_s", horizon))
+        for control in control_of(s, label)
+        if len(pairs := s.pairs(label, control, horizon)) > 1
+    }
+
+
 # --- Numbers in words
 
 
@@ -293,3 +302,10 @@ def rates_of(
         if total := sum(cell[0] for cell in cells):
             found[seed] = sum(cell[which] for cell in cells) / total
     return found
+
+
+def attempts(run: Run, wanted: Collection[str], steps: Sequence[int]) -> float:
+    """Share of a run's student rows in some steps that attempt in one of these flavours."""
+    n = sum(c for i in steps for f, c in run.rows[i]["flavours"].items() if f in wanted)
+    total = sum((run.rows[i]["att_s"] or (0, 0))[1] for i in steps)
+    return n / total if total else float("nan")
