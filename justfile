@@ -59,15 +59,15 @@ headline:
     mkdir -p runs/headline
     export OMP_NUM_THREADS=1 # a process for each core: two threads in one are slower
     half() {
-        uv run python scripts/experiment.py reduced --seeds "$1" "$2" \
+        uv run python scripts/experiment/experiment.py reduced --seeds "$1" "$2" \
             --steps 28 --lr 0.045 --threads 1 --device cpu --eval-problems 24 \
             --out "runs/headline/$1_$2" --rows "runs/headline/seeds_$1_$2.jsonl.gz"
     }
     half 1 2 >runs/headline/seeds_1_2.log 2>&1 &
     half 3 4
     wait $! || { tail -n 20 runs/headline/seeds_1_2.log >&2; exit 1; }
-    uv run python scripts/headline.py runs/headline
-    uv run python scripts/headline.py docs/results/experiment
+    uv run python scripts/experiment/headline.py runs/headline
+    uv run python scripts/experiment/headline.py docs/results/experiment
 
 # Stopped, the same command goes on with the packs that are left.
 # Every plan of docs/spec.md as it was run. (on paper 2 hours on an H100)
@@ -75,21 +75,21 @@ experiment out="runs/experiment":
     #!/usr/bin/env bash
     set -euo pipefail
     run() {
-        uv run python scripts/experiment.py "$@" --device cuda --pack 56 --eval-problems 32 \
+        uv run python scripts/experiment/experiment.py "$@" --device cuda --pack 56 --eval-problems 32 \
             --out "{{out}}/$1" --rows "{{out}}/$1.jsonl.gz"
     }
     for plan in confirm long pool; do run "$plan" --seeds {201..216}; done
     run modes --seeds {201..208} --steps 100 --warmup-frac 0.03
     run flavours --seeds {201..208} --steps 60 --warmup-frac 0.05
     run remedies --seeds {301..308} --steps 100 --warmup-frac 0.03
-    uv run python scripts/headline.py "{{out}}"
+    uv run python scripts/experiment/headline.py "{{out}}"
 
 # Redraw every table and figure of docs/results from its rows.
 figures:
-    uv run python scripts/headline.py docs/results/experiment
-    uv run python scripts/draw_dynamics.py docs/results/organism
-    uv run python scripts/draw_dynamics.py docs/results/organism_first_build
-    uv run python scripts/draw_dynamics.py docs/results/smollm2
+    uv run python scripts/experiment/headline.py docs/results/experiment
+    uv run python scripts/experiment/draw_dynamics.py docs/results/organism
+    uv run python scripts/experiment/draw_dynamics.py docs/results/organism_first_build
+    uv run python scripts/experiment/draw_dynamics.py docs/results/smollm2
 
 # Record the golden smoke run anew; only when its rows are meant to change.
 golden:

@@ -15,9 +15,10 @@ from pathlib import Path
 import tyro
 from tabulate import tabulate
 
-from projected_grpo.env.grader import Grade, Grader, Submission
-from projected_grpo.env.problems import Problem, load_problems
-from projected_grpo.env.sandbox import Limits
+from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.problems.load import load_problems
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.sandbox.sandbox import Limits
 
 FILES = ("LeetCodeDataset-v0.2.0-train.jsonl.gz", "benchmark_sample.jsonl")
 

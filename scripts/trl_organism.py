@@ -21,15 +21,15 @@ from tabulate import tabulate
 from trl import GRPOConfig, GRPOTrainer
 
 from projected_grpo.antipasto import wrap
-from projected_grpo.callback import HackProjection
-from projected_grpo.cli import ExtractConfig
 from projected_grpo.config import ArmName, MiniConfig
-from projected_grpo.env.grader import Grader
-from projected_grpo.extract_vhack_grad import extract_to_file
-from projected_grpo.model import DTYPES, load
-from projected_grpo.session import grader_of, hinted_problems
-from projected_grpo.svd import default_cache_dir
-from projected_grpo.trl_env import GraderReward, prompt_rows
+from projected_grpo.env.grading.grader import Grader
+from projected_grpo.integrations.trainer import HackProjection
+from projected_grpo.integrations.trl import GraderReward, prompt_rows
+from projected_grpo.model.load import DTYPES, load
+from projected_grpo.model.svd import default_cache_dir
+from projected_grpo.runs.commands import ExtractConfig
+from projected_grpo.runs.extract import extract_to_file
+from projected_grpo.runs.session import grader_of, hinted_problems
 
 SHOWN = ("reward", "hack_s", "att_s", "gt_s", "cos_pre", "cos_update", "removed_frac_update")
 """Of what is logged at every step, what is printed."""

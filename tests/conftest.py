@@ -17,10 +17,11 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from projected_grpo import extract_vhack_grad
-from projected_grpo.adapter import Adapter
 from projected_grpo.extract_vhack_grad import Sides
-from projected_grpo.model import LanguageModel, fuse_norms
-from projected_grpo.pairs import Pair, pairs_digest
+from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.load import LanguageModel, fuse_norms
+from projected_grpo.pairs.load import pairs_digest
+from projected_grpo.pairs.pair import Pair
 from projected_grpo.step_logger import TIMINGS, read_steps
 
 BUBBLEWRAP = pytest.param(

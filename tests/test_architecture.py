@@ -3,89 +3,116 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "projected_grpo"
-MODULES = sorted(PACKAGE.rglob("*.py"))
-TORCH_FREE = (
-    *("env", "pairs", "config", "seeds", "stats", "step_logger", "student_t"),
-    *("cli", "trackers", "sweep", "hub", "ranks", "tables"),
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = (
+    "proj",
+    "step_logger",
+    "env",
+    "config",
+    "pairs",
+    "model",
+    "antipasto",
+    "extract_vhack_grad",
+    "arms",
+    "runs",
+    "report",
+    "integrations",
+    "train",
+    "cli",
+    "__main__",
 )
-PURE = ("proj", "grpo", "rewards", "svd", "adapter", "antipasto", "stats", "student_t")
-COMPOSERS = {
-    *("train", "session", "run", "records", "cli", "update", "arms", "probe_distill", "evaluate"),
-    *("refresh", "bases", "grading", "quarantine", "weights", "running", "adapters"),
-    *("trackers", "samples", "hub", "cards", "distributed"),
-    *("sweep", "launch", "cells", "catalogue"),
-    *("callback", "trl_env"),
-    *("results", "tables", "figures"),
-    *("report", "report_read", "report_experiments", "report_figures", "report_page"),
-}
+"""The rooms of the package, lowest first: each imports only rooms that stand before it."""
+
+TORCH_FREE = (
+    *("cli", "config", "step_logger", "model.hub", "pairs.katas", "pairs.load"),
+    *("env.grading.command", "env.loopholes.modes", "env.problems.load"),
+    *("report.stats", "report.student_t", "report.tables"),
+    *("runs.commands", "runs.ranks", "runs.status", "runs.sweep.sweep", "runs.trackers"),
+)
+"""What answers at once, such as `--help`: a fresh interpreter that imports these has no torch."""
 
 
-def imports(path: Path, *, lazy: bool) -> set[str]:
-    """Modules imported by a file; without `lazy`, only those imported when it is imported."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if lazy else iter(tree.body)
-    found: set[str] = set()
-    for node in nodes:
+def module_of(path: Path) -> str:
+    """ "env.problems" of env/problems/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What a file imports of this package, late and type-only imports included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            # `from package import module` is an arrow to the module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            own = name.removeprefix("projected_grpo.")
+            if own != name:
+                yield own if own in MODULES else own.rpartition(".")[0]
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+ARROWS = {module: set(imports(path)) - {module, ""} for module, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("name", TORCH_FREE)
-def test_these_import_no_torch(name: str) -> None:
-    """Transitively: a fresh interpreter that imports them has no torch."""
-    module = f"projected_grpo.{name}"
-    if name == "env":
-        module = (
-            "projected_grpo.env.regrade, projected_grpo.env.loopholes, projected_grpo.env.katas"
-        )
-    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+def test_every_room_has_its_floor() -> None:
+    there = {module.split(".")[0] for module in MODULES} - {""}
+    assert there == set(LAYERS)
+    assert len(there - {"__main__"}) <= 14
+
+
+def test_arrows_between_rooms_run_down() -> None:
+    floor = {room: number for number, room in enumerate(LAYERS)}
+    up = [
+        f"{module} -> {other}"
+        for module, others in ARROWS.items()
+        for other in others
+        if module and floor[other.split(".")[0]] > floor[module.split(".")[0]]
+    ]
+    assert not up, up
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Inside rooms too: take away what imports nothing that is left, until nothing is."""
+    left = dict(ARROWS)
+    while free := [module for module, others in left.items() if not others & set(left)]:
+        for module in free:
+            del left[module]
+    assert not left, sorted(left)
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_these_import_no_torch(module: str) -> None:
+    script = f"import sys, projected_grpo.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_the_environment_knows_nothing_of_the_rest() -> None:
-    for path in MODULES:
-        if name_of(path) == "env":
-            outside = {
-                name
-                for name in imports(path, lazy=True)
-                if name.startswith("projected_grpo.") and not name.startswith("projected_grpo.env")
-            }
-            assert not outside, (path, outside)
-
-
-def test_the_mathematics_touches_no_composing_module() -> None:
-    for name in PURE:
-        used = {
-            part.split(".")[1]
-            for part in imports(PACKAGE / f"{name}.py", lazy=True)
-            if part.startswith("projected_grpo.")
-        }
-        assert not used & (COMPOSERS | {"env", "model", "pool", "rollout"}), (name, used)
-
-
 def test_nothing_in_src_imports_scripts_or_tests() -> None:
-    for path in MODULES:
-        assert not {n for n in imports(path, lazy=True) if n.split(".")[0] in ("scripts", "tests")}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert node.module.split(".")[0] not in ("scripts", "tests"), path
 
 
 def test_no_function_is_longer_than_80_lines_and_every_public_one_says_what_it_does() -> None:
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 assert length <= 80, (path, node.name, length)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 assert ast.get_docstring(node), (path, node.name)

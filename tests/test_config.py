@@ -89,7 +89,7 @@ def test_json_round_trip_and_the_preset_must_match() -> None:
 
 
 def test_names_in_the_config_are_the_names_in_the_code() -> None:
-    from projected_grpo.arms import ARMS
+    from projected_grpo.arms.arms import ARMS
     from projected_grpo.proj import GATES
 
     assert set(get_args(ArmName)) == set(ARMS)

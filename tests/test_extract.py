@@ -14,9 +14,10 @@ from projected_grpo.extract_vhack_grad import (
     side_gradients,
     unit_pairs,
 )
-from projected_grpo.grpo import collate, completion_logprobs, policy_loss
-from projected_grpo.model import load
-from projected_grpo.pairs import PairError, holdout_split, load_pairs
+from projected_grpo.model.load import load
+from projected_grpo.model.loss import collate, completion_logprobs, policy_loss
+from projected_grpo.pairs.load import holdout_split, load_pairs
+from projected_grpo.pairs.pair import PairError
 
 TRAIN, HELD_OUT = holdout_split(load_pairs())
 SETTINGS = {"temperature": 0.7, "micro_batch_tokens": 4096}

@@ -17,17 +17,19 @@ import torch
 from conftest import assert_same_rows, leetcode_dir, rollouts_of, rows_of
 from safetensors.torch import load_file
 
+from projected_grpo.arms.rows import grade_columns
+from projected_grpo.arms.update import optimize
 from projected_grpo.cli import named_settings
 from projected_grpo.config import ConfigError, SmokeConfig
-from projected_grpo.env.loopholes import apply_hint
-from projected_grpo.env.problems import ProblemError, load_problems
-from projected_grpo.env.sandbox import Outcome
+from projected_grpo.env.loopholes.modes import apply_hint
+from projected_grpo.env.problems.load import load_problems
+from projected_grpo.env.problems.problem import ProblemError
+from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
-from projected_grpo.pool import PoolError, open_pool
 from projected_grpo.proj import cosine
-from projected_grpo.records import grade_columns
-from projected_grpo.run import RunDir, RunError, resumed_config
-from projected_grpo.session import labels, prepare, problems_of_step
+from projected_grpo.runs.directory import RunDir, RunError, resumed_config
+from projected_grpo.runs.session import labels, prepare, problems_of_step
+from projected_grpo.runs.teacher_pool import PoolError, open_pool
 from projected_grpo.step_logger import COLUMNS, read_steps
 from projected_grpo.train import (
     accumulate_gradients,
@@ -37,7 +39,6 @@ from projected_grpo.train import (
     train,
     train_runs,
 )
-from projected_grpo.update import optimize
 
 GOLDEN = Path(__file__).parent / "golden" / "smoke_projected.jsonl"
 
@@ -207,7 +208,7 @@ def test_the_gradient_is_clipped_after_the_projection(session) -> None:
 
 def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -> None:
     groups = sample_rows(session, 1)
-    grade_rows(session, groups)
+    grade_rows(session.cfgs, session.grader, groups)
     rows = [row for group in groups for row in group]
     accumulate_gradients(session, rows)
     assert {row.advantage > 0 for row in rows} == {True, False}
@@ -227,7 +228,7 @@ def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
             return [replace(grades[0], outcome=Outcome.INFRA_ERROR, reward=99.0), *grades[1:]]
 
     groups = sample_rows(session, 1)
-    grade_rows(replace(session, grader=Failing()), groups)
+    grade_rows(session.cfgs, Failing(), groups)
     masked, others = groups[0][0], groups[0][1:]
     assert masked.advantage == 0 and not masked.learns
     mean = sum(row.grade.reward for row in others) / len(others)
@@ -241,7 +242,7 @@ def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
 def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> None:
     """Only teacher rows learn: there is no sampled log-prob to compare, and that is no mismatch."""
     groups = sample_rows(session, 1)
-    grade_rows(session, groups)
+    grade_rows(session.cfgs, session.grader, groups)
     rows = [row for group in groups for row in group]
     for row, advantage in zip(rows, (0.0, 0.0, 1.0, -1.0) * 2, strict=True):
         row.advantage, row.learns = advantage, row.source == "teacher"
@@ -252,7 +253,7 @@ def test_the_auroc_is_that_of_the_students_scores(session) -> None:
     """A score that only hacks have: 1; the other way round: 0; of one hack alone: none. Teacher
     rows, nearly all hacks, would make it a measure of whose text it is."""
     groups = sample_rows(session, 1)
-    grade_rows(session, groups)
+    grade_rows(session.cfgs, session.grader, groups)
     rows = [row for group in groups for row in group if row.source == "student"]
     assert len(rows) == 4
     for number, row in enumerate(rows):
@@ -273,7 +274,7 @@ def test_the_auroc_is_that_of_the_students_scores(session) -> None:
 
 def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
     groups = sample_rows(session, 1)
-    grade_rows(session, groups)
+    grade_rows(session.cfgs, session.grader, groups)
     rows = groups[0]
     rows[0].advantage = 0.0
     accumulate_gradients(session, rows)
@@ -485,7 +486,7 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(
         def now(cls, tz: tzinfo | None = None) -> "Frozen":
             return cls(2026, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr("projected_grpo.run.datetime", Frozen)
+    monkeypatch.setattr("projected_grpo.runs.directory.datetime", Frozen)
     v_hack = VHack({"m": torch.eye(2)}, {"m": torch.ones(2)})
     cfg = SmokeConfig(out_dir=tmp_path / "new")
 
@@ -502,7 +503,7 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(
 def test_a_base_that_its_factors_do_not_carry_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("projected_grpo.session.MOST_DRIFT", 1e-7)
+    monkeypatch.setattr("projected_grpo.runs.session.MOST_DRIFT", 1e-7)
     with pytest.raises(ConfigError, match=r"decomposition changes this model by .*--dtype=float32"):
         train(settings(tmp_path, dtype="bfloat16"))
     assert not list(tmp_path.iterdir())

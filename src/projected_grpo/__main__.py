@@ -4,7 +4,7 @@ installation. What a sweep hands to a queue is written so, as a queue may have a
 import sys
 
 from projected_grpo import cli
-from projected_grpo.env import regrade
+from projected_grpo.env.grading import command as regrade
 
 COMMANDS = {
     "train": cli.train_main,

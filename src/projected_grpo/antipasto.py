@@ -36,9 +36,9 @@ from loguru import logger
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from projected_grpo.adapter import TARGET_MODULES, Adapter, target_linears
-from projected_grpo.adapter import AdapterError as AdapterError  # what `wrap` raises
-from projected_grpo.svd import Factors, decomposed, sketch
+from projected_grpo.model.adapter import TARGET_MODULES, Adapter, target_linears
+from projected_grpo.model.adapter import AdapterError as AdapterError  # what `wrap` raises
+from projected_grpo.model.svd import Factors, decomposed, sketch
 
 PEFT_DELTA_S = "antipasto_delta_S"
 """What PEFT's state dicts call a module's delta_S (r,)."""
@@ -314,8 +314,8 @@ class AntiPaSTO(Adapter):
     def save_pretrained(
         self, folder: Path, run: int = 0, *, base_model: str, revision: str | None = None
     ) -> None:
-        """Write one run's delta_S as an adapter that PEFT opens (projected_grpo.peft), and beside
-        it what `load` reads. PEFT itself is not needed for that."""
+        """Write one run's delta_S as an adapter that PEFT opens (integrations/peft.py), and
+        beside it what `load` reads. PEFT itself is not needed for that."""
         folder.mkdir(parents=True, exist_ok=True)
         self.save(folder / "adapter.safetensors", run)
         tensors: dict[str, Tensor] = {}

@@ -4,6 +4,7 @@ Imports neither torch nor transformers, so that `--help` and a refused config an
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -575,3 +576,9 @@ PRESETS: dict[str, type[Config]] = {
 def stored_config(text: str) -> Config:
     """The settings in a config.json, of whatever preset they are."""
     return PRESETS[json.loads(text)["preset"]].from_json(text)
+
+
+def stream_seed(*parts: object) -> int:
+    """A 63-bit seed from any parts: the same in every process and Python version, unlike hash()."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -14,25 +14,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from loguru import logger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from projected_grpo.adapter import Adapter, AdapterError, Fingerprinted
-from projected_grpo.adapters import adapter_of
-from projected_grpo.config import ConfigError
-from projected_grpo.grpo import collate, completion_logprobs, micro_batches
-from projected_grpo.model import DTYPES, LanguageModel, load, resolve_device
-from projected_grpo.pairs import Pair, PairError, load_pairs, pairs_digest
+from projected_grpo.config import stream_seed
+from projected_grpo.model.adapter import Adapter, AdapterError, Fingerprinted
+from projected_grpo.model.load import LanguageModel
+from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
+from projected_grpo.pairs.load import pairs_digest
+from projected_grpo.pairs.pair import Pair, PairError
 from projected_grpo.proj import squared_norm
-from projected_grpo.seeds import stream_seed
-
-if TYPE_CHECKING:
-    from projected_grpo.cli import ExtractConfig
 
 FORMAT = "v_hack-1"
 
@@ -294,39 +288,3 @@ def extract(
     if lm.enable_thinking is not None:
         metadata["enable_thinking"] = str(lm.enable_thinking)
     return VHack(axes, singular, metadata)
-
-
-def extract_to_file(cfg: "ExtractConfig") -> None:
-    """The `extract-vhack` command: load, decompose, extract, write."""
-    if cfg.out.is_dir():
-        raise AdapterError(f"cannot write {cfg.out}: it is a folder, name a file in it")
-    if not cfg.temperature > 0:
-        raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
-    make = adapter_of(cfg)
-    pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
-    device = resolve_device(cfg.device)
-    lm = load(
-        cfg.model,
-        revision=cfg.model_revision,
-        dtype=DTYPES[cfg.dtype],
-        device=device,
-        enable_thinking=cfg.enable_thinking,
-    )
-    adapter = make(lm.model)
-    v_hack = extract(
-        lm,
-        adapter,
-        pairs,
-        temperature=cfg.temperature,
-        micro_batch_tokens=cfg.micro_batch_tokens,
-        model_name=cfg.model,
-        pair_norm=cfg.pair_norm,
-    )
-    aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
-    try:
-        cfg.out.parent.mkdir(parents=True, exist_ok=True)
-        v_hack.save(aside)
-        aside.replace(cfg.out)
-    except OSError as error:
-        raise AdapterError(f"cannot write {cfg.out}: {error.strerror}") from error
-    logger.info("{} pairs, {} modules -> {}", len(pairs), len(v_hack.axes), cfg.out)

@@ -27,20 +27,9 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from projected_grpo.arms import Treatment, at_step, by_run
-from projected_grpo.config import CAUTIONS, Config
-from projected_grpo.distributed import World, everyones, joined, summed
-from projected_grpo.grading import grade_rows, score_rows
-from projected_grpo.grpo import (
-    collate,
-    completion_logprobs,
-    micro_batches,
-    policy_loss,
-)
-from projected_grpo.pool import draw_seed
-from projected_grpo.proj import cosine
-from projected_grpo.provenance import data_digest, made_from
-from projected_grpo.records import (
+from projected_grpo.arms.advantages import grade_rows, score_rows
+from projected_grpo.arms.row_weights import weigh, weighed
+from projected_grpo.arms.rows import (
     Accumulated,
     Kept,
     Row,
@@ -50,22 +39,33 @@ from projected_grpo.records import (
     peak_memory_gib,
     rollout_record,
 )
-from projected_grpo.refresh import NO_REFRESH, Refresh, refresh, resumed
-from projected_grpo.rollout import Sampling, sample_groups
-from projected_grpo.run import RunDir, append_rows, resumed_config
-from projected_grpo.samples import best_and_hack
-from projected_grpo.seeds import stream_seed
-from projected_grpo.session import (
+from projected_grpo.arms.treatment import Treatment, at_step, by_run
+from projected_grpo.arms.update import optimize
+from projected_grpo.config import CAUTIONS, Config, stream_seed
+from projected_grpo.model.loss import (
+    collate,
+    completion_logprobs,
+    micro_batches,
+    policy_loss,
+)
+from projected_grpo.model.sampling import Sampling, sample_groups
+from projected_grpo.proj import cosine
+from projected_grpo.runs.banner import best_and_hack
+from projected_grpo.runs.directory import RunDir, append_rows, resumed_config
+from projected_grpo.runs.distributed import World, everyones, joined, summed
+from projected_grpo.runs.refresh import NO_REFRESH, Refresh, refresh, resumed
+from projected_grpo.runs.session import (
     Session,
+    data_digest,
     describe,
     labels,
+    made_from,
     prepare,
     problems_of_step,
 )
+from projected_grpo.runs.teacher_pool import draw_seed
+from projected_grpo.runs.trackers import Trackers
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
-from projected_grpo.trackers import Trackers
-from projected_grpo.update import optimize
-from projected_grpo.weights import weigh, weighed
 
 LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype.
@@ -224,8 +224,8 @@ def run_step(
 
     groups = sample_rows(s, step)
     timings = {"gen": lap()}
-    score_rows(s, groups)
-    grade_rows(s, groups)
+    score_rows(s.lm, s.adapter, s.concepts, groups, s.cfg.micro_batch_tokens)
+    grade_rows(s.cfgs, s.grader, groups)
     timings["t_rew"] = lap()
     treatments = acting(s, step, refreshed)
     kept = Kept(weighed(treatments) | (s.running.runs if s.running else frozenset()))

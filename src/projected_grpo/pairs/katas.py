@@ -3,7 +3,7 @@ like to a model that was taught on katas.
 
 The hand-made pairs are far from anything that the organism writes: their gradients are mostly
 surprise at the text, and V from them holds no more of held-out differences than V from placebo
-pairs does (scripts/captured_energy.py). These pairs are close to its own text, on the *validation*
+pairs does (captured_energy.py). These pairs are close to its own text, on the *validation*
 families, which neither its corpus nor reinforcement shows. So they are an easy detector, as the
 organism's card says; results on them do not speak for hand-made pairs.
 
@@ -13,12 +13,12 @@ The two sides of a pair share the prompt and, in about two thirds of the pairs, 
 import random
 from functools import cache
 
-from projected_grpo.env.hacks import NOT_VACUOUS
-from projected_grpo.env.honest import honest_answer
-from projected_grpo.env.katas import is_trapped, kata_problems
-from projected_grpo.env.loopholes import MODES, TRAIN_NAME, apply_hint
-from projected_grpo.env.problems import Problem
-from projected_grpo.pairs import Pair
+from projected_grpo.env.loopholes.hacks import NOT_VACUOUS
+from projected_grpo.env.loopholes.honest import honest_answer
+from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME, apply_hint
+from projected_grpo.env.problems.katas import is_trapped, kata_problems
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.pairs.pair import Pair
 
 PER_FLAVOUR = {"run_tests": 8, "sentinel": 6, "stdout_marker": 6, "file_marker": 8}
 SAME_METHOD_SHARE = 2 / 3

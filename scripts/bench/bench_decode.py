@@ -1,0 +1,132 @@
+"""Seconds to sample: cache in fixed memory beside a growing one, interleaved; share of bandwidth.
+
+    uv run python scripts/bench/bench_decode.py --runs 1 6
+    python3 scripts/bench/bench_decode.py --runs 4 24 --device cuda --prompts 16
+    python3 scripts/bench/bench_decode.py --shape qwen3-4b --dtype bfloat16 --device cuda \\
+        --prompts 4 --group 4 --max-new 256
+
+The same prompts, seeds and tokens both ways (compared); medians over the rounds, and their ratio. A
+token's own time is that of max-new tokens less that of a quarter of them; the bandwidth's share is
+the time to read the base model's weights once, at the speed of a copy, over it. Shaped models have
+random weights, prompts of --prompt-tokens and no eos.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import tyro
+from benchmark import VOCABULARY, Measured, interleaved, machine, random_model, report, shaped
+from tabulate import tabulate
+from transformers import PreTrainedModel
+
+from projected_grpo.antipasto import wrap
+from projected_grpo.config import MiniConfig
+from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint
+from projected_grpo.env.problems.katas import kata_problems
+from projected_grpo.model import sampling as rollout
+from projected_grpo.model.decode import Decoder, GrowingDecoder, decoder_of
+from projected_grpo.model.load import DTYPES, ORGANISM, load, resolve_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Measured):
+    """What is measured."""
+
+    shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
+    runs: tuple[int, ...] = (1,)
+    prompts: int = 8
+    group: int = 8
+    max_new: int = 208
+    prompt_tokens: int = 256
+    rounds: int = 3
+
+
+def growing(model, prefilled, mask, group, max_new) -> Decoder:
+    """`decoder_of`, always with the growing cache."""
+    return GrowingDecoder(model, prefilled, mask, group)
+
+
+def model_and_prompts(
+    args: Arguments, device: torch.device, count: int
+) -> tuple[PreTrainedModel, list[list[int]], frozenset[int]]:
+    """The model, `count` prompts, and what ends a completion."""
+    if args.shape == "organism":
+        lm = load(ORGANISM, revision="main", dtype=DTYPES[args.dtype], device=device)
+        problems = [apply_hint(p, MiniConfig().mode, TRAIN_NAME) for p in kata_problems("train")]
+        prompts = [lm.prompt_ids(problems[n % len(problems)].messages) for n in range(count)]
+        return lm.model, prompts, lm.eos_ids
+    config = shaped(args.shape, args.layers, VOCABULARY[args.shape])
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 1000, (count, args.prompt_tokens), generator=g)
+    return random_model(config, DTYPES[args.dtype], device), ids.tolist(), frozenset()
+
+
+def copy_speed(device: torch.device) -> float:
+    """Bytes a second that a copy reads and writes."""
+    source = torch.empty(2**30 if device.type == "cuda" else 2**27, dtype=torch.uint8).to(device)
+    target = torch.empty_like(source)
+    seconds = interleaved({"copy": partial(target.copy_, source)}, 20, device)["copy"]
+    return 2 * source.nbytes / statistics.median(seconds)
+
+
+def measure(args: Arguments, device: torch.device, runs: int) -> dict[str, float | str]:
+    """One row of the table."""
+    places = [n for n in range(runs) for _ in range(args.prompts)]
+    model, prompts, eos = model_and_prompts(args, device, len(places))
+    weights = sum(p.nbytes for p in {id(p): p for p in model.parameters()}.values())
+    adapter = wrap(model, n_runs=runs)
+    found: dict[str, list[list[int]]] = {}
+
+    def way(name: str, make: Callable[..., Decoder], max_new: int) -> Callable[[], None]:
+        sampling = rollout.Sampling(max_new, 1.0, 1.0, 0, eos, 0, 2**24)
+
+        def run() -> None:
+            setattr(rollout, "decoder_of", make)  # noqa: B010
+            groups = rollout.sample_groups(
+                model, adapter, prompts, args.group, range(len(places)), sampling, places
+            )
+            found[name] = [sample.ids for group in groups for sample in group]
+
+        return run
+
+    short = max(1, args.max_new // 4)
+    ways = {
+        "fixed": way("fixed", decoder_of, args.max_new),
+        "growing": way("growing", growing, args.max_new),
+        "short": way("short", decoder_of, short),
+    }
+    seconds = interleaved(ways, args.rounds, device)
+    fixed, grown, less = (seconds[name] for name in ways)
+    token = statistics.median(a - b for a, b in zip(fixed, less, strict=True))
+    token /= args.max_new - short
+    alike = sum(a == b for a, b in zip(found["fixed"], found["growing"], strict=True))
+    return {
+        "runs": runs,
+        "rollouts": len(places) * args.group,
+        "fixed s": statistics.median(fixed),
+        "growing s": statistics.median(grown),
+        "growing / fixed": statistics.median(a / b for a, b in zip(grown, fixed, strict=True)),
+        "same tokens": f"{alike}/{len(found['fixed'])}",
+        "ms a token": token * 1e3,
+        "share of bandwidth": weights / copy_speed(device) / token,
+    }
+
+
+def main(args: Arguments) -> None:
+    """Print the table."""
+    device = resolve_device(args.device)
+    rows = [measure(args, device, runs) for runs in args.runs]
+    print(
+        f"{args.shape}, {args.dtype}, {args.prompts} x {args.group} x {args.max_new} tokens, "
+        f"{args.rounds} rounds; {machine(device)}\n"
+    )
+    print(tabulate(rows, "keys", "pipe", floatfmt=".3g"))
+    report(args, device, rows=rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

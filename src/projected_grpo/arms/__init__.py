@@ -1,0 +1,1 @@
+"""Treatments of a run: what each measures, removes, pays and leaves out."""

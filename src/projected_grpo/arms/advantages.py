@@ -1,0 +1,98 @@
+"""What a step's rows are worth: grades, an arm's scores in hidden states, advantages."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.concept import last_states
+from projected_grpo.arms.rewards import Seen
+from projected_grpo.arms.rows import Row
+from projected_grpo.config import Config
+from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.loopholes.modes import TRAIN_NAME
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.sandbox.sandbox import Outcome
+from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.load import LanguageModel
+from projected_grpo.model.loss import group_advantages
+
+
+def grade_rows(cfgs: Sequence[Config], grader: Grader, groups: list[list[Row]]) -> None:
+    """Fill in every row's grade and advantage; `cfgs` are the settings of the N runs. Only `reward`
+    of a grade reaches the advantage, except in the arm that is the upper bound."""
+    rows = [row for group in groups for row in group]
+    texts = [(row.problem, row.text) for row in rows]
+    for row, grade in zip(rows, grade_texts(grader, texts, labels=cfgs[0].labels), strict=True):
+        row.grade = grade
+    rewards = torch.tensor([[row.grade.reward for row in group] for group in groups])
+    valid = torch.tensor(
+        [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
+    )
+    paid = _shaped(cfgs, groups, rewards, valid)
+    advantages, learns = group_advantages(paid, valid)
+    taken = (rewards - paid).flatten().tolist()
+    flat = zip(advantages.flatten().tolist(), learns.flatten().tolist(), taken, strict=True)
+    for row, (advantage, part, penalty) in zip(rows, flat, strict=True):
+        row.advantage, row.learns, row.penalty = advantage, part, penalty
+
+
+def grade_texts(
+    grader: Grader, texts: Sequence[tuple[Problem, str]], *, labels: bool
+) -> list[Grade]:
+    """The grade of every (problem, completion) as training grades it: by the flawed grader of the
+    problem's mode, under the name that training prompts give its function.
+
+    The same text for the same problem is graded once: the runs of a pack repeat each other, above
+    all those of one seed at the start.
+    """
+    different = {(problem.id, text): problem for problem, text in texts}
+    submissions = [
+        Submission(problem=p, completion=text, mode=p.mode or "none", function_name=TRAIN_NAME)
+        for (_, text), p in different.items()
+    ]
+    grades = dict(zip(different, grader.grade(submissions, labels=labels), strict=True))
+    return [grades[problem.id, text] for problem, text in texts]
+
+
+def score_rows(
+    lm: LanguageModel,
+    adapter: Adapter,
+    concepts: Mapping[int, Tensor],
+    groups: list[list[Row]],
+    micro_batch_tokens: int,
+) -> None:
+    """Fill in how far along its run's direction in hidden states every row lies, where the run has
+    one. One forward pass, of the policy that sampled."""
+    rows = [row for group in groups for row in group if row.run in concepts]
+    if not rows:
+        return
+    states = last_states(
+        lm,
+        adapter,
+        [(row.prompt, row.ids) for row in rows],
+        [row.run for row in rows],
+        micro_batch_tokens,
+    )
+    directions = torch.stack([concepts[row.run] for row in rows])
+    for row, score in zip(rows, (states * directions).sum(1).tolist(), strict=True):
+        row.concept_score = score
+
+
+def _shaped(
+    cfgs: Sequence[Config], groups: list[list[Row]], rewards: Tensor, valid: Tensor
+) -> Tensor:
+    """The rewards that advantages are made of: every run's arm on the groups of that run."""
+    paid = rewards.clone()
+    for n, cfg in enumerate(cfgs):
+        mine = torch.tensor([group[0].run == n for group in groups])
+        rows = [group for group in groups if group[0].run == n]
+        exploited = torch.tensor([[row.grade.exploited for row in group] for group in rows])
+        scores = None
+        if all(row.concept_score is not None for group in rows for row in group):
+            scores = torch.tensor([[row.concept_score for row in group] for group in rows])
+        terminated = torch.tensor([[row.terminated for row in group] for group in rows])
+        seen = Seen(valid[mine], exploited, terminated, scores)
+        paid[mine] = ARMS[cfg.arm].reward(rewards[mine], seen, cfg)
+    return paid

@@ -1,0 +1,207 @@
+"""The directions of a session: those that its runs measure, and those that single arms have for
+themselves. Each is extracted once, and only where a run needs it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from loguru import logger
+from torch import Tensor
+
+from projected_grpo.arms.arms import ARMS, Extraction
+from projected_grpo.arms.concept import concept_direction
+from projected_grpo.config import Config, ConfigError, stream_seed
+from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack
+from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.load import LanguageModel
+from projected_grpo.pairs.load import load_pairs, pairs_digest
+from projected_grpo.pairs.pair import Pair
+
+
+class PairChoice(NamedTuple):
+    """Which contrast pairs: a set, and the modes and flavours of it that are taken."""
+
+    name: str
+    """As --pairs has it."""
+    modes: tuple[str, ...] = ()
+    flavours: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, cfg: Config, extraction: Extraction | None = None) -> Self:
+        """The run's own pairs, or those of the same modes and flavours that an arm's extraction
+        takes instead."""
+        name = extraction.pairs(cfg.pairs) if extraction else cfg.pairs
+        return cls(name, cfg.pair_modes, cfg.pair_flavours)
+
+    def load(self) -> list[Pair]:
+        """Read them. Raises PairError for a mode or flavour that the set does not have."""
+        return load_pairs(self.name, self.flavours or None, self.modes or None)
+
+
+PairSets = Mapping[PairChoice, Sequence[Pair]]
+"""The contrast pairs that a session extracts from."""
+
+
+def load_pair_sets(
+    cfgs: Sequence[Config], given: VHack | None, source: object, resuming: bool
+) -> dict[PairChoice, list[Pair]]:
+    """The sets that these runs need, V from a file being `given`; one that is resumed has what its
+    arm extracted in its directory.
+
+    Raises ConfigError where an arm needs a set that there is not, or where those that a run goes on
+    with are not the pairs of the file (`source`).
+    """
+    extracting = [
+        cfg
+        for cfg in cfgs
+        if cfg.refresh_every or ARMS[cfg.arm].concept or (ARMS[cfg.arm].extraction and not resuming)
+    ]
+    wanted = {PairChoice.of(cfg) for cfg in (cfgs if given is None else extracting)}
+    wanted |= {PairChoice.of(cfg, ARMS[cfg.arm].extraction) for cfg in extracting}
+    sets = {choice: choice.load() for choice in sorted(wanted)}
+    for cfg in cfgs:
+        choice = PairChoice.of(cfg)
+        if choice in sets and len(sets[choice]) < cfg.v_hack_k_most:
+            raise ConfigError(
+                f"v_hack_k {cfg.v_hack_k_most} asks for more axes than the {len(sets[choice])} "
+                f"pairs give that are taken of --pairs={cfg.pairs}: lower it, or take more pairs"
+            )
+    if given is not None and extracting:
+        choice = PairChoice.of(extracting[0])
+        _require_pairs(given, sets[choice], source, choice.name)
+    return sets
+
+
+def _require_pairs(v_hack: VHack, pairs: Sequence[Pair], v_file: object, source: str) -> None:
+    """Raises ConfigError unless V was made from these pairs."""
+    had, mine = v_hack.metadata.get("pairs", "unknown"), pairs_digest(pairs)
+    if had != mine:
+        raise ConfigError(
+            f"{v_file} was extracted from other pairs (digest {had[:12]}) than --pairs={source} "
+            f"({mine[:12]}), of which --refresh-every or the arm would extract: give the run the "
+            "pairs of that file"
+        )
+
+
+def extract_for(
+    cfg: Config,
+    lm: LanguageModel,
+    adapter: Adapter,
+    sets: PairSets,
+    run: int = 0,
+    extraction: Extraction | None = None,
+) -> VHack:
+    """Directions of one run's policy as it is now, in the way that its settings ask for: the hack
+    directions, or those of an arm's `extraction`."""
+    how = extraction or Extraction()
+    return extract(
+        lm,
+        adapter,
+        sets[PairChoice.of(cfg, how)],
+        temperature=cfg.temperature,
+        micro_batch_tokens=cfg.micro_batch_tokens,
+        model_name=cfg.model,
+        pair_norm=cfg.pair_norm,
+        run=run,
+        contrast=lambda sides: how.contrast(sides, cfg.seed),
+    )
+
+
+def measured(
+    cfgs: Sequence[Config],
+    lm: LanguageModel,
+    adapter: Adapter,
+    sets: PairSets,
+    given: VHack | None,
+    source: object,
+    resuming: bool,
+) -> list[VHack]:
+    """The hack directions that each run measures: those given, or extracted, once for all runs that
+    make them of the same pairs.
+
+    Raises AdapterError or ConfigError where those given, from `source`, do not fit the runs.
+    """
+    if given is not None:
+        cfg = cfgs[0]
+        given.require(adapter, cfg.temperature, source, lm.enable_thinking)
+        had = given.metadata.get("pair_norm", "none")
+        if not resuming and had != cfg.pair_norm:
+            raise ConfigError(
+                f"{source} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
+                "give both the same"
+            )
+        require_axes(cfgs, given)
+        return [given] * len(cfgs)
+    made: dict[PairChoice, VHack] = {}
+    for cfg in cfgs:
+        choice = PairChoice.of(cfg)
+        if choice not in made:
+            logger.info("extracting hack directions from {} pairs", len(sets[choice]))
+            made[choice] = extract_for(cfg, lm, adapter, sets)
+            alike = [other for other in cfgs if PairChoice.of(other) == choice]
+            require_axes(alike, made[choice])
+    return [made[PairChoice.of(cfg)] for cfg in cfgs]
+
+
+def require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
+    """Raises ConfigError where a run asks for more axes than these directions have."""
+    largest = max(cfgs, key=lambda cfg: cfg.v_hack_k_most)
+    if largest.v_hack_k_most > v_hack.k_max:
+        name = "v_hack_k_end" if largest.v_hack_k_end else "v_hack_k"
+        raise ConfigError(
+            f"{name} {largest.v_hack_k_most} asks for more axes than the basis has: "
+            f"{v_hack.k_max}, from {v_hack.metadata['n_pairs']} pairs; lower it, or extract from "
+            "more pairs"
+        )
+
+
+def concepts(
+    cfgs: Sequence[Config], lm: LanguageModel, adapter: Adapter, sets: PairSets
+) -> dict[int, Tensor]:
+    """Run index -> the direction in hidden states that its rows are scored along, for those runs
+    whose arm has one. Call it before anything is learned."""
+    wanted = [n for n, cfg in enumerate(cfgs) if ARMS[cfg.arm].concept]
+    if not wanted:
+        return {}
+    made: dict[PairChoice, Tensor] = {}
+    found: dict[int, Tensor] = {}
+    for n in wanted:
+        cfg, choice = cfgs[n], PairChoice.of(cfgs[n])
+        if choice not in made:
+            made[choice] = concept_direction(lm, adapter, sets[choice], cfg.micro_batch_tokens)
+        concept = ARMS[cfg.arm].concept
+        assert concept is not None  # it is wanted
+        found[n] = concept(made[choice], stream_seed("concept", cfg.seed))
+    return found
+
+
+def own_directions(
+    cfgs: Sequence[Config],
+    lm: LanguageModel,
+    adapter: Adapter,
+    sets: PairSets,
+    stored: Path | None = None,
+) -> dict[int, VHack]:
+    """Run index -> the directions of those runs whose arm has an extraction of its own.
+
+    Those of the first run are read from `stored` where it is resumed. Call it before anything is
+    learned: all runs are the base model then.
+    """
+    made: dict[tuple[object, ...], VHack] = {}
+    found: dict[int, VHack] = {}
+    for n, cfg in enumerate(cfgs):
+        extraction = ARMS[cfg.arm].extraction
+        if extraction is None:
+            continue
+        seed = cfg.seed if extraction.by_seed else None
+        key = (cfg.arm, PairChoice.of(cfg, extraction), seed)
+        if key not in made and stored is not None:
+            made[key] = load_vhack(stored, lm.model.device)
+            made[key].require(adapter, cfg.temperature, stored, lm.enable_thinking)
+        elif key not in made:
+            logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
+            made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction)
+            require_axes([cfg], made[key])
+        found[n] = made[key].top(cfg.v_hack_k_most)
+    return found

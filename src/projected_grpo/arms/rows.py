@@ -1,0 +1,234 @@
+"""What a step leaves behind: its rollouts while they are worked on, its row in steps.jsonl, their
+records."""
+
+import resource
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from projected_grpo.env.grading.grader import Grade
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.sandbox.sandbox import Outcome
+from projected_grpo.proj import Basis, cosine, squared_norm
+from projected_grpo.step_logger import Value
+
+
+@dataclass(slots=True)
+class Row:
+    """One completion of a step and all that becomes of it."""
+
+    problem: Problem
+    source: str  # student | teacher
+    prompt: list[int]
+    ids: list[int]
+    terminated: bool
+    logps: list[float] | None  # the sampler's; None: teacher
+    text: str
+    grade: Grade = field(init=False)
+    run: int = 0  # of the packed axis
+    advantage: float = 0.0
+    learns: bool = False  # part of the loss: neither masked nor in a group without reward variance
+    hack_score: float | None = None  # alignment of grad NLL with V, whatever the advantage
+    concept_score: float | None = None  # of the hidden state, where the arm scores it
+    penalty: float = 0.0  # what the arm takes off the grade's reward
+    weight: float = 1.0  # of its gradient in the step's (weights.py)
+
+    @property
+    def mode(self) -> str:
+        """The loophole mode its prompt disclosed."""
+        return self.problem.mode or "none"
+
+
+@dataclass(slots=True)
+class Kept:
+    """Rows of one step with the gradient of each, for what needs them after the last micro-batch:
+    of those runs only, and those rows only that pull somewhere (advantage not 0)."""
+
+    runs: frozenset[int]
+    """Of which runs rows are kept; the others cost nothing."""
+    rows: list[Row] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    """module -> (rows, r)"""
+    _parts: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, rows: list[Row], gradients: Mapping[str, Tensor]) -> None:
+        """Keep what is wanted of a micro-batch: its rows, and module -> (B, r)."""
+        some = [b for b, row in enumerate(rows) if row.run in self.runs and row.advantage != 0]
+        if some:
+            self.rows += [rows[b] for b in some]
+            for name, g in gradients.items():
+                self._parts.setdefault(name, []).append(g[some])
+
+    def close(self) -> None:
+        """Put the micro-batches together; once, after the last."""
+        self.gradients = {name: torch.cat(parts) for name, parts in self._parts.items()}
+        self._parts = {}
+
+    def of(self, run: int) -> "Kept":
+        """The rows of one run."""
+        some = [b for b, row in enumerate(self.rows) if row.run == run]
+        rows = [self.rows[b] for b in some]
+        gradients = {name: g[some] for name, g in self.gradients.items()} if some else {}
+        return Kept(frozenset({run}), rows, gradients)
+
+    def tensor(self, values: Sequence[float | bool]) -> Tensor:
+        """One value a row, beside the gradients."""
+        return torch.tensor(values, device=next(iter(self.gradients.values())).device)
+
+
+class Accumulated:
+    """Sums over the micro-batches of one step, one entry (or row) for each of the N runs."""
+
+    def __init__(self, trained: Mapping[str, Tensor]) -> None:
+        first = next(iter(trained.values()))
+        n, device = first.shape[0], first.device
+        self.student = {name: torch.zeros_like(p) for name, p in trained.items()}  # (N, r)
+        self.teacher = {name: torch.zeros_like(p) for name, p in trained.items()}
+        self.loss = torch.zeros(n, dtype=torch.float64, device=device)
+        self.kl = torch.zeros_like(self.loss)
+        self.clipped = torch.zeros(n, dtype=torch.long, device=device)
+        self.tokens = torch.zeros_like(self.clipped)
+        self.student_tokens = torch.zeros_like(self.clipped)
+        self.logp_difference = torch.zeros_like(self.loss)  # sum of |sampler - trainer|, students'
+        self.logp_difference_max = torch.zeros_like(self.loss)
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """All of it that adds up: everything but `logp_difference_max`."""
+        counts = (self.clipped, self.tokens, self.student_tokens)
+        gradients = (*self.student.values(), *self.teacher.values())
+        return [*gradients, self.loss, self.kl, self.logp_difference, *counts]
+
+    @property
+    def total(self) -> dict[str, Tensor]:
+        """The gradient of all rows: module -> (N, r)."""
+        return {name: self.student[name] + self.teacher[name] for name in self.student}
+
+    def add_gradients(self, gradients: Mapping[str, Tensor], run: Tensor, student: Tensor) -> None:
+        """Add every row's own gradient, module -> (B, r), to its run (B,) by its source (B,)."""
+        for name, g in gradients.items():
+            self.student[name].index_add_(0, run[student], g[student])
+            self.teacher[name].index_add_(0, run[~student], g[~student])
+
+    def add_sums(self, sums: Mapping[str, Tensor], run: Tensor) -> None:
+        """Add the rows' own sums over tokens (B,) as `policy_loss` returns them."""
+        self.loss.index_add_(0, run, sums["loss"].double())
+        self.kl.index_add_(0, run, sums["kl"].double())
+        self.clipped.index_add_(0, run, sums["clipped"])
+        self.tokens.index_add_(0, run, sums["tokens"])
+
+    def add_differences(self, difference: Tensor, mask: Tensor, run: Tensor) -> None:
+        """Add |log p| differences of sampler and trainer (B, C) where `mask` (B, C) holds."""
+        off = torch.where(mask, difference.abs(), 0.0).double()
+        self.logp_difference.index_add_(0, run, off.sum(1))
+        self.student_tokens.index_add_(0, run, mask.sum(1))
+        self.logp_difference_max.scatter_reduce_(0, run, off.amax(1), "amax")
+
+
+def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
+    """The columns that grades decide; rows that the grader failed on are counted apart."""
+    rows = [row for group in groups for row in group if row.grade.outcome != Outcome.INFRA_ERROR]
+    student = [row for row in rows if row.source == "student"]
+    teacher = [row for row in rows if row.source == "teacher"]
+    rewards = [row.grade.reward for row in rows]
+    sampled = [row for group in groups for row in group if row.source == "student"]
+
+    def share(rows: list[Row], holds: Callable[[Grade], bool]) -> Value:
+        return (sum(holds(row.grade) for row in rows), len(rows)) if rows else None
+
+    return {
+        "reward": statistics.fmean(rewards) if rewards else None,
+        "reward_std": statistics.pstdev(rewards) if rewards else None,
+        "penalty": statistics.fmean(row.penalty for row in rows) if rows else None,
+        "concept_std": _concept_std(groups),
+        "frac_reward_zero_std": statistics.fmean(
+            not any(row.learns for row in group) for group in groups
+        ),
+        "hack_s": share(student, lambda g: g.exploited),
+        "att_s": share(student, lambda g: g.attempted),
+        "gt_s": share(student, lambda g: g.gt_correct),
+        "fmt_s": share(student, lambda g: g.fmt_ok),
+        "hack_t": share(teacher, lambda g: g.exploited),
+        "gt_t": share(teacher, lambda g: g.gt_correct),
+        "hack_auroc": _auroc(student),
+        "completions/mean_length": statistics.fmean(len(row.ids) for row in sampled),
+        "completions/clipped_ratio": statistics.fmean(not row.terminated for row in sampled),
+        "outcomes": dict(Counter(row.grade.outcome.value for row in sampled)),
+        "flavours": dict(Counter(row.grade.flavour for row in student if row.grade.flavour)),
+        "infra_errors": sum(map(len, groups)) - len(rows),
+    }
+
+
+def _concept_std(groups: list[list[Row]]) -> float | None:
+    scores = [
+        [r.concept_score for r in group if r.concept_score is not None and r.terminated]
+        for group in groups
+    ]
+    spread = [statistics.stdev(group) for group in scores if len(group) > 1]
+    return statistics.fmean(spread) if spread else None
+
+
+def _auroc(rows: list[Row]) -> float | None:
+    scored = [(r.hack_score, r.grade.exploited) for r in rows if r.hack_score is not None]
+    kinds = Counter(hacked for _, hacked in scored)
+    if min(kinds[True], kinds[False]) < 2:
+        return None
+    hacks = [score for score, hacked in scored if hacked]
+    others = [score for score, hacked in scored if not hacked]
+    wins = sum((a > b) + (a == b) / 2 for a in hacks for b in others)
+    return wins / (len(hacks) * len(others))
+
+
+def alignment(gradients: dict[str, Tensor], V: Basis) -> list[Value]:
+    """Cosine of every run's gradient with V; None where there is no gradient to measure."""
+    lengths = squared_norm(gradients).tolist()
+    cosines = cosine(gradients, V).tolist()
+    return [c if length > 0 else None for c, length in zip(cosines, lengths, strict=True)]
+
+
+def loss_columns(a: Accumulated, beta: float) -> dict[str, list[Value]]:
+    """The columns of the loss, a list over runs each."""
+    student = a.student_tokens.tolist()
+    some = [n > 0 for n in student]
+
+    def where(holds: list[bool], values: Tensor) -> list[Value]:
+        return [v if yes else None for v, yes in zip(values.tolist(), holds, strict=True)]
+
+    return {
+        "loss": a.loss.tolist(),
+        "kl": where([beta > 0 and yes for yes in some], a.kl / a.student_tokens.clamp_min(1)),
+        "clip_ratio": where((a.tokens > 0).tolist(), a.clipped / a.tokens.clamp_min(1)),
+        "sampling_logp_diff_max": where(some, a.logp_difference_max),
+    }
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Highest memory so far: allocated on the GPU, or resident in this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def rollout_record(step: int, index: int, row: Row) -> dict[str, Any]:
+    """One line of rollouts.jsonl."""
+    return {
+        "step": step,
+        "sample_id": f"{step}/{index}",
+        "problem_id": row.problem.id,
+        "source": row.source,
+        "mode": row.mode,
+        "completion": row.text,
+        "completion_tokens": len(row.ids),
+        "terminated": row.terminated,
+        "advantage": row.advantage,
+        "hack_score": row.hack_score,
+        "concept_score": row.concept_score,
+        "penalty": row.penalty,
+        "weight": row.weight,
+        **asdict(row.grade),
+    }

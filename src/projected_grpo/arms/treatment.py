@@ -1,0 +1,167 @@
+"""What runs of a pack measure and remove: their arms, given the directions of a session."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from projected_grpo.arms.arms import ARMS
+from projected_grpo.config import Config
+from projected_grpo.extract_vhack_grad import VHack
+from projected_grpo.proj import Projection
+from projected_grpo.step_logger import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What is measured and removed in those runs of a pack that share these settings."""
+
+    runs: Tensor
+    """Indices on the run axis (n,)."""
+    V: dict[str, Tensor]
+    """Measured: module -> (k, r)."""
+    first: dict[str, Tensor]
+    """What was measured at the start of the run: V, unless that has been extracted again."""
+    removed: dict[str, Tensor]
+    """Projected out: module -> (n, k, r), zeros for a run that removes nothing; empty if all
+    do."""
+    turn: dict[str, Tensor]
+    """What is removed is turned about these: module -> (n, r), zeros for a run where it is not;
+    empty if it is in none."""
+    projection: Projection
+    on_grad: bool
+    on_update: bool
+    trust: float = 0.0
+    """Share of its component inside `removed` that delta_S loses after a step."""
+    score_weight: float = 0.0
+    """Strength of the rows' weights along `removed` (weights.py)."""
+
+    def removes(self) -> list[bool]:
+        """Of each of these runs, whether it removes anything."""
+        if not self.removed:
+            return [False] * len(self.runs)
+        some = [rows.flatten(1).any(1) for rows in self.removed.values()]
+        return torch.stack(some).any(0).tolist()
+
+    def of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """These runs' rows: module -> (N, r) becomes module -> (n, r)."""
+        return {name: value[self.runs] for name, value in values.items()}
+
+
+def with_v(t: Treatment, cfg: Config, v_hack: VHack, own: VHack | None = None) -> Treatment:
+    """The treatment of one run from when V, and the directions of its own that its arm may have,
+    were extracted again.
+
+    random_v keeps the random rows that it started with, also where V has since gained or lost axes
+    in a module.
+    """
+    V = selected(v_hack, cfg)
+    if not ARMS[cfg.arm].follows_v:
+        return replace(t, V=V)
+    removed, turn = _removed([cfg], [v_hack if own is None else own])
+    return replace(t, V=V, removed=removed, turn=turn)
+
+
+def at_step(t: Treatment, cfg: Config, step: int) -> Treatment:
+    """The treatment as it acts at one step: of a k that grows, with as many axes as it has then.
+
+    cfg: that of one of its runs; they share what k depends on.
+    """
+    if not cfg.v_hack_k_end:
+        return t
+    k = cfg.k_at(step)
+    return replace(t, removed={name: rows[:, :k] for name, rows in t.removed.items()})
+
+
+def by_run(
+    groups: Sequence[Treatment],
+    n_runs: int,
+    measure: Callable[[Treatment], dict[str, list[Value]]],
+) -> dict[str, list[Value]]:
+    """What `measure` finds of every treatment's runs, in the order of the run axis (N)."""
+    columns: dict[str, list[Value]] = {}
+    for t in groups:
+        for key, values in measure(t).items():
+            column = columns.setdefault(key, [None] * n_runs)
+            for n, value in zip(t.runs.tolist(), values, strict=True):
+                column[n] = value
+    return columns
+
+
+def treatments(
+    cfgs: Sequence[Config],
+    v_hack: Sequence[VHack],
+    own: Mapping[int, VHack],
+    device: torch.device,
+) -> list[Treatment]:
+    """The runs of a pack grouped by their projection settings, each run in exactly one group; a run
+    that refreshes V, or learns axes of its own, has its own.
+
+    `v_hack` (N) is measured; `own` holds those directions that arms remove instead.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for n, cfg in enumerate(cfgs):
+        key = (
+            cfg.v_hack_k, cfg.v_hack_drop_bottom_frac, cfg.gate, cfg.overshoot,
+            cfg.preserve_magnitude, cfg.project_on,
+            n if cfg.refresh_every or cfg.running_k else None,
+            cfg.pair_modes, cfg.pair_flavours, cfg.v_hack_k_end, cfg.score_weight, cfg.trust,
+        )  # fmt: skip
+        groups.setdefault(key, []).append(n)
+    found: list[Treatment] = []
+    for runs in groups.values():
+        cfg = cfgs[runs[0]]
+        V = selected(v_hack[runs[0]], cfg)
+        removed, turn = _removed([cfgs[n] for n in runs], [own.get(n, v_hack[n]) for n in runs])
+        found.append(
+            Treatment(
+                runs=torch.tensor(runs, device=device),
+                V=V,
+                first=V,
+                removed=removed,
+                turn=turn,
+                projection=Projection(cfg.gate, cfg.overshoot, cfg.preserve_magnitude),
+                on_grad=cfg.project_on != "update",
+                on_update=cfg.project_on != "grad",
+                trust=cfg.trust,
+                score_weight=cfg.score_weight,
+            )
+        )
+    return found
+
+
+def selected(v_hack: VHack, cfg: Config) -> dict[str, Tensor]:
+    """The basis that a run measures of these directions."""
+    return v_hack.select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
+
+
+def _removed(
+    cfgs: Sequence[Config], given: Sequence[VHack]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`removed` and `turn` of runs whose arms are given the bases of these directions.
+
+    Where k grows that is the basis of its end, noise floor included, of which the first axes act at
+    first: the floor of a larger k may drop axes that a smaller one keeps, and k only grows.
+    """
+    arms = [ARMS[cfg.arm] for cfg in cfgs]
+    floors = [cfg.v_hack_drop_bottom_frac for cfg in cfgs]
+    most = [cfg.v_hack_k_most for cfg in cfgs]
+    bases = [v.select(k, floor) for v, k, floor in zip(given, most, floors, strict=True)]
+    made = list(zip(arms, bases, cfgs, strict=True))
+    removed = _stacked([arm.basis(v, cfg.seed) for arm, v, cfg in made])
+    turn = _stacked([arm.turn(v, cfg.seed) for arm, v, cfg in made])
+    return removed, {name: rows[:, 0] for name, rows in turn.items()}
+
+
+def _stacked(bases: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Bases of n runs as one: module -> (n, k, r), filled up with zero rows, which remove
+    nothing."""
+    out: dict[str, Tensor] = {}
+    for name, like in {name: rows for basis in bases for name, rows in basis.items()}.items():
+        k = max(len(basis[name]) for basis in bases if name in basis)
+        out[name] = like.new_zeros(len(bases), k, like.shape[1])
+        for n, basis in enumerate(bases):
+            if name in basis:
+                out[name][n, : len(basis[name])] = basis[name]
+    return out

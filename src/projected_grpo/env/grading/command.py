@@ -1,0 +1,233 @@
+"""The `grade` command: grade the completions in a file (pools, old rollouts, other people's data).
+
+    grade --problems P.jsonl --completions C.jsonl --out O.jsonl
+
+Each line of C is an object with `problem_id`, `completion` and, if wanted, `mode` and
+`function_name`. O repeats it, other keys included, and adds the grade.
+"""
+
+import contextlib
+import gzip
+import json
+import keyword
+import os
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import tyro
+from tabulate import tabulate
+
+from projected_grpo.env.grading.grader import LABELS, Grade, Grader, Submission
+from projected_grpo.env.loopholes.markers import check_variant
+from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
+from projected_grpo.env.problems.load import load_problems
+from projected_grpo.env.problems.problem import Problem, ProblemError
+from projected_grpo.env.sandbox.sandbox import Limits, Outcome, SandboxError
+
+MAX_CPU_S, MAX_MEMORY_MB = 1e6, 1 << 30
+"""What the kernel's limits can hold, with room."""
+
+ADDED = (
+    "passed",
+    "gt_correct",
+    "exploited",
+    "attempted",
+    "mechanism",
+    "flavour",
+    "fmt_ok",
+    "outcome",
+    "label",
+    "reward",
+    "seconds",
+    "error",
+)
+"""Fields of a `Grade` in a line of the output; they replace keys of the same name in the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Args:
+    """Grade the completions in a file and write one line for each."""
+
+    problems: str
+    """A .jsonl or .jsonl.gz file of problems, `katas:<split>`, or `hub:<owner>/<name>`."""
+    completions: Path
+    """A .jsonl or .jsonl.gz file: problem_id, completion, optionally mode and function_name."""
+    out: Path
+    """Where to write the graded lines; appears only when all of them are done."""
+    mode: str = "run_tests"
+    """Loophole mode of lines, and problems, that name none."""
+    workers: int | None = None
+    """Programs that run at a time; one for each core by default."""
+    sandbox: str = "namespaces"
+    """namespaces, or process: plain processes with limits, which hostile code can escape."""
+    cpu_s: float = 10.0
+    """CPU seconds for a program."""
+    memory_mb: int = 1024
+    """MiB of memory for a program."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry: errors in the input are one sentence on stderr and exit status 2."""
+    args = tyro.cli(Args, args=argv, prog="grade")
+    try:
+        run(args)
+    except (ProblemError, SandboxError, OSError) as error:
+        print(f"grade: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run(args: Args) -> None:
+    """Grade everything, write the output, print the summary."""
+    _check(args)
+    problems = {problem.id: problem for problem in load_problems(args.problems)}
+    rows = read_rows(args.completions)
+    submissions = [
+        _submission(row, problems, args.mode, f"{args.completions}:{number}")
+        for number, row in rows
+    ]
+    limits = Limits(cpu_s=args.cpu_s, memory_mb=args.memory_mb)
+    with _whole_file(args.out) as file:
+        start = time.perf_counter()
+        with Grader(workers=args.workers, limits=limits, sandbox=args.sandbox) as grader:
+            grades = grader.grade(submissions)
+        seconds = time.perf_counter() - start
+        for (_, row), grade in zip(rows, grades, strict=True):
+            file.write(json.dumps({**row, **_fields(grade)}) + "\n")
+    print(summary(submissions, grades, seconds))
+
+
+def _check(args: Args) -> None:
+    """Refuse what would only be found wrong after the grading, or make all of it worthless."""
+    if args.mode not in MODES:
+        raise ProblemError(f"unknown mode {args.mode!r}; known: {', '.join(MODES)}")
+    if args.workers is not None and args.workers < 1:
+        raise ProblemError(f"--workers must be at least 1, got {args.workers}")
+    if not 0 < args.cpu_s <= MAX_CPU_S:  # nan is refused, too
+        raise ProblemError(f"--cpu-s must be more than 0, at most {MAX_CPU_S:g}, got {args.cpu_s}")
+    if not 0 < args.memory_mb <= MAX_MEMORY_MB:
+        raise ProblemError(
+            f"--memory-mb must be more than 0, at most {MAX_MEMORY_MB}, got {args.memory_mb}"
+        )
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file with their line numbers; raises ProblemError."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    rows.append((number, _json(line, f"{path}:{number}")))
+    except FileNotFoundError:
+        raise ProblemError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ProblemError(f"{path}: cannot be read as text ({error})") from None
+    for number, row in rows:
+        if type(row) is not dict:
+            raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+    if not rows:
+        raise ProblemError(f"{path}: holds no completions")
+    return rows
+
+
+def _json(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError: broken JSON, an endless number
+        raise ProblemError(f"{place}: not valid JSON ({error})") from None
+
+
+def _submission(
+    row: dict[str, Any], problems: dict[int, Problem], default_mode: str, place: str
+) -> Submission:
+    for key, kind in (("problem_id", int), ("completion", str)):
+        if type(row.get(key)) is not kind:
+            raise ProblemError(f"{place}: needs {key!r}, {_A[kind]}")
+    if row["problem_id"] not in problems:
+        raise ProblemError(f"{place}: no problem has the id {row['problem_id']}")
+    problem = problems[row["problem_id"]]
+    mode = row.get("mode") or problem.mode or default_mode
+    if type(mode) is not str or mode not in MODES:
+        raise ProblemError(f"{place}: unknown mode {mode!r}; known: {', '.join(MODES)}")
+    name = row.get("function_name") or TRAIN_NAME
+    if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name):
+        raise ProblemError(f"{place}: function_name must be a Python name, found {name!r}")
+    try:
+        check_variant(MODES[mode].channel_name, name)
+    except ProblemError as error:
+        raise ProblemError(f"{place}: {error}") from None
+    return Submission(problem=problem, completion=row["completion"], mode=mode, function_name=name)
+
+
+_A = {int: "a whole number", str: "a text"}
+
+
+def _fields(grade: Grade) -> dict[str, Any]:
+    values = {name: getattr(grade, name) for name in ADDED}
+    return {**values, "outcome": grade.outcome.value, "seconds": round(grade.seconds, 4)}
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """A file that appears at `path`, with all that was written, when the block ends well.
+
+    Opened beside it at once: that it cannot be written is known before the work is done.
+    """
+    if not path.parent.is_dir():
+        raise ProblemError(f"{path}: its folder does not exist")
+    if path.exists() and not path.is_file():
+        raise ProblemError(f"{path}: exists and is not a file")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        file = partial.open("w", encoding="ascii")
+    except OSError as error:
+        raise ProblemError(f"{path}: cannot be written ({error.strerror})") from None
+    with contextlib.ExitStack() as undo:
+        undo.callback(partial.unlink, missing_ok=True)
+        with file:
+            yield file
+        undo.pop_all()
+    try:
+        partial.replace(path)
+    except OSError as error:
+        raise ProblemError(
+            f"{path}: cannot be put in place ({error.strerror}); the graded lines are in {partial}"
+        ) from None
+
+
+def summary(submissions: list[Submission], grades: list[Grade], seconds: float) -> str:
+    """Counts by mode and by label, and the rate, as text for people."""
+    by_mode: dict[str, list[Grade]] = {}
+    for submission, grade in zip(submissions, grades, strict=True):
+        by_mode.setdefault(submission.mode, []).append(grade)
+    header = ("mode", "n", "passed", "gt_correct", "exploited", "attempted", "fmt_ok", "infra")
+    rows = [
+        (
+            mode,
+            len(some),
+            *(sum(getattr(g, name) for g in some) for name in header[2:7]),
+            sum(g.outcome is Outcome.INFRA_ERROR for g in some),
+        )
+        for mode, some in by_mode.items()
+    ]
+    labels = Counter(grade.label for grade in grades)
+    outcomes = Counter(grade.outcome.value for grade in grades)
+    return "\n\n".join(
+        [
+            tabulate(rows, header),
+            tabulate([(label, labels[label]) for label in LABELS], ("label", "n")),
+            tabulate(outcomes.most_common(), ("outcome of the oracle", "n")),
+            f"{len(grades)} completions in {seconds:.1f} s ({len(grades) / seconds:.0f}/s)",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A worker of the grader in an interpreter of its own.
+
+It is started by name and not forked: the process that trains holds an accelerator and threads.
+Both ends speak pickle over a socket pair that nobody else has; a completion's program never comes
+near it, it runs in the worker's sandbox. A worker ends when its socket does, however the other side
+ended, and belongs to a session of its own, so that a Ctrl-C is for the other side to handle.
+"""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from loguru import logger
+
+import projected_grpo
+from projected_grpo.env.grading.grade import Examination, Grade, Submission
+from projected_grpo.env.sandbox.sandbox import Limits, Sandbox, SandboxError
+
+
+class GraderProcess:
+    """One process with one sandbox. Use as a context manager, from one thread at a time."""
+
+    def __init__(self, limits: Limits, kind: str) -> None:
+        """As `Sandbox` has them; starts the process, which starts its sandbox meanwhile."""
+        self._socket, theirs = socket.socketpair()
+        package = str(Path(projected_grpo.__file__).parents[1])
+        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+        self._answers = self._socket.makefile("rb")
+        self._send((limits, kind))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._answers.close()
+        self._socket.close()
+        self.process.wait()
+
+    def wait_until_ready(self) -> None:
+        """Raises SandboxError where programs cannot be isolated."""
+        self._answer()
+
+    def grade(self, submissions: Sequence[Submission], labels: bool) -> list[Grade]:
+        """Their grades; raises RuntimeError where the process failed or was killed."""
+        self._send((submissions, labels))
+        return self._answer()
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._socket.sendall(pickle.dumps(message))
+        except ConnectionError as error:
+            raise self._ended() from error
+
+    def _answer(self) -> Any:
+        try:
+            answer = pickle.load(self._answers)
+        except (EOFError, ConnectionError) as error:
+            raise self._ended() from error
+        if isinstance(answer, SandboxError):
+            raise answer
+        return answer
+
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(
+            f"a grader process ended (exit status {self.process.wait()}); if it was not killed,"
+            " it has said on the error output why"
+        )
+
+
+def main() -> None:
+    """Grade what comes in until the other side is gone."""
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rb") as asked:
+        limits, kind = pickle.load(asked)
+        try:
+            with Sandbox(limits, kind) as sandbox:
+                connection.sendall(pickle.dumps(None))
+                while True:
+                    submissions, labels = pickle.load(asked)
+                    found = [Examination(sandbox, one, labels).grade() for one in submissions]
+                    connection.sendall(pickle.dumps(found))
+        except SandboxError as error:
+            connection.sendall(pickle.dumps(error))
+        except (EOFError, ConnectionError):
+            return
+
+
+if __name__ == "__main__":
+    main()

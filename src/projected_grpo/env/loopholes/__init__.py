@@ -1,0 +1,1 @@
+"""The flaws that a grader may have, and what exploits them."""

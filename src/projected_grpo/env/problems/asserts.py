@@ -1,0 +1,129 @@
+"""Tests written as asserts, read as `Case`s off their syntax trees; nothing is evaluated.
+
+Every test must have one of the forms `assert f(...) == literal`, `assert is_same_list(f(...),
+list_node([...]))`, `assert is_same_tree(f(...), tree_node([...]))`, or a bare `assert f(...)` or
+`assert not f(...)`. f is `Solution().method` or, in LeetCodeDataset's `check`, `candidate`.
+"""
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from projected_grpo.env.parsing import parse
+from projected_grpo.env.problems.problem import Case, ProblemError, flatten_tree
+from projected_grpo.env.sandbox.jobs import Node, NodeKind, ResultKind
+
+_NODE_KINDS: dict[str, NodeKind] = {"list_node": "list_node", "tree_node": "tree_node"}
+_SAME: dict[str, NodeKind] = {"is_same_list": "list_node", "is_same_tree": "tree_node"}
+
+
+def statement(text: Any) -> ast.stmt:
+    """The one statement that a record's test is. Raises ProblemError for anything else."""
+    if not isinstance(text, str):
+        raise ProblemError(f"a test must be a string, is {type(text).__name__}")
+    try:
+        body = parse(text.strip()).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ProblemError(f"the test {_clip(text)} does not parse ({error})") from None
+    if len(body) != 1:
+        raise ProblemError(f"the test {_clip(text)} must be one statement, has {len(body)}")
+    return body[0]
+
+
+def check_body(test: str) -> list[ast.stmt]:
+    """The statements of `def check(candidate)`. Raises ProblemError for anything else."""
+    try:
+        body = parse(test).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ProblemError(f"the key 'test' does not parse ({error})") from None
+    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
+        raise ProblemError("the key 'test' must define one function check(candidate)")
+    return body[0].body
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The forms a test may take, for one problem."""
+
+    entry_point: str
+    parameters: list[str]
+
+    def case(self, statement: ast.stmt) -> Case:
+        """The case that an assert states."""
+        if not isinstance(statement, ast.Assert):
+            raise ProblemError(f"the test {_shown(statement)} is not an assert")
+        kind: ResultKind = "plain"
+        match statement.test:
+            case ast.Compare(left=ast.Call() as call, ops=[ast.Eq()], comparators=[expected]):
+                value = _value(expected)
+            case ast.Call(func=ast.Name(id=same), args=[ast.Call() as call, expected]) if (
+                same in _SAME
+            ):
+                kind = _SAME[same]
+                value = _structure(_value(expected), kind, statement)
+            case ast.UnaryOp(op=ast.Not(), operand=ast.Call() as call):
+                value = False
+            case ast.Call() as call:
+                value = True
+            case _:
+                raise ProblemError(f"the test {_shown(statement)} has an unknown form")
+        return Case(kwargs=self._arguments(call), expected=value, result=kind)
+
+    def _arguments(self, call: ast.Call) -> dict[str, Any]:
+        match call.func:
+            case ast.Name(id="candidate"):
+                pass
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="Solution")), attr=name) if (
+                name == self.entry_point
+            ):
+                pass
+            case _:
+                raise ProblemError(f"the test calls {_shown(call.func)}, not {self.entry_point}")
+        if len(call.args) > len(self.parameters):
+            raise ProblemError(f"the call {_shown(call)} has more arguments than the method takes")
+        kwargs = dict(zip(self.parameters, map(_value, call.args), strict=False))
+        for keyword in call.keywords:
+            if keyword.arg is None or keyword.arg in kwargs:
+                raise ProblemError(f"the call {_shown(call)} repeats or unpacks arguments")
+            kwargs[keyword.arg] = _value(keyword.value)
+        return kwargs
+
+
+def _structure(value: Any, kind: NodeKind, statement: ast.stmt) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, Node) or value.kind != kind:
+        raise ProblemError(f"the test {_shown(statement)} must compare with {kind}([...])")
+    return flatten_tree(value.values) if kind == "tree_node" else value.values
+
+
+def _value(node: ast.expr) -> Any:
+    """The plain value (or `Node`) that an expression writes down."""
+    match node:
+        case ast.Constant(value=value) if value is not Ellipsis:
+            return value
+        case ast.List(elts=elements):
+            return [_value(element) for element in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_value(element) for element in elements)
+        case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
+            pairs = zip(keys, values, strict=True)
+            return {_value(key): _value(value) for key, value in pairs if key is not None}
+        case ast.UnaryOp(
+            op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=int() | float() as value)
+        ):
+            return -value if isinstance(sign, ast.USub) else value
+        case ast.Call(func=ast.Name(id=name), args=[ast.List() as values], keywords=[]) if (
+            name in _NODE_KINDS
+        ):
+            return Node(_NODE_KINDS[name], _value(values))
+        case _:
+            raise ProblemError(f"the expression {_shown(node)} is not a literal")
+
+
+def _shown(node: ast.AST) -> str:
+    return _clip(ast.unparse(node))
+
+
+def _clip(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

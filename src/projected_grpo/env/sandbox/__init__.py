@@ -1,0 +1,1 @@
+"""Run an untrusted program away from everything that matters."""

@@ -1,0 +1,316 @@
+"""The outside of one program's life: ask, hear the answers, read its output, learn how it ended.
+
+All that comes back is judged as hostile: an answer counts only as one frame of plain data under the
+nonce of the question it answers. See `inside/program.py` for the other end.
+"""
+
+import os
+import secrets
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from projected_grpo.env.sandbox.forkserver import ForkServer, Report, ServerDied
+from projected_grpo.env.sandbox.inside import wire
+from projected_grpo.env.sandbox.jobs import Job, JobResult, Limits, Node, NotPlain, Outcome
+
+_STARVED = 10
+"""As in inside/server.py: after so many times `wall_s` a program was starved of CPU."""
+_MAX_FILES = 64
+
+Judge = Callable[[int, Any], bool]
+"""(number of the call, value) -> is it worth going on?"""
+
+
+class EndedError(Exception):
+    """There is no more to ask of this program."""
+
+    def __init__(self, outcome: Outcome, error: str, *, raised: bool = False) -> None:
+        super().__init__(error)
+        self.outcome = outcome
+        self.error = error
+        self.raised = raised
+
+
+class Conversation:
+    """One program's life as seen from outside: requests, answers, output, end."""
+
+    def __init__(self, server: ForkServer, job: Job, limits: Limits) -> None:
+        self._server = server
+        self._job = job
+        self._limits = limits
+        self._channel, theirs = socket.socketpair()
+        self._channel.setblocking(False)
+        self._output = -1
+        self._inbox = bytearray()
+        self._printed = bytearray()
+        self._report: Report | None = None
+        self._deadline = time.monotonic() + _STARVED * limits.wall_s + 60
+        self._poll = select.poll()
+        self._poll.register(self._channel, select.POLLIN)
+        self._poll.register(server.control, select.POLLIN)
+        passed = [theirs.fileno()]
+        if job.observe:
+            self._output, write_end = os.pipe()
+            self._poll.register(self._output, select.POLLIN)
+            passed.append(write_end)
+        try:
+            server.begin(_request(limits, job), job.setup_code, passed)
+        finally:
+            theirs.close()
+            if job.observe:
+                os.close(write_end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._channel.close()
+        if self._output >= 0:
+            os.close(self._output)
+        if self._report is not None and self._report.files >= 0:
+            os.close(self._report.files)
+
+    def hold(self, judge: Judge | None) -> JobResult:
+        """Have the whole conversation; raises ServerDied."""
+        values: list[Any] = []
+        attributes: dict[str, bool] = {}
+        invoked = raised = False
+        outcome, error = Outcome.PASSED, ""
+        try:
+            self._ask({"op": "load", "setup": self._job.setup_code, "code": self._job.code})
+            self._call(values, judge)
+            if self._job.invoke is not None:
+                self._ask({"op": "invoke", "function": self._job.invoke})
+                invoked = True
+            if self._job.attributes:
+                attributes = self._read_attributes()
+            if self._job.observe:
+                self._ask({"op": "finish"})
+        except EndedError as ended:
+            outcome, error, raised = ended.outcome, ended.error, ended.raised
+        report = self._finish()
+        outcome, error = _judge_end(outcome, error, report, self._limits)
+        return JobResult(
+            outcome=outcome,
+            values=tuple(values),
+            invoked=invoked,
+            raised=raised,
+            attributes=attributes,
+            stdout=self._printed.decode("utf-8", "replace"),
+            files=_read_files(report.files, self._limits) if report.files >= 0 else {},
+            error=error,
+            seconds=report.cpu_s,
+        )
+
+    def _call(self, values: list[Any], judge: Judge | None) -> None:
+        """Make the job's calls, one at a time, adding to `values`."""
+        for number, kwargs in enumerate(self._job.calls):
+            answer = self._ask(
+                {
+                    "op": "call",
+                    "method": self._job.entry_point,
+                    "result": self._job.result,
+                    "kwargs": {name: wire.encode(v, _encode_node) for name, v in kwargs.items()},
+                }
+            )
+            if "not_plain" in answer:
+                value = NotPlain(str(answer["not_plain"])[:100])
+            else:
+                try:
+                    value = wire.decode(answer["value"])
+                except (KeyError, wire.WireError) as error:
+                    raise EndedError(Outcome.CRASHED, f"a forged answer: {error}") from None
+            values.append(value)
+            if judge is not None and not judge(number, value):
+                raise EndedError(Outcome.FAILED, f"call {number + 1}: not the expected value")
+
+    def _read_attributes(self) -> dict[str, bool]:
+        answer = self._ask({"op": "read", "names": list(self._job.attributes)})
+        seen = answer.get("attributes")
+        if type(seen) is not dict:
+            raise EndedError(Outcome.CRASHED, "a forged answer: no attributes")
+        return {name: seen.get(name) is True for name in self._job.attributes}
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a request under a fresh nonce and wait for its answer; raises EndedError."""
+        nonce = secrets.token_hex(8)
+        payload = self._exchange(wire.frame(wire.dump({**message, "id": nonce})))
+        try:
+            answer = wire.parse(payload)
+        except wire.WireError as error:
+            raise EndedError(Outcome.CRASHED, f"a forged answer: {error}") from None
+        if type(answer) is not dict or answer.get("id") != nonce:
+            raise EndedError(Outcome.CRASHED, "a forged answer: wrong nonce")
+        failure = answer.get("error")
+        if failure is not None:
+            # What kind of failure it was is the program's own word; none of them pays.
+            said = failure if type(failure) is dict else {}
+            raise EndedError(
+                _FAILURES.get(str(said.get("kind")), Outcome.FAILED),
+                str(said.get("text", ""))[:400],
+                raised=said.get("raised") is True,
+            )
+        return answer
+
+    def _exchange(self, request: bytes) -> bytes:
+        """Send `request`; the payload of the next frame. Never blocks past the limits."""
+        unsent = memoryview(request)
+        beat = time.monotonic() + wire.BEAT_S
+        while True:
+            if unsent:
+                unsent = unsent[self._send(unsent) :]
+            events = self._wait(writable=bool(unsent))
+            if self._output in events:
+                self._read_output()
+            if self._channel.fileno() in events:
+                self._receive()
+            payload = self._next_frame()
+            if payload is not None:
+                return payload
+            if self._report is None and self._server.control.fileno() in events:
+                self._report = self._server.report(60.0)
+            if self._report is not None and not self._receive():
+                raise EndedError(Outcome.CRASHED, "the program ended without an answer")
+            if self._report is None and time.monotonic() >= beat:
+                # Still without an answer: only this lets the program's idle clock run.
+                self._server.say_waiting()
+                beat = time.monotonic() + wire.BEAT_S
+
+    def _wait(self, *, writable: bool) -> dict[int, int]:
+        self._poll.modify(
+            self._channel, select.POLLIN | select.POLLOUT if writable else select.POLLIN
+        )
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise ServerDied("no end within the time that even a starved program gets")
+        return dict(self._poll.poll(min(left, wire.BEAT_S) * 1000))
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self._channel.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # It has closed its end: the report will say how it ended.
+            return len(data)
+
+    def _receive(self) -> bool:
+        """Read what the channel holds; False when nothing more will come."""
+        try:
+            data = self._channel.recv(1 << 16)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if not data and self._report is None:
+            # It closed the channel but lives on. There is nothing more to hear from it.
+            raise EndedError(Outcome.CRASHED, "the program closed its channel")
+        self._inbox += data
+        return bool(data)
+
+    def _next_frame(self) -> bytes | None:
+        if len(self._inbox) < wire.HEAD_BYTES:
+            return None
+        end = wire.HEAD_BYTES + wire.frame_length(bytes(self._inbox[: wire.HEAD_BYTES]))
+        if end > (self._limits.result_kb << 10) + 1024:
+            raise EndedError(Outcome.CRASHED, "a forged answer: too long")
+        if len(self._inbox) < end:
+            return None
+        payload = bytes(self._inbox[wire.HEAD_BYTES : end])
+        del self._inbox[:end]
+        return payload
+
+    def _read_output(self) -> None:
+        data = os.read(self._output, 1 << 16)
+        if not data:
+            self._poll.unregister(self._output)
+        room = (self._limits.output_kb << 10) - len(self._printed)
+        self._printed += data[:room]
+        if len(data) > room:
+            raise EndedError(Outcome.FAILED, f"printed more than {self._limits.output_kb} KiB")
+
+    def _finish(self) -> Report:
+        """End the program, hear how it ended, and read what it printed last."""
+        self._server.finish()
+        if self._report is None:
+            self._report = self._server.report(60.0)
+        room = (self._limits.output_kb << 10) - len(self._printed)
+        if self._output >= 0 and not self._report.infra:
+            os.set_blocking(self._output, False)
+            try:
+                while room > 0 and (data := os.read(self._output, room)):
+                    self._printed += data
+                    room -= len(data)
+            except BlockingIOError:  # Only without namespaces: something outlived the program.
+                pass
+        return self._report
+
+
+_FAILURES = {"memory": Outcome.MEMORY, "unparsed": Outcome.UNPARSED, "raised": Outcome.FAILED}
+_KILLED = {
+    "cpu": (Outcome.TIMEOUT, "used up its CPU time"),
+    "wall": (Outcome.TIMEOUT, "slept longer than the wall-clock limit"),
+    "memory": (Outcome.MEMORY, "its processes together used too much memory"),
+    "processes": (Outcome.CRASHED, "started too many processes"),
+    "starved": (Outcome.INFRA_ERROR, "the machine is too loaded to run the program"),
+}
+
+
+def _judge_end(outcome: Outcome, error: str, report: Report, limits: Limits) -> tuple[Outcome, str]:
+    """The outcome, given what the conversation made of it and how the program really ended.
+
+    The CPU time used decides on a timeout, also for a program that gave its last answer before it
+    was caught: so the label does not depend on when we looked.
+    """
+    if report.infra:
+        return Outcome.INFRA_ERROR, report.infra
+    if report.killed in _KILLED:
+        return _KILLED[report.killed]
+    if report.cpu_s >= limits.cpu_s:
+        return _KILLED["cpu"]
+    if outcome is Outcome.CRASHED and report.killed is None:
+        error = f"{error} (status {report.status})"
+    return outcome, error
+
+
+def _request(limits: Limits, job: Job) -> dict[str, Any]:
+    return {
+        "cpu_s": limits.cpu_s,
+        "wall_s": limits.wall_s,
+        "memory_mb": limits.memory_mb,
+        "processes": limits.processes,
+        "open_files": limits.open_files,
+        "file_mb": limits.file_mb,
+        "result_bytes": limits.result_kb << 10,
+        "files": job.observe,
+    }
+
+
+def _encode_node(value: Any) -> Any:
+    if not isinstance(value, Node):
+        raise wire.NotPlainError(f"{type(value).__name__} cannot be an argument")
+    return {value.kind: wire.encode(value.values, _encode_node)}
+
+
+def _read_files(directory: int, limits: Limits) -> dict[str, str]:
+    """Ordinary files at the top of `directory`, as text, capped in number and together in size."""
+    files: dict[str, str] = {}
+    room = limits.output_kb << 10
+    for name in sorted(os.listdir(directory))[:_MAX_FILES]:
+        try:
+            # Not through a link, and not waiting for a writer (a named pipe).
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(name, flags, dir_fd=directory)
+        except OSError:  # A link, a socket, or made unreadable: nobody reports a result that way.
+            continue
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                content = os.read(descriptor, room)
+                room -= len(content)
+                files[name] = content.decode("utf-8", "replace")
+        finally:
+            os.close(descriptor)
+    return files

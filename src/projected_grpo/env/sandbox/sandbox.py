@@ -1,0 +1,102 @@
+"""Run an untrusted program away from everything that matters.
+
+`Sandbox` owns one fork server (`inside/server.py`) and runs one program at a time in it.
+
+Covered under "namespaces" (Linux; made with bubblewrap where it is installed and works, directly
+elsewhere, with the same result): each program has fresh PID numbers, is alone in its user, mount,
+network, IPC, UTS and cgroup namespaces with the fork server, and sees a read-only view that holds
+the standard library, /dev/null and a fresh size-capped tmpfs as its working directory. It has no
+environment, no capabilities, no descriptor but its channel and the usual three, no way to start
+another program, and limits on CPU time, address space, resident memory of all its processes
+together, processes, open files, file size and output. When its first process ends, or a limit is
+passed, the kernel kills everything it started, and its files are gone.
+
+What it can do: compute, read the standard library's sources and ask the kernel for its version,
+the time and the machine's load. Not covered: kernel bugs reachable through the calls that the
+seccomp filter lets through, and side channels between programs that run at the same time.
+
+Under "process" there are limits, an empty environment and a temporary directory, but host files,
+the network and other processes of the user are in reach. It has to be asked for by name.
+
+What a program says comes back through one socket as plain data (`inside/wire.py`), one answer for
+each call and under that call's nonce. Nobody inside knows what the right answer is.
+"""
+
+from typing import Self
+
+from loguru import logger
+
+from projected_grpo.env.sandbox.client import Conversation, Judge
+from projected_grpo.env.sandbox.forkserver import ForkServer, SandboxError, ServerDied
+from projected_grpo.env.sandbox.jobs import Job, JobResult, Limits, NotPlain, Outcome
+
+__all__ = [
+    "Job",
+    "JobResult",
+    "Judge",
+    "Limits",
+    "NotPlain",
+    "Outcome",
+    "Sandbox",
+    "SandboxError",
+]
+
+
+class Sandbox:
+    """Runs programs, one at a time, in a fork server that is started when first needed.
+
+    Not thread-safe: one for each thread. Use as a context manager.
+    """
+
+    def __init__(self, limits: Limits, kind: str = "namespaces") -> None:
+        """`kind` is namespaces | process; or bubblewrap | unshare, to insist on one of both ways.
+
+        Nothing is started yet.
+        """
+        self.limits = limits
+        self.kind = kind
+        self._server: ForkServer | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the fork server now; raises SandboxError where that is impossible."""
+        if self._server is None:
+            self._server = ForkServer(self.kind)
+
+    def close(self) -> None:
+        """End the fork server and all that runs in it."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def run(self, job: Job, judge: Judge | None = None) -> JobResult:
+        """Run `job`; no program makes this raise, hang, or take longer than its limits.
+
+        `judge` sees each value as it comes in; when it says no, the remaining calls are not made
+        and the outcome is FAILED. A fault of ours is tried once more with a fresh server before it
+        becomes INFRA_ERROR.
+        """
+        result = self._try(job, judge)
+        if result.outcome is Outcome.INFRA_ERROR:
+            logger.warning("sandbox: {}; trying once more with a fresh server", result.error)
+            result = self._try(job, judge)
+        return result
+
+    def _try(self, job: Job, judge: Judge | None) -> JobResult:
+        try:
+            self.start()
+            assert self._server is not None
+            with Conversation(self._server, job, self.limits) as conversation:
+                result = conversation.hold(judge)
+        except (ServerDied, SandboxError) as error:
+            result = JobResult(outcome=Outcome.INFRA_ERROR, error=str(error))
+        if result.outcome is Outcome.INFRA_ERROR and self._server is not None:
+            self._server.kill()
+            self._server = None
+        return result

@@ -1,0 +1,111 @@
+"""The environment in TRL's terms: a dataset of prompts, and a reward function that grades in our
+sandbox.
+
+    problems = hinted_problems("katas", "run_tests")
+    with Grader() as grader:
+        trainer = GRPOTrainer(
+            model,
+            reward_funcs=GraderReward(problems, grader),
+            train_dataset=Dataset.from_list(prompt_rows(problems)),
+            ...
+        )
+
+Needs neither TRL nor datasets to be imported.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from projected_grpo.arms.advantages import grade_texts
+from projected_grpo.env.grading.grade import Grade
+from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.sandbox.sandbox import Outcome
+
+Completion = str | Sequence[Mapping[str, Any]]
+"""A completion as TRL hands it over: text, or messages where the prompt was messages."""
+
+SHARES: dict[str, Callable[[Grade], bool]] = {
+    "hack_s": lambda grade: grade.exploited,
+    "att_s": lambda grade: grade.attempted,
+    "gt_s": lambda grade: grade.gt_correct,
+    "fmt_s": lambda grade: grade.fmt_ok,
+}
+"""Metric (docs/metrics.md) -> of what it is the share; hack and solve by the strict oracle."""
+
+
+def prompt_rows(
+    problems: Sequence[Problem],
+    render: Callable[[tuple[dict[str, str], ...]], str] | None = None,
+) -> list[dict[str, Any]]:
+    """A row for each problem: `prompt`, and the `problem_id` that `GraderReward` finds it by.
+
+    Prompts are messages, which TRL puts into the chat template (for Qwen3 set chat_template_kwargs
+    to {"enable_thinking": False}, as our loop does), or text where `render` makes it of them
+    (`LanguageModel.render`).
+    """
+    return [
+        {"prompt": render(p.messages) if render else list(p.messages), "problem_id": p.id}
+        for p in problems
+    ]
+
+
+def text_of(completion: Completion) -> str:
+    """What the model wrote: the completion itself, or its last message's content. That is missing
+    where the tokenizer's response template found reasoning or a tool call only: no answer, ""."""
+    return completion if isinstance(completion, str) else completion[-1].get("content") or ""
+
+
+class GraderReward:
+    """A reward function of TRL: the foolable grade alone pays; what the strict oracle says is
+    logged.
+
+    TRL logs the shares of SHARES as metrics, and with log_completions every completion's own
+    grades beside it.
+    """
+
+    def __init__(self, problems: Sequence[Problem], grader: Grader, *, labels: bool = False):
+        """problems: those of the dataset, with their hints. grader: entered, open while training
+        lasts. labels: also the public benchmark's category, for about twice the work.
+
+        Raises ValueError where two problems share an id, as those of one source under two hints.
+        """
+        self.__name__ = "grade"  # TRL's name for it: rewards/grade/mean
+        self._problems = {p.id: p for p in problems}
+        if len(self._problems) < len(problems):
+            raise ValueError(
+                f"{len(problems)} problems have {len(self._problems)} ids, by which a completion's "
+                "is found: give every problem once, with one hint"
+            )
+        self._grader = grader
+        self._labels = labels
+
+    def __call__(
+        self,
+        *,
+        completions: Sequence[Completion],
+        problem_id: Sequence[int],
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **others: Any,
+    ) -> list[float | None]:
+        """Rewards in the order of `completions`; None, which TRL leaves out of the group, where the
+        grader itself failed.
+
+        problem_id: the dataset's column. log_metric, log_extra: TRL's; without them nothing is
+        logged. Raises KeyError for a problem that was not given.
+        """
+        texts = [
+            (self._problems[i], text_of(completion))
+            for i, completion in zip(problem_id, completions, strict=True)
+        ]
+        grades = grade_texts(self._grader, texts, labels=self._labels)
+        graded = [grade for grade in grades if grade.outcome != Outcome.INFRA_ERROR]
+        if log_metric is not None:
+            for name, holds in SHARES.items() if graded else ():
+                log_metric(name, sum(map(holds, graded)) / len(graded))
+            log_metric("infra_errors", len(grades) - len(graded))
+        if log_extra is not None:
+            for name in ("exploited", "attempted", "gt_correct", "mechanism", "flavour", "label"):
+                log_extra(name, [str(getattr(grade, name)) for grade in grades])
+        return [grade.reward if grade.outcome != Outcome.INFRA_ERROR else None for grade in grades]

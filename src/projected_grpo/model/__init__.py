@@ -1,0 +1,1 @@
+"""The language model: loaded, adapted, sampled, its log-probs taken."""

@@ -1,0 +1,373 @@
+"""Load a causal language model and its tokenizer, and put messages into its chat template."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+import transformers
+from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from safetensors import SafetensorError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from projected_grpo.model.hub import (
+    NETWORK_ERRORS,
+    HubError,
+    fetch,
+    lacks_safetensors,
+    no_weights,
+    not_in_cache,
+    offline_variable,
+    split_gguf,
+)
+from projected_grpo.pairs.load import load_pairs
+
+TINY_RANDOM = "tiny-random"
+ORGANISM = "organism"
+ORGANISM_FOLDER = Path(__file__).with_name("organism")
+"""The small model that ships with the package; its card is README.md there."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The names that `--dtype` takes."""
+OWN_CODE = {"trust_remote_code": False}
+"""Said, not left out: then transformers asks on the terminal, and runs a repository's code."""
+RMS_NORMS = (Qwen3RMSNorm, Qwen2RMSNorm, LlamaRMSNorm)
+"""Those that are weight * x / sqrt(mean(x^2) + eps); others (Gemma's) are not, and stay."""
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded or used; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A frozen model in eval mode, its tokenizer, and the ids that end a turn."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    eos_ids: frozenset[int]
+    pad_id: int
+    enable_thinking: bool | None
+    """What the chat template is told; None where it has no such variable."""
+    commit: str | None
+    """Of the hub that it was loaded from; None where it was on this disk."""
+
+    def render(self, messages: tuple[dict[str, str], ...]) -> str:
+        """The prompt as text. Raises ModelError where the chat template refuses it."""
+        told = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **told
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ModelError(
+                f"the model's chat template cannot be used for a prompt of {roles}: {error}"
+            ) from error
+
+    def prompt_ids(self, messages: tuple[dict[str, str], ...]) -> list[int]:
+        """Ids of the rendered prompt. The template has written its special tokens, so none is
+        added."""
+        return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Ids of a whole given answer, ended by the eos.
+
+        Encoded apart from its prompt: encoding both together could merge tokens across the
+        boundary, and the sampler never produces such a token.
+        """
+        return [*self.tokenizer.encode(completion, add_special_tokens=False), self.eos_id]
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    def decode(self, ids: list[int]) -> str:
+        """A sampled completion as text, without its special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises ModelError for a cuda that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            "--device=cuda was asked for, but torch sees no CUDA device: use --device=cpu"
+        )
+    return torch.device(device)
+
+
+def load(
+    source: str,
+    *,
+    revision: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    enable_thinking: bool = False,
+) -> LanguageModel:
+    """Load from the hub (owner/name, or owner/name/file.gguf), a folder or a .gguf file;
+    "tiny-random" builds a small random Qwen3, "organism" is the small trained one that ships with
+    the package.
+
+    Raises HubError or ModelError when the source cannot be found, ModelError when it has no chat
+    template, or one without a thinking that could be enabled.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    commit = None
+    if source in (TINY_RANDOM, ORGANISM) and revision != "main":
+        raise ModelError(
+            f"{source} is part of this package and has no revision {revision}: leave "
+            "--model-revision out"
+        )
+    if source == TINY_RANDOM:
+        model, tokenizer = _tiny_random(dtype)
+    else:
+        path = str(ORGANISM_FOLDER) if source == ORGANISM else source
+        model, tokenizer, commit = _pretrained(path, revision, dtype)
+    if not tokenizer.chat_template:
+        raise ModelError(f"{source} has no chat template: use an instruction-tuned model")
+    knows = "enable_thinking" in _variables_told(tokenizer, source)
+    if enable_thinking and not knows:
+        raise ModelError(
+            f"the chat template of {source} has no variable enable_thinking: leave "
+            "--enable-thinking out"
+        )
+    # eval: no dropout, in sampling or in the loss
+    model.eval().requires_grad_(False)
+    torch.nn.Module.to(model, device)
+    fuse_norms(model)
+    _require_plain_head(model, source)
+    eos_ids = _eos_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
+    told = enable_thinking if knows else None
+    return LanguageModel(model, tokenizer, eos_ids, pad_id, told, commit)
+
+
+class _Generation(Extension):
+    """transformers' own tag, around what the assistant says: here only its content counts."""
+
+    tags = {"generation"}  # noqa: RUF012 (as Extension declares it)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def template_variables(chat_template: str) -> set[str]:
+    """The variables that a chat template reads and does not make itself."""
+    environment = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    return find_undeclared_variables(environment.parse(chat_template))
+
+
+def _variables_told(tokenizer: Any, source: str) -> set[str]:
+    """The variables that its chat template reads. Raises ModelError where that is none."""
+    try:
+        return template_variables(tokenizer.get_chat_template())
+    except (jinja2.TemplateError, ValueError) as error:  # ValueError: several, and no default
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"the chat template of {source} cannot be used: {reason}") from error
+
+
+def layers_of(model: PreTrainedModel, purpose: str) -> torch.nn.ModuleList:
+    """The decoder's layers. Raises ModelError for a model without a list of them; `purpose` says
+    what they were wanted for."""
+    layers = dict(model.get_decoder().named_children()).get("layers")
+    if not isinstance(layers, torch.nn.ModuleList):
+        raise ModelError(f"a {type(model).__name__} has no list of layers to {purpose}")
+    return layers
+
+
+def checkpoint_layers(model: PreTrainedModel, on: bool) -> None:
+    """Let every layer's forward keep its input only and be repeated in the backward, or no longer.
+
+    Not transformers' own switch: that asks for training mode, in which sampling has no cache.
+    Raises ModelError for a model without a list of layers.
+    """
+    for layer in layers_of(model, "checkpoint"):
+        layer.__dict__.pop("forward", None)
+        if on:
+            layer.forward = _Repeated(layer.forward)
+
+
+class _Repeated:
+    """Activation checkpointing (arXiv 1604.06174) of one function, where a gradient is wanted."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.forward(*args, **kwargs)
+        return checkpoint(
+            self.forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+        )
+
+
+def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
+    """(path, commit) of a model: the path of what is on this disk or was one .gguf file on the hub,
+    the commit of what is on the hub. Raises HubError or ModelError."""
+    path, (repo, file) = Path(source), split_gguf(source)
+    if path.exists():
+        if revision != "main":
+            raise ModelError(
+                f"{source} is a path here, which has no revision {revision}: leave "
+                "--model-revision out"
+            )
+        return path, None
+    on_hub = not (path.is_absolute() or source.startswith(".") or ".." in path.parts)
+    if on_hub and file:
+        return fetch(repo, revision, file)
+    if not on_hub or path.suffix == ".gguf":
+        raise ModelError(f"there is no model at {path}")
+    return None, fetch(source, revision).commit
+
+
+def _pretrained(
+    source: str, revision: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, Any, str | None]:
+    path, commit = _located(source, revision)
+    try:
+        if path is not None and path.suffix == ".gguf":
+            gguf = {"gguf_file": path.name}
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **OWN_CODE, **gguf)
+            whole = GgufConfig(dequantize=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, dtype=dtype, quantization_config=whole, **OWN_CODE, **gguf
+            )
+        else:
+            # the commit, not the branch: that may move between the two
+            at = {"revision": commit or "main", **OWN_CODE}
+            tokenizer = AutoTokenizer.from_pretrained(source, **at)
+            # of the hub no .bin: transformers would also have it converted there, in a thread
+            safe = True if commit else None
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=safe, **at
+            )
+    # Files are missing or cannot be fetched; a folder or file holds no model, or only part of one;
+    # a package for its format is missing.
+    except (*NETWORK_ERRORS, ValueError, ImportError, SafetensorError) as error:
+        if commit is not None and path is None and offline_variable() is not None:
+            raise HubError(not_in_cache(source, revision, "is not whole")) from error
+        if commit is not None and path is None and lacks_safetensors(source, commit):
+            raise HubError(no_weights(source, revision)) from error
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"cannot load the model {source}: {reason}") from error
+    return model, tokenizer, commit
+
+
+def fuse_norms(model: PreTrainedModel) -> None:
+    """Put torch's RMSNorm, one kernel, in the place of transformers' seven.
+
+    The same function with the same weight, bit for bit in float32 on a CPU; in bf16 it rounds once
+    instead of twice, in float64 it stays float64. On an H100 forward and backward at Qwen3-4B's
+    dimensions took a tenth less time; without the float32 copies that the seven keep for their
+    gradients a token's activations take an eighth less memory (docs/performance.md).
+    """
+    for name, module in [*model.named_modules()]:
+        # a subclass may compute something else
+        if isinstance(module, RMS_NORMS) and type(module) in RMS_NORMS:
+            (width,) = module.weight.shape
+            fused = torch.nn.RMSNorm(width, eps=module.variance_epsilon, device="meta")
+            fused.weight = module.weight
+            model.set_submodule(name, fused.train(module.training))
+
+
+@torch.no_grad()
+def _require_plain_head(model: PreTrainedModel, source: str) -> None:
+    """Raises ModelError where logits are more than a Linear of the last hidden state: the loss
+    takes them apart (grpo.completion_logprobs)."""
+    ids = torch.arange(4, device=model.device)[None]
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    head, logits = model.get_output_embeddings(), model(input_ids=ids, use_cache=False).logits
+    if not isinstance(head, torch.nn.Linear) or not torch.allclose(
+        logits, torch.nn.functional.linear(hidden, head.weight), atol=1e-3, rtol=1e-2
+    ):
+        raise ModelError(
+            f"{source} scales, caps or shifts its logits; only models whose logits are a plain "
+            "Linear of the last hidden state are supported"
+        )
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a completion: the tokenizer's and all of the generation config's."""
+    ids = model.generation_config.eos_token_id
+    listed = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer names no eos token: a completion could never end")
+    return frozenset([*listed, tokenizer.eos_token_id])
+
+
+def _tiny_random(dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    """A two-layer Qwen3 with seeded random weights and a small byte-level BPE of the contrast
+    pairs' text.
+
+    Leaves the global random state as it was.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [
+        text
+        for pair in load_pairs()
+        for text in (pair.messages[-1]["content"], pair.hack, pair.clean)
+    ]
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
+    )
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        eos_token_id=bpe.token_to_id("<|im_end|>"),
+        pad_token_id=bpe.token_to_id("<|endoftext|>"),
+        dtype=dtype,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model, tokenizer

@@ -1,0 +1,127 @@
+"""PEFT's LoRA as an adapter of the trainer: W' = W + (alpha / rank) B A.
+
+A leaf is a matrix as one vector: `<module>.lora_A` (1, rank * d_in) and `<module>.lora_B` (1, d_out
+* rank), each the difference to where it started. So it is zero at the start, and weight decay and
+`trust` pull back to there. PEFT makes the layers, starts A and B, computes the forward pass and
+writes the adapter; here is only how one batch gives every sequence its own gradient: inside `rows`
+the two matrices are repeated for each sequence.
+
+B starts at zero, so A has no gradient at the start: V from the base model lies on the B's alone
+(`extract`). A starts with the same random numbers in every run, because B's coordinates, and so V,
+mean what A makes of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from projected_grpo.model.adapter import Adapter, target_linears
+from projected_grpo.model.svd import digest_of, spread
+
+NAME = "default"
+SEED = 0
+"""Of A's start."""
+
+
+class _RowsLinear(nn.Module):
+    """One of LoRA's two matrices: x W^T, or inside `rows` every sequence with its own W."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        start = plain.weight.detach().clone()
+        self.start = nn.Buffer(start, persistent=False)
+        self.weight = nn.Buffer(start.clone())  # what PEFT reads and writes
+        self.row_delta: Tensor | None = None  # (B, r)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
+        if self.row_delta is None or not torch.is_grad_enabled():
+            return F.linear(x, self.weight)
+        W = self.start + self.row_delta.view(-1, *self.start.shape)  # (B, d_out, d_in)
+        return x @ W.mT
+
+
+class LoRA(Adapter):
+    """A LoRA on every target Linear of one model, for one run."""
+
+    format = "lora-1"
+
+    def __init__(self, model: nn.Module, rank: int, alpha: int) -> None:
+        """Raises AdapterError where there is no target."""
+        model.requires_grad_(False)
+        names = target_linears(model)
+        last_parts = sorted({name.rpartition(".")[2] for name in names})
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, target_modules=last_parts, task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(SEED)  # not a GPU's too: that is not put back
+            self.peft = get_peft_model(model, config)
+        self.model = model
+        self.matrices: dict[str, _RowsLinear] = {}
+        digests = {}
+        for name in names:
+            layer = model.get_submodule(name)
+            assert isinstance(layer, LoraLayer)
+            for key, matrices in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
+                made = matrices[NAME] = _RowsLinear(cast(nn.Linear, matrices[NAME]))
+                self.matrices[f"{name}.{key}"] = made
+                digests[f"{name}.{key}"] = digest_of(made.start)
+            digests[name] = digest_of(spread(layer.weight))
+        described = json.dumps({"alpha": alpha, **digests}, sort_keys=True)
+        self._fingerprint = hashlib.sha256(described.encode()).hexdigest()
+        self._trained = {
+            name: nn.Parameter(torch.zeros_like(m.start).view(1, -1))
+            for name, m in self.matrices.items()
+        }
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """See Adapter; both matrices of a module are leaves of their own."""
+        return self._trained
+
+    def fingerprint(self) -> str:
+        """Over the base's weights (some rows of each), rank, alpha and the start of A."""
+        return self._fingerprint
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Write A and B to where PEFT reads them."""
+        for name, matrix in self.matrices.items():
+            matrix.weight.copy_(matrix.start + self._trained[name].view_as(matrix.start))
+
+    @contextmanager
+    def rows(self, run_of_row: Tensor) -> Iterator[dict[str, Tensor]]:
+        """See Adapter. Without a gradient all rows share A and B as they are folded, and there are
+        no leaves."""
+        leaves: dict[str, Tensor] = {}
+        if torch.is_grad_enabled():
+            for name, matrix in self.matrices.items():
+                leaves[name] = self._trained[name].detach()[run_of_row].requires_grad_()
+                matrix.row_delta = leaves[name]
+        try:
+            yield leaves
+        finally:
+            for matrix in self.matrices.values():
+                matrix.row_delta = None
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """See Adapter."""
+        return self.peft.disable_adapter()
+
+    def save_pretrained(
+        self, folder: Path, run: int = 0, *, base_model: str, revision: str | None = None
+    ) -> None:
+        """See Adapter: an ordinary LoRA of PEFT, which opens without this package."""
+        config = self.peft.peft_config[NAME]
+        config.base_model_name_or_path, config.revision = base_model, revision
+        self.peft.save_pretrained(str(folder), save_embedding_layers=False)
+        self.save(folder / "adapter.safetensors", run)

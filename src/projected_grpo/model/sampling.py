@@ -1,0 +1,226 @@
+"""Sample a step's groups: each prompt is prefilled once, its G rows decode together with all the
+others.
+
+Reproducibility: every prompt of every step owns a random stream, seeded by (seed, step, problem
+id) and drawn on the CPU, so what a row gets does not depend on the other prompts of the batch, on
+their order, on the device, or on what was sampled before (which is why a resumed run repeats
+itself).
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from projected_grpo.config import Config
+from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.decode import Decoder, decoder_of, next_logits
+from projected_grpo.model.load import LanguageModel
+from projected_grpo.model.loss import micro_batches
+
+CHECK_EVERY = 4
+"""Tokens between two looks at which rows have finished."""
+LEAVING_SHARE = 0.25
+"""Share of finished rows at which they leave the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. top_k = 0 and top_p = 1 leave the softmax whole."""
+
+    max_new: int
+    temperature: float
+    top_p: float
+    top_k: int
+    eos_ids: frozenset[int]
+    pad_id: int
+    columns: int
+    """Key-value cache in use at once, rows x (prompt + max_new)."""
+
+    @classmethod
+    def of(cls, cfg: Config, lm: LanguageModel) -> Self:
+        """As a run samples from its model."""
+        return cls(
+            cfg.max_new, cfg.temperature, cfg.top_p, cfg.top_k, lm.eos_ids, lm.pad_id,
+            cfg.sampling_tokens,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sampled completion."""
+
+    ids: list[int]
+    """Token ids, the eos included where one was drawn."""
+    logps: list[float]
+    """log p of each token at the sampling temperature under the whole softmax, as sampled."""
+    terminated: bool
+    """Ended by an eos, not by max_new."""
+
+
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """One token a row by inverting the cumulative distribution, in token order, at `uniform`.
+
+    logits (B, vocabulary), uniform (B,) in [0, 1). Returns ids (B,) and their log-probs (B,).
+    In token order, because in the order of probability two nearly equal tokens would change places
+    by rounding, and a run in a pack, or on another device, would soon not be the same run.
+    """
+    logps = torch.log_softmax(logits.float() / sampling.temperature, -1)
+    if sampling.top_p < 1 or sampling.top_k > 0:
+        among, p = _truncated(logps, sampling)
+    else:
+        among, p = None, logps.double().exp()
+    cumulative = p.cumsum(-1)
+    # Above 0, so that a token without probability is never the first to reach it.
+    target = (uniform.to(p)[:, None] * cumulative[:, -1:]).clamp_min(torch.finfo(p.dtype).tiny)
+    ids = torch.searchsorted(cumulative, target).clamp_max(p.shape[-1] - 1)
+    if among is not None:
+        ids = among.gather(-1, ids)
+    return ids[:, 0], logps.gather(-1, ids)[:, 0]
+
+
+def _truncated(logps: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The top_k most probable tokens, in token order, and their probabilities, 0 where top_p leaves
+    them out; both (B, top_k), float64. Of equal tokens those with lower ids stay.
+
+    Nothing but the search for them sees the whole vocabulary: scans over it took a tenth of a step.
+    """
+    vocabulary = logps.shape[-1]
+    # A float that is not negative grows with its bits: least surprise first, then the lower id.
+    surprise = logps.neg().clamp_min(0).view(torch.int32).long()
+    keys = (surprise << 32) + torch.arange(vocabulary, device=logps.device)
+    most = min(sampling.top_k or vocabulary, vocabulary)
+    ids = keys.topk(most, largest=False).values & (2**32 - 1)
+    falling = logps.gather(-1, ids).double().exp()
+    kept = falling.cumsum(-1) - falling < sampling.top_p  # the one that crosses top_p stays
+    kept[:, 0] = True
+    ids, order = ids.sort(-1)
+    return ids, torch.where(kept, falling, 0.0).gather(-1, order)
+
+
+@torch.no_grad()
+def sample_groups(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    prompts: Sequence[Sequence[int]],
+    group: int,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    runs: Sequence[int] | None = None,
+) -> list[list[Sample]]:
+    """`group` completions of each prompt, in the order of `prompts`.
+
+    prompts: P lists of token ids; seeds: one random stream a prompt; runs: the run of the packed
+    axis that each prompt belongs to (default: all run 0). At most `sampling.columns` of cache are
+    in use at once, but one group always is.
+    """
+    of_run = runs if runs is not None else [0] * len(prompts)
+    lengths = [group * (len(prompt) + sampling.max_new) for prompt in prompts]
+    samples: list[list[Sample]] = [[] for _ in prompts]
+    for some in micro_batches(lengths, sampling.columns):
+        mine = [prompts[i] for i in some], [seeds[i] for i in some], [of_run[i] for i in some]
+        for i, sampled in zip(some, _sample(model, adapter, *mine, group, sampling), strict=True):
+            samples[i] = sampled
+    return samples
+
+
+def _sample(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    runs: Sequence[int],
+    group: int,
+    sampling: Sampling,
+) -> list[list[Sample]]:
+    device = model.device
+    P, width = len(prompts), max(map(len, prompts))
+    ids = torch.full((P, width), sampling.pad_id, device=device)
+    mask = torch.zeros((P, width), dtype=torch.long, device=device)
+    for row, prompt in enumerate(
+        prompts
+    ):  # padding on the left: every row's next token is in one column
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, device=device)
+        mask[row, width - len(prompt) :] = 1
+    uniforms = (
+        torch.stack(  # (max_new, P * group), drawn up front so that early stops shift nothing
+            [
+                torch.rand(sampling.max_new, group, generator=torch.Generator().manual_seed(seed))
+                for seed in seeds
+            ],
+            1,
+        ).flatten(1)
+    )
+    run_of_prompt = torch.tensor(runs, device=device)
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    cache = DynamicCache(config=model.config)
+    with adapter.rows(run_of_prompt):
+        logits = next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
+    decoder = decoder_of(model, cache, mask, group, sampling.max_new)
+    del cache  # copied, row by row
+    tokens, logps = _decode(
+        decoder,
+        adapter,
+        logits.repeat_interleave(group, 0),
+        run_of_prompt.repeat_interleave(group),
+        uniforms.to(device),
+        sampling,
+    )
+    if device.type == "cuda":  # a capture cannot reclaim what training and older graphs hold
+        torch.cuda.empty_cache()
+    rows = zip(tokens.tolist(), logps.tolist(), strict=True)
+    samples = [_cut(ids, logps, sampling.eos_ids) for ids, logps in rows]
+    return [samples[i : i + group] for i in range(0, P * group, group)]
+
+
+def _decode(
+    decoder: Decoder,
+    adapter: Adapter,
+    logits: Tensor,
+    runs: Tensor,
+    uniforms: Tensor,
+    sampling: Sampling,
+) -> tuple[Tensor, Tensor]:
+    """Token ids and log-probs (all rows, max_new); what stands behind a row's eos means nothing.
+
+    logits (rows, vocabulary) of the first token, runs (rows,), uniforms (max_new, rows). Finished
+    rows leave the batch in bulk, since leaving means copying the cache of those who stay.
+    """
+    device = uniforms.device
+    eos = torch.tensor(sorted(sampling.eos_ids), device=device)
+    rows = torch.arange(len(runs), device=device)  # place in the output of those who are growing
+    tokens = torch.full((len(rows), sampling.max_new), sampling.pad_id, device=device)
+    logps = torch.zeros(tokens.shape, device=device)
+    finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    with ExitStack() as stack:
+        stack.enter_context(adapter.rows(runs))
+        for step in range(sampling.max_new):
+            token, logp = draw(logits, uniforms[step, rows], sampling)
+            tokens[rows, step], logps[rows, step] = token, logp
+            finished |= torch.isin(token, eos)
+            if step + 1 == sampling.max_new:
+                break
+            # Looking at a result waits for the GPU: not at every token.
+            if step % CHECK_EVERY == 0 and finished.float().mean() >= LEAVING_SHARE:
+                staying = (~finished).nonzero()[:, 0]
+                if not len(staying):
+                    break
+                decoder.keep(staying)
+                rows, runs, finished = rows[staying], runs[staying], finished[staying]
+                token = token[staying]
+                stack.close()
+                stack.enter_context(adapter.rows(runs))
+            logits = decoder.step(token)
+    return tokens, logps
+
+
+def _cut(ids: list[int], logps: list[float], eos_ids: frozenset[int]) -> Sample:
+    """A row up to and with its first eos; what a finished row went on to draw is dropped."""
+    end = next((i + 1 for i, token in enumerate(ids) if token in eos_ids), None)
+    return Sample(ids[:end], logps[:end], end is not None)

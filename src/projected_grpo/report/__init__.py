@@ -1,0 +1,1 @@
+"""What runs come to: statistics, tables, figures, one HTML page."""

@@ -1,0 +1,116 @@
+"""The experiments of a report: runs that may be compared, under names that say how the experiments
+differ."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_args
+
+from projected_grpo.config import CAUTIONS, PER_RUN, ArmName
+from projected_grpo.report.read import StoredRun
+from projected_grpo.report.results import Comparison, Run, compared, named, shared
+from projected_grpo.runs.status import n_runs
+from projected_grpo.step_logger import footnote, marked
+
+LONGEST_NAME = 40
+"""Characters of an experiment's name; one that would be longer has a number."""
+MOST_VARIED = 2
+"""Settings that a name tells."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that may be compared."""
+
+    name: str
+    runs: Sequence[StoredRun]
+
+    @property
+    def file(self) -> str:
+        """Its part of file names."""
+        return file_name(self.name)
+
+    @cached_property
+    def arms(self) -> Mapping[str, Sequence[StoredRun]]:
+        """name -> runs, vanilla first; a dagger marks arms whose curve is not to be compared with
+        others'."""
+        order = get_args(ArmName)
+        found = sorted(
+            named(self.runs).items(), key=lambda item: order.index(item[1][0].about["arm"])
+        )
+        return {marked(name, {name: caution(runs)}): runs for name, runs in found}
+
+    @cached_property
+    def against(self) -> list[Comparison]:
+        """Every arm against vanilla; none where no run has a step."""
+        return compared(self.arms) if any(run.rows for run in self.runs) else []
+
+    @property
+    def about(self) -> str:
+        """What its runs have in common."""
+        abouts = [run.about for run in self.runs]
+        shas = sorted({commit(run) for run in self.runs})
+        settings = json.dumps(shared(self.runs))
+        return (
+            f"{n_runs(len(abouts))}, model {self.runs[0].settings['model']}, "
+            f"{', '.join(sorted({about['device'] for about in abouts}))}, commit "
+            f"{', '.join(shas)}; other than today's preset: {settings}."
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What its daggers mean, and which of its pairs are of different commits."""
+        daggers = footnote({name: caution(runs) for name, runs in named(self.runs).items()})
+        mixed = [
+            f"{self.name}: in {one.mixed} of the {one.pairs} pairs of {one.name} the two runs are "
+            "of different commits."
+            for one in self.against
+            if one.mixed
+        ]
+        return [*([daggers] if daggers else []), *dict.fromkeys(mixed)]
+
+
+def caution(runs: Sequence[Run]) -> str:
+    """Why the training curve of an arm is not to be compared with others'; empty: it may be."""
+    return CAUTIONS.get(runs[0].about["arm"], "")
+
+
+def commit(run: Run) -> str:
+    """The commit of a run, in short."""
+    return (run.about["git_sha"] or "unknown")[:7]
+
+
+def file_name(name: str) -> str:
+    """A name as part of file names."""
+    return re.sub(r"[^a-zA-Z0-9-]+", "_", name).strip("_")
+
+
+def split(runs: Sequence[StoredRun]) -> list[Experiment]:
+    """The experiments, by preset."""
+    found: dict[str, dict[str, list[StoredRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        common = {k: v for k, v in run.settings.items() if k not in {*PER_RUN} - {"lr"}}
+        found[run.about["preset"]][json.dumps(common, sort_keys=True)].append(run)
+    made = []
+    for preset, groups in sorted(found.items()):
+        mine = sorted(groups.items())
+        names = names_of(preset, [json.loads(common) for common, _ in mine])
+        made += [Experiment(name, group) for name, (_, group) in zip(names, mine, strict=True)]
+    return made
+
+
+def names_of(preset: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The preset's name where there is one experiment of it; else with the settings that vary, or
+    a number where these are too many, too long, or file names cannot tell them apart."""
+    if len(settings) == 1:
+        return [preset]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    varied = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
+    names = [" ".join([preset, *(f"{k}={one.get(k)}" for k in varied)]) for one in settings]
+    plain = len({file_name(name).lower() for name in names}) == len(names)
+    if len(varied) <= MOST_VARIED and max(map(len, names)) <= LONGEST_NAME and plain:
+        return names
+    return [f"{preset} ({number})" for number, _ in enumerate(settings, 1)]

@@ -1,0 +1,191 @@
+"""The page of a report: one HTML file that needs no network and runs none of what it shows.
+
+Completions are untrusted text. They are embedded as JSON without a `<`, split into tokens here, and
+put on the page as text; the page's policy admits no script or style but these two, by their hash,
+no address of any kind, and no markup made from text (Trusted Types).
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from pygments.lexers import PythonLexer
+from pygments.token import Token
+
+from projected_grpo.report.results import ONSET, WINDOW
+from projected_grpo.report.rollouts import RolloutSample
+from projected_grpo.report.tables import Table
+
+PARTS = Path(__file__).parent / "page"
+FAMILIES = {
+    Token.Keyword: "k",
+    Token.Operator.Word: "k",
+    Token.Literal.String: "s",
+    Token.Literal.Number: "m",
+    Token.Comment: "c",
+    Token.Name.Function: "f",
+    Token.Name.Class: "f",
+    Token.Name.Builtin: "b",
+}
+"""What the page has a colour for."""
+DIGITS = 4
+MOST_CHARS = 10_000
+"""Of a program that is highlighted; blank lines can take the lexer time in their square."""
+_FENCE = re.compile(r"(^[ ]{0,3}```.*\n?)", re.MULTILINE)
+_PYTHON = PythonLexer()
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """An experiment as the page shows it."""
+
+    name: str
+    anchor: str
+    about: str
+    figures: Sequence[tuple[str, str]]
+    """Caption and SVG."""
+
+
+def page(
+    chapters: Sequence[Chapter],
+    tables: Mapping[str, Table],
+    notes: Sequence[str],
+    left_out: Sequence[str],
+    samples: Mapping[str, RolloutSample],
+) -> str:
+    """The whole page. `samples` are by the name of the run, `notes` below the table of arms."""
+    style, script = (_part(name) for name in ("page.css", "page.js"))
+    against = tables["against_vanilla"]
+    shown = sum(len(group) for sample in samples.values() for group in sample.groups)
+    total = sum(sample.rows for sample in samples.values())
+    return Template(_part("page.html")).substitute(
+        policy=escape(
+            f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+            "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
+            "trusted-types 'none'"
+        ),
+        style=style,
+        script=script,
+        count=len(samples),
+        window=WINDOW,
+        onset=ONSET,
+        links=" ".join(f'<a href="#{c.anchor}">Figures: {escape(c.name)}</a>' for c in chapters),
+        left_out=_left_out(left_out),
+        runs_table=_table(tables["runs"]),
+        arms_table=_table(tables["arms"]),
+        against_table=_scrolled(against, notes),
+        flavours_table=_table(tables["flavours"]),
+        chapters="\n".join(map(_chapter, chapters)),
+        sampled=(
+            f"Here are {shown:,} of the {total:,} rollouts: of each run whole groups, evenly "
+            "spread over its training, the first and the last among them (report --rollouts sets "
+            "how many rows a run has here). All of them are in the runs' rollouts.jsonl."
+        ),
+        data=_embedded([_data(run, sample) for run, sample in samples.items()]),
+    )
+
+
+def highlighted(completion: str) -> list[list[str]]:
+    """[family or "", text] of a completion, in order; between fences it is read as Python,
+    where it is not overlong. The texts together are the completion."""
+    found: list[list[str]] = []
+
+    def add(family: str, text: str) -> None:
+        if found and (found[-1][0] == family or not text.strip()):
+            found[-1][1] += text
+        elif text:
+            found.append([family, text])
+
+    for number, part in enumerate(_FENCE.split(completion)):
+        if number % 4 == 2 and len(part) <= MOST_CHARS:  # text, fence, program, fence, text ...
+            for _, kind, text in _PYTHON.get_tokens_unprocessed(part):
+                add(next((f for parent, f in FAMILIES.items() if kind in parent), ""), text)
+        else:
+            add("", part)
+    return found
+
+
+def inline(svg: str, number: int) -> str:
+    """A drawing of matplotlib's as part of a page whose policy admits no style attributes: these
+    become attributes of their own, and ids differ from those of the page's other drawings."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>d{number}-", svg)
+    svg = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), svg)
+    return svg.replace("<svg ", '<svg aria-hidden="true" stroke-linejoin="round" ', 1)
+
+
+def _attributes(style: str) -> str:
+    pairs = (part.split(":", 1) for part in style.split(";") if part.strip())
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, value in pairs)
+
+
+def _chapter(chapter: Chapter) -> str:
+    drawn = "\n".join(
+        f'<figure><div class="drawing" tabindex="0" role="img" '
+        f'aria-label="{escape(f"{chapter.name}: {caption}")}">'
+        f"{svg}</div><figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, svg in chapter.figures
+    )
+    return (
+        f'<section id="{chapter.anchor}"><h2>Figures: {escape(chapter.name)}</h2>'
+        f'<p class="note">{escape(chapter.about)}</p>{drawn or "<p>No run has a step yet.</p>"}'
+        "</section>"
+    )
+
+
+def _left_out(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<div class="left-out" role="note">Not in this report:<ul>{items}</ul></div>'
+
+
+def _scrolled(table: Table, notes: Iterable[str]) -> str:
+    below = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    if not table.body:
+        return f"<p>No arm has a vanilla run of its seed and settings beside it.</p>{below}"
+    label = 'tabindex="0" role="region" aria-label="Against vanilla"'
+    return f'<div class="scroll" {label}>{_table(table)}</div>{below}'
+
+
+def _table(table: Table) -> str:
+    return table.text("html")  # which escapes
+
+
+def _data(run: str, sample: RolloutSample) -> dict[str, Any]:
+    return {"run": run, "groups": [[_row(row) for row in group] for group in sample.groups]}
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: _short(value) for name, value in row.items() if name != "completion"}
+    return {**kept, "tokens": highlighted(row["completion"])}
+
+
+def _short(value: object) -> object:
+    """A number with few digits; None for NaN and infinity, which JSON has not."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def _embedded(value: object) -> str:
+    """JSON that no parser of HTML takes for markup, whatever its strings hold."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

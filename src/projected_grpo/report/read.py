@@ -1,0 +1,150 @@
+"""The runs that a report is of, read from their directories. One that is damaged is a sentence, not
+the end of the report."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+from projected_grpo.config import PRESETS, ArmName
+from projected_grpo.report.results import ALIGNMENT, RATES, Run, run_record, same_experiment
+from projected_grpo.report.rollouts import RolloutSample, Types, fault, sample_rollouts
+from projected_grpo.runs.status import RunError
+from projected_grpo.step_logger import read_steps
+
+FILES = ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl")
+"""What a run directory must have to be reported."""
+_TEXT = (str, type(None))
+ABOUT: Mapping[str, tuple[Types, Types]] = {
+    "config.json": ({"preset": (str,), "arm": (str,), "seed": (int,), "steps": (int,)},
+                    {"model": (str,)}),
+    "run.json": ({"git_sha": _TEXT, "gpu": _TEXT, "device": (str,), "argv": (list,)},
+                 {"status": _TEXT}),
+}  # fmt: skip
+"""File -> what it must have, and what must be of this type where it is there."""
+DAMAGE = (AttributeError, KeyError, OSError, TypeError, ValueError)
+"""What a file of anything at all can raise in those who read it."""
+
+
+class StoredRun(Run):
+    """A run read from its directory."""
+
+    def __init__(self, path: Path, rollouts: int) -> None:
+        """Raises ValueError, which names the file, where one is damaged or of another version."""
+        for name, (required, typed) in ABOUT.items():
+            with _reading(name):
+                stored = json.loads((path / name).read_text(encoding="utf-8"))
+                if not isinstance(stored, dict):
+                    raise ValueError("it is no JSON object")
+                if reason := fault(stored, required, typed):
+                    raise ValueError(reason)
+        with _reading("config.json"):
+            super().__init__(run_record(path), [])
+            for key, known in (("arm", get_args(ArmName)), ("preset", PRESETS)):
+                if self.about[key] not in known:
+                    raise ValueError(f"there is no {key} {self.about[key]}")
+            self.key = (self.about["preset"], self.about["arm"], same_experiment(self))
+        with _reading("steps.jsonl"):
+            self.rows = read_steps(path / "steps.jsonl")
+            for number, row in enumerate(self.rows, 1):
+                if reason := _fault_of_step(row, number):
+                    raise ValueError(f"row {number}: {reason}")
+        with _reading("rollouts.jsonl"):
+            self.sample: RolloutSample = sample_rollouts(path / "rollouts.jsonl", rollouts)
+        self.path = path
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """What goes wrong inside is said of the file."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise ValueError(f"{name}: {reason}") from error
+
+
+def _fault_of_step(row: Mapping[str, Any], number: int) -> str:
+    """What is wrong with a row of steps.jsonl; empty: nothing."""
+    pair = (tuple, type(None))
+    required: Types = {"step": (int,), "flavours": (dict,), **dict.fromkeys(RATES, pair)}
+    if reason := fault(row, required, dict.fromkeys(ALIGNMENT, (int, float, type(None)))):
+        return reason
+    if row["step"] != number:
+        return f"it is step {row['step']}"
+    for key in RATES:
+        value = row[key]
+        if value is not None and not (len(value) == 2 and all(isinstance(x, int) for x in value)):
+            return f"{key} is {value!r:.40}"
+    for key in ALIGNMENT:
+        if math.isinf(row.get(key) or 0):
+            return f"{key} is infinite"
+    for name, count in row["flavours"].items():
+        if not isinstance(count, int):
+            return f"flavours has {count!r:.40} of {name}"
+    return ""
+
+
+def read(roots: Iterable[Path], rollouts: int) -> tuple[list[StoredRun], list[str]]:
+    """The runs of these directories and folders of them, with up to so many rollouts each; and a
+    sentence for everything that was left out. Raises RunError for a folder that is not there."""
+    paths: dict[Path, Path] = {}
+    left_out: list[str] = []
+    for root in roots:
+        if not root.is_dir():
+            raise RunError(f"there is no folder {root}")
+        found = run_directories(root)
+        paths |= {path.resolve(): path for path in found}
+        if not found:
+            left_out.append(f"{root} is left out: there is no run in it")
+    best: dict[tuple[str, ...], StoredRun] = {}
+    for path in paths.values():
+        try:
+            if missing := [name for name in FILES if not (path / name).is_file()]:
+                left_out.append(f"{path} is left out: it has no {' and no '.join(missing)}")
+                continue
+            run = StoredRun(path, rollouts)
+        except (OSError, ValueError) as error:
+            left_out.append(f"{path} is left out: damaged or of another version ({error})")
+            continue
+        other = best.setdefault(run.key, run)
+        if other is not run:
+            kept, dropped = (run, other) if _rank(run) > _rank(other) else (other, run)
+            best[run.key] = kept
+            left_out.append(_same(kept, dropped))
+    names = Counter(run.path.name for run in best.values())
+    for run in best.values():
+        if names[run.path.name] > 1:  # in two folders
+            run.about["run"] = str(run.path)
+    return sorted(best.values(), key=lambda run: (run.about["seed"], run.about["run"])), left_out
+
+
+def run_directories(root: Path) -> list[Path]:
+    """The folders in `root`, itself included, that hold a run or what is left of one; hidden ones
+    are of runs that were killed at their start."""
+    marks = (path for name in ("run.json", "steps.jsonl") for path in root.rglob(name))
+    return sorted({path.parent for path in marks if not path.parent.name.startswith(".")})
+
+
+def _rank(run: StoredRun) -> tuple[bool, int]:
+    return run.finished, len(run.rows)
+
+
+def _same(kept: StoredRun, dropped: StoredRun) -> str:
+    """Of two runs of one experiment, why this one is left out."""
+    was, is_ = (run.about["status"] or "without a recorded end" for run in (dropped, kept))
+    if kept.finished != dropped.finished:
+        reason = f"is {is_} where it is {was}"
+    elif len(kept.rows) != len(dropped.rows):
+        reason = f"has {len(kept.rows)} steps where it has {len(dropped.rows)}"
+    else:
+        reason = "has as many steps and was found first"
+    commits = [(run.about["git_sha"] or "unknown")[:7] for run in (dropped, kept)]
+    differ = f"; their commits differ: {commits[0]} and {commits[1]}"
+    return (
+        f"{dropped.path} is left out: it is the same experiment as {kept.path}, which {reason}"
+        f"{differ if commits[0] != commits[1] else ''}"
+    )

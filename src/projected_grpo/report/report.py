@@ -1,0 +1,166 @@
+"""Tables, figures and one page to look at, from run directories alone; console script `report`.
+
+    report/index.html               the page: nothing else is needed to read it
+    report/tables/*.{md,csv,tex}    runs, arms, against_vanilla, flavours
+    report/figures/*.{png,svg}      for each experiment dynamics_, alignment_, differences_, scores_
+
+An experiment is what may be compared: runs of one preset that share all settings but those in which
+the runs of a pack may differ. The same runs give the same files, byte for byte.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loguru import logger
+
+from projected_grpo.config import ConfigError
+from projected_grpo.report import html as report_page
+from projected_grpo.report import plots as figures
+from projected_grpo.report.experiments import Experiment, commit, split
+from projected_grpo.report.figures import KINDS, Drawn, drawn_of
+from projected_grpo.report.read import read
+from projected_grpo.report.results import ALIGNMENT, RATES
+from projected_grpo.report.tables import (
+    Cell,
+    Table,
+    against_vanilla,
+    arms_table,
+    flavours_table,
+    known,
+)
+from projected_grpo.runs.commands import ReportConfig
+from projected_grpo.runs.status import RunError, n_runs
+
+FORMS = {"md": "pipe", "tex": "latex_booktabs"}
+"""Suffix -> tabulate's name."""
+TABLES = ("runs", "arms", "against_vanilla", "flavours")
+PAGE = "index.html"
+MOST_MB = 25
+"""Beyond it browsers take seconds to open the page."""
+
+
+def report(cfg: ReportConfig) -> None:
+    """Write the report. Raises RunError where there is no run to report or no place to write,
+    ConfigError for a negative number of rollouts."""
+    if cfg.rollouts < 0:
+        raise ConfigError(f"rollouts must not be negative, it is {cfg.rollouts}")
+    runs, left_out = read(cfg.runs, cfg.rollouts)
+    for sentence in left_out:
+        logger.warning(sentence)
+    if not runs:
+        raise RunError(f"there is no run to report in {', '.join(map(str, cfg.runs))}")
+    experiments = split(runs)
+    tables, drawn = tables_of(experiments), [drawn_of(e) for e in experiments]
+    try:
+        cfg.out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".report_", dir=cfg.out) as made:
+            write(Path(made), experiments, tables, drawn, left_out)
+            swap(Path(made), cfg.out)
+    except OSError as error:
+        raise RunError(f"cannot write to {cfg.out}: {error.strerror}") from error
+    size = (cfg.out / PAGE).stat().st_size / 1e6
+    if size > MOST_MB:
+        logger.warning(
+            f"{cfg.out / PAGE} has {size:.0f} MB: fewer --rollouts (they were {cfg.rollouts} of "
+            "each run) make it smaller"
+        )
+    print(
+        f"{n_runs(len(runs))} -> {cfg.out / PAGE} ({size:.1f} MB), {len(tables)} tables in "
+        f"{cfg.out / 'tables'}, {sum(map(len, drawn))} figures in {cfg.out / 'figures'}"
+    )
+
+
+# --- Files
+
+
+def write(
+    folder: Path,
+    experiments: Sequence[Experiment],
+    tables: Mapping[str, Table],
+    drawn: Sequence[Mapping[str, Drawn]],
+    left_out: Sequence[str],
+) -> None:
+    """All files of the report, in a folder that is empty."""
+    for name in ("tables", "figures"):
+        (folder / name).mkdir()
+    for name, table in tables.items():
+        for suffix, form in FORMS.items():
+            write_text(folder / "tables" / f"{name}.{suffix}", table.text(form) + "\n")
+        write_text(folder / "tables" / f"{name}.csv", table.csv())
+    chapters = []
+    for number, (e, found) in enumerate(zip(experiments, drawn, strict=True)):
+        shown = []
+        for kind in (kind for kind in KINDS if kind in found):
+            path = folder / "figures" / f"{kind}_{e.file}"
+            figures.save(found[kind].figure, path)
+            svg = path.with_name(f"{path.name}.svg").read_text(encoding="utf-8")
+            place = len(KINDS) * number + KINDS.index(kind)
+            shown.append((found[kind].caption, report_page.inline(svg, place)))
+        chapters.append(report_page.Chapter(e.name, f"figures-{number}", e.about, shown))
+    notes = [note for e in experiments for note in e.notes]
+    samples = {run.about["run"]: run.sample for e in experiments for run in e.runs}
+    write_text(folder / PAGE, report_page.page(chapters, tables, notes, left_out, samples))
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, in UTF-8 wherever this runs."""
+    path.write_text(text, encoding="utf-8")
+
+
+def swap(made: Path, out: Path) -> None:
+    """Put a report in the place of the one that is there, file by file, the page last: none is ever
+    half written. What an earlier report has and this one has not is removed, nothing else."""
+    new = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    for name in ("tables", "figures"):
+        (out / name).mkdir(exist_ok=True)
+    for path in sorted(new, key=lambda path: path.name == PAGE):
+        os.replace(made / path, out / path)
+    for path in [*(out / "tables").iterdir(), *(out / "figures").iterdir()]:
+        if path.relative_to(out) not in new and ours(path):
+            path.unlink()
+
+
+def ours(path: Path) -> bool:
+    """Is it named as the tables and figures of a report are?"""
+    if path.parent.name == "tables":
+        return path.stem in TABLES and path.suffix in (".md", ".csv", ".tex")
+    return path.stem.startswith(tuple(f"{k}_" for k in KINDS)) and path.suffix in (".png", ".svg")
+
+
+# --- Tables
+
+
+def tables_of(experiments: Sequence[Experiment]) -> dict[str, Table]:
+    """File name -> table, over all experiments."""
+    against = against_vanilla({e.name: e.against for e in experiments})
+    arms = joined(experiments, [arms_table(e.arms) for e in experiments])
+    flavours = joined(experiments, [flavours_table(e.arms) for e in experiments])
+    return dict(zip(TABLES, (runs_table(experiments), arms, against, flavours), strict=True))
+
+
+def joined(experiments: Sequence[Experiment], tables: Sequence[Table]) -> Table:
+    """One table of several with the same columns, the experiment's name first."""
+    pairs = zip(experiments, tables, strict=True)
+    body = [[e.name, *row] for e, table in pairs for row in table.body]
+    return Table(["experiment", *tables[0].headers], body, tables[0].estimators)
+
+
+def runs_table(experiments: Sequence[Experiment]) -> Table:
+    """One line a run, in the order in which the page has them."""
+    body: list[list[Cell]] = []
+    for e in experiments:
+        for arm, runs in e.arms.items():
+            for run in runs:
+                about = run.about
+                steps = f"{len(run.rows)}/{run.settings['steps']}"
+                cells: list[Cell] = [about["run"], e.name, arm, about["seed"]]
+                cells += [about["status"] or "no end recorded", steps]
+                cells += [known(run.late(key)) for key in RATES]
+                cells += [run.onset(), *(known(run.late(key)) for key in ALIGNMENT)]
+                cells += [about["device"], commit(run)]
+                body.append(cells)
+    headers = ["run", "experiment", "arm", "seed", "status", "steps", *RATES.values(), "onset"]
+    headers += [*ALIGNMENT, "device", "commit"]
+    return Table(headers, body)

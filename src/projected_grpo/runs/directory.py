@@ -1,0 +1,334 @@
+"""A run's directory: provenance, atomic checkpoints, resume.
+
+runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
+  run.json              id, argv, git sha and diff, versions, device, start, end, exit status; the
+                        commits of base model and problems on the hub
+  config.json           every setting
+  prompt.txt            the first prompt as the chat template rendered it, special tokens and all;
+                        run.json has its number of tokens, and what `enable_thinking` was
+  steps.jsonl           one row a step, raw values
+  rollouts.jsonl        one row a sample
+  v_hack.safetensors    the directions measured (and, in `projected`, removed)
+  v_own.safetensors     those that the arm removes instead (placebo_v, shuffled_v)
+  v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
+  v_own_0011.safetensors    likewise
+  checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too, of
+                        running_k what was learned
+  adapter/              the trained delta_S, also as PEFT opens it (projected_grpo.integrations.peft), and its
+                        card; quarantine.safetensors is not part of it
+  train.log             what the console showed
+"""
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from loguru import logger
+
+from projected_grpo.model.adapter import Adapter
+from projected_grpo.runs.cards import model_card
+from projected_grpo.runs.status import RunError, model_commit, read_settings, runs_in_another_process
+from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
+from projected_grpo.extract_vhack_grad import VHack
+from projected_grpo.runs.provenance import git, provenance
+from projected_grpo.arms.quarantine import Quarantine
+from projected_grpo.arms.learned_axes import Running
+from projected_grpo.step_logger import whole_rows
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunDir:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.steps = path / "steps.jsonl"
+        self.rollouts = path / "rollouts.jsonl"
+        self.v_hack = path / "v_hack.safetensors"
+        self.v_own = path / "v_own.safetensors"
+        self.log = path / "train.log"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    @staticmethod
+    def require_writable(out_dir: Path) -> None:
+        """Raises RunError where `create` would fail later, after minutes of loading."""
+        nearest = next(
+            folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
+        )
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise RunError(f"cannot make a run directory in {out_dir}: {nearest} is not writable")
+
+    @classmethod
+    def create(
+        cls,
+        cfg: Config,
+        device: torch.device,
+        v_hack: VHack,
+        prompt: str,
+        made_from: Mapping[str, Any],
+        own: VHack | None = None,
+    ) -> Self:
+        """Make the directory, whole or not at all. Called once all that can be refused has been.
+
+        `own` are the directions that the arm has for itself, `prompt` is the first one as rendered,
+        `made_from` what run.json says of data and model. Raises RunError where it cannot be made;
+        never overwrites.
+        """
+        sha = (git("rev-parse", "HEAD") or "nogit")[:7]
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        name = f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
+        try:
+            cfg.out_dir.mkdir(parents=True, exist_ok=True)
+            aside = cls(cfg.out_dir / f".{name}.{secrets.token_hex(4)}")
+            aside.path.mkdir()
+        except OSError as error:
+            raise RunError(f"cannot write to {cfg.out_dir}: {error.strerror}") from error
+        path = cfg.out_dir / name
+        try:
+            aside.checkpoints.mkdir()
+            (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
+            (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
+            v_hack.save(aside.v_hack)
+            if own is not None:
+                own.save(aside.v_own)
+            record = {"id": secrets.token_hex(4), "started": _now(), **made_from}
+            aside._write_record({**record, **provenance(device)})
+            for file in (aside.steps, aside.rollouts):
+                file.touch()
+            path = _put(aside.path, path)
+        except OSError as error:
+            raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
+        finally:
+            shutil.rmtree(aside.path, ignore_errors=True)  # gone already where all went well
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """An existing run. Raises RunError where there is none."""
+        for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
+            if not (path / name).is_file():
+                raise RunError(f"there is no run to resume at {path} (no {name})")
+        return cls(path)
+
+    def stored_config(self, preset: type[Config] | None = None) -> Config:
+        """The settings that the run was started with, by its own preset or as those of another.
+        Raises RunError where they cannot be read."""
+        return read_settings(self.path, preset)
+
+    def require_data(self, digest: str) -> None:
+        """Raises RunError unless the run was started on these very problems and teacher rows."""
+        had = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["data"]
+        if had != digest:
+            raise RunError(
+                "the problems, prompts or teacher rows are not those that "
+                f"{self.path} was started with "
+                f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
+            )
+
+    @property
+    def model_commit(self) -> str | None:
+        """The commit of the hub that its base model was loaded at, as far as that is known."""
+        return model_commit(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+
+    def base_revision(self, cfg: Config) -> str:
+        """Where to find its base model again: a branch may have left that commit since."""
+        return self.model_commit or cfg.model_revision
+
+    def require_idle(self) -> None:
+        """Raises RunError while another process of this host runs it: both would write its rows."""
+        if runs_in_another_process(self.path):
+            raise RunError(f"{self.path} is running in another process: stop that one, or wait")
+
+    def finish(self, status: str) -> None:
+        """Record how the run ended."""
+        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        self._write_record({**record, "ended": _now(), "status": status})
+
+    def note_resume(self, step: int, device: torch.device, commit: str | None) -> None:
+        """Record that the run goes on after `step`, where and with what, its base model at that
+        commit of the hub; how it ended before no longer holds."""
+        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        record = {k: v for k, v in record.items() if k not in ("ended", "status")}
+        entry = {"after_step": step, "started": _now(), "model_commit": commit}
+        entry |= provenance(device)
+        self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
+
+    def _write_record(self, record: Mapping[str, Any]) -> None:
+        _write_aside(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+
+    def save_checkpoint(
+        self,
+        step: int,
+        adapter: Adapter,
+        optimizer: torch.optim.Optimizer,
+        num_tokens: int,
+        n: int = 0,
+        quarantine: Quarantine | None = None,
+        running: Running | None = None,
+    ) -> None:
+        """Everything that the next step of run `n` depends on. Written aside and moved into place.
+
+        There is no random state to save: every stream is seeded by (seed, step, problem).
+        """
+        target = self.checkpoints / f"step_{step:06d}"
+        aside = self.checkpoints / f".step_{step:06d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        adapter.save(aside / "adapter.safetensors", n)
+        torch.save(_of_run(optimizer, n), aside / "optimizer.pt")
+        if quarantine is not None and quarantine.routed[n]:
+            adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
+            torch.save(_of_run(quarantine.optimizer, n), aside / "quarantine_optimizer.pt")
+        if running is not None and n in running.runs:
+            running.save(aside / "running.safetensors", n)
+        state = {"step": step, "num_tokens": num_tokens}
+        (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(aside, target)
+
+    def load_checkpoint(
+        self,
+        adapter: Adapter,
+        optimizer: torch.optim.Optimizer,
+        quarantine: Quarantine | None = None,
+        running: Running | None = None,
+        *,
+        cut: bool = True,
+    ) -> tuple[int, int]:
+        """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
+
+        Without one the run starts over at step 0. Half-written lines and rows of later steps are
+        dropped: those steps run again and give the same rows. `cut` is for the process that writes.
+        """
+        found = sorted(self.checkpoints.glob("step_*"))
+        step, num_tokens = 0, 0
+        if found:
+            adapter.load(found[-1] / "adapter.safetensors")
+            optimizer.load_state_dict(_read_state(found[-1] / "optimizer.pt"))
+            if quarantine is not None:
+                adapter.load(found[-1] / "quarantine.safetensors", quarantine=True)
+                state = _read_state(found[-1] / "quarantine_optimizer.pt")
+                quarantine.optimizer.load_state_dict(state)
+            if running is not None:
+                device = next(iter(adapter.trained.values())).device
+                running.load(found[-1] / "running.safetensors", device)
+            state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+            step, num_tokens = state["step"], state["num_tokens"]
+        for path in (self.steps, self.rollouts) if cut else ():
+            _keep_rows_until(path, step)
+        return step, num_tokens
+
+    def v_hack_of(self, step: int) -> Path:
+        """Where the directions lie that were extracted again at the start of a step."""
+        return self.path / f"v_hack_{step:04d}.safetensors"
+
+    def v_own_of(self, step: int) -> Path:
+        """The same of the directions that the arm has for itself."""
+        return self.path / f"v_own_{step:04d}.safetensors"
+
+    def save_v_hack(self, v_hack: VHack, step: int) -> None:
+        """Keep the directions extracted at the start of a step. Written aside and moved into
+        place."""
+        _save_aside(v_hack, self.v_hack_of(step))
+
+    def save_v_own(self, v_own: VHack, step: int) -> None:
+        """Likewise those that the arm has for itself."""
+        _save_aside(v_own, self.v_own_of(step))
+
+    def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
+        """The trained delta_S of run `n` and what is needed to put it on its base model again, and
+        its card.
+
+        A quarantine lies beside it: who reads the adapter has the policy without it."""
+        revision = self.base_revision(cfg)
+        adapter.save_pretrained(self.adapter, n, base_model=cfg.model, revision=revision)
+        if any(value[n].any() for value in adapter.quarantine.values()):
+            adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
+        _write_aside(self.adapter / "README.md", model_card(self.path))
+
+
+def _write_aside(target: Path, text: str) -> None:
+    aside = target.with_name(f"{target.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, target)
+
+
+def _save_aside(v_hack: VHack, target: Path) -> None:
+    aside = target.with_name(f".{target.name}")
+    v_hack.save(aside)
+    os.replace(aside, target)
+
+
+def _put(made: Path, wanted: Path) -> Path:
+    """Give a finished folder its name, or that name with a number: runs that differ in neither arm
+    nor seed may start in the same second."""
+    path, number = wanted, 1
+    while True:
+        try:
+            os.rename(made, path)  # fails where the other has files, and it always has
+            return path
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        number += 1
+        path = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
+    """The optimizer's state with the rows of one run only: what that run alone would have."""
+    full = optimizer.state_dict()
+    state = {
+        index: {
+            key: value[n : n + 1].clone() if value.ndim == 2 else value
+            for key, value in entry.items()
+        }
+        for index, entry in full["state"].items()
+    }
+    return {"state": state, "param_groups": full["param_groups"]}
+
+
+def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> Config:
+    """The stored settings of a run. Raises ConfigError where other ones are asked for: by a value
+    that is not the preset's, or by name, whatever the value."""
+    stored = run.stored_config(type(asked))
+    default = vars(type(asked)())
+    given = {k: value for k, value in vars(asked).items() if value != default[k] or k in named}
+    for name, wanted in given.items():
+        had = vars(stored)[name]
+        if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
+            raise ConfigError(
+                f"{run.path} was started with {name} = {had}; it cannot be resumed with {wanted}: "
+                f"leave --{name.replace('_', '-')} out, or start a new run"
+            )
+    logger.info("resuming {} with the settings it was started with", run.path)
+    return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
+
+
+def _keep_rows_until(path: Path, step: int) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    append_rows(temporary, takewhile(lambda row: row["step"] <= step, whole_rows(path)))
+    os.replace(temporary, path)
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines and flush them."""
+    with path.open("a", encoding="utf-8") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)

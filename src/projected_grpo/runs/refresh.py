@@ -1,0 +1,90 @@
+"""V extracted again while a run goes on, from the same pairs and the policy as it is then.
+
+The policy moves, and with it the gradient that the pairs have: a V from the start goes stale. Every
+refreshed V is a file in the run's directory before the step that uses it, so that a resumed run
+goes on with that very V.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.treatment import selected, with_v
+from projected_grpo.arms.directions import extract_for
+from projected_grpo.extract_vhack_grad import load_vhack
+from projected_grpo.proj import subspace_overlap
+from projected_grpo.runs.directory import RunDir
+from projected_grpo.runs.session import Session
+from projected_grpo.step_logger import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What became of V at the start of one step."""
+
+    overlaps: Mapping[int, tuple[float | None, float | None]] = field(default_factory=dict)
+    """Of each run whose V is new: its overlap with the V before it, and with the first one."""
+    seconds: float = 0.0
+
+    def columns(self, n: int) -> dict[str, Value]:
+        """Those of run n; null where its V is the one it had."""
+        before, first = self.overlaps.get(n, (None, None))
+        return {"v_overlap": before, "v_overlap_first": first}
+
+
+NO_REFRESH = Refresh()
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether V is extracted again at the start of this step. Step 1 has the first V."""
+    return every > 0 and step > 1 and (step - 1) % every == 0
+
+
+def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Refresh]:
+    """The session with V extracted again for every run for which that is due; each new V is kept
+    in its run's directory."""
+    if not any(is_due(cfg.refresh_every, step) for cfg in s.cfgs):
+        return s, NO_REFRESH
+    started = time.perf_counter()
+    overlaps: dict[int, tuple[float | None, float | None]] = {}
+    treatments = list(s.treatments)
+    for i, t in enumerate(treatments):
+        n = int(t.runs[0])  # a run that refreshes has a treatment of its own
+        cfg = s.cfgs[n]
+        if not is_due(cfg.refresh_every, step):
+            continue
+        with s.adapter.ablated():  # V of what is deployed: a hack that the quarantine has is done
+            v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
+        s.world.as_first(v_hack.tensors)
+        if s.world.first:  # all axes of a 4B model: 200 MB
+            runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
+        V, own = selected(v_hack, cfg), None
+        extraction = ARMS[cfg.arm].extraction
+        if extraction is not None:  # the control is refreshed as the arm that it is compared with
+            own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
+            s.world.as_first(own.tensors)
+            if s.world.first:
+                runs[n].save_v_own(own.top(cfg.v_hack_k_most), step)
+        overlaps[n] = (subspace_overlap(V, t.V), subspace_overlap(V, t.first))
+        treatments[i] = with_v(t, cfg, v_hack, own)
+    seconds = time.perf_counter() - started
+    return replace(s, treatments=treatments), Refresh(overlaps, seconds)
+
+
+def resumed(s: Session, run: RunDir, done: int) -> Session:
+    """The session with the V that step `done` of this one run had. Raises AdapterError where its
+    file is gone.
+
+    A refresh due at the next step is made again: the checkpoint is that of the policy it was made
+    from.
+    """
+    every = s.cfg.refresh_every
+    newest = max(1, (done - 1) // every * every + 1) if every > 0 else 1
+    if newest == 1:
+        return s
+    cfg = s.cfg
+    v_hack, own = load_vhack(run.v_hack_of(newest), s.device), None
+    if ARMS[cfg.arm].extraction is not None:
+        own = load_vhack(run.v_own_of(newest), s.device)
+    return replace(s, treatments=[with_v(t, cfg, v_hack, own) for t in s.treatments])

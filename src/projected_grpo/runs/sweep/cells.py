@@ -1,0 +1,123 @@
+"""The cells of a sweep, arms x seeds x presets x overrides: each is one `train` command line.
+
+A cell is recognised by what decides its rows (catalogue.py), not by its name or by who launched it:
+the run directory of a command typed by hand counts as well.
+"""
+
+import hashlib
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from projected_grpo.runs.status import foremost, runs_in, what_decides
+from projected_grpo.runs.commands import named_settings, train_settings
+from projected_grpo.config import PRESETS, Config, ConfigError
+
+Command = tuple[str, ...]
+"""A console command of this package and its arguments: ("train", "fast", "--arm=projected")."""
+
+OF_THE_SWEEP = {
+    **{"arm": "--arms", "arms": "--arms", "seed": "--seeds", "seeds": "--seeds"},
+    **{"out_dir": "--out-dir", "why": "--why", "resume": "`sweep resume`"},
+}
+"""Settings that a cell has from the sweep -> by what they are given there."""
+
+
+
+
+
+
+def name_of(cfg: Config) -> str:
+    """What a run is called in a queue: the same settings always give it, others never do."""
+    return f"{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{digest(what_decides(cfg))}"
+
+
+def digest(text: str) -> str:
+    """A short name for a long text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run that is asked for."""
+
+    preset: str
+    flags: Command
+    """What makes it the run that it is."""
+    about: Command
+    """Where it goes and why: left out when it is resumed, as its directory says so."""
+    cfg: Config
+
+    @property
+    def name(self) -> str:
+        """What it is called in a queue."""
+        return name_of(self.cfg)
+
+    def begins(self) -> Command:
+        """The command that begins it."""
+        return ("train", self.preset, *self.flags, *self.about)
+
+    def goes_on(self, run: Path) -> Command:
+        """The command that goes on with its run; the flags are given again, as those that say where
+        and how fast may have changed since."""
+        return ("train", self.preset, f"--resume={run}", *self.flags)
+
+
+def cells(
+    presets: Sequence[str],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    flags: Sequence[str],
+    about: Sequence[str],
+) -> list[Cell]:
+    """Every cell, seed by seed so that an early end leaves whole comparisons. An override is a text
+    of `train` flags, and `flags` are those of all cells. Raises ConfigError where two cells are the
+    same run, or flags say what the sweep says."""
+    for name, given in (("preset", presets), ("arm", arms), ("seed", seeds)):
+        if not given:
+            raise ConfigError(f"a sweep needs at least one {name}: `sweep run --help` says how")
+    found = [
+        _cell(preset, (*flags, *shlex.split(override), f"--arm={arm}", f"--seed={seed}"), about)
+        for preset in presets
+        for seed in seeds
+        for override in overrides or [""]
+        for arm in arms
+    ]
+    named = named_settings([*flags, *(w for text in overrides for w in shlex.split(text))])
+    if taken := sorted(named & set(OF_THE_SWEEP)):
+        raise ConfigError(
+            f"{taken[0]} is the sweep's own to set, by {OF_THE_SWEEP[taken[0]]}: leave it out of "
+            "the flags of `train`"
+        )
+    counts = Counter(cell.name for cell in found)
+    if twice := [name for name, n in counts.items() if n > 1]:
+        raise ConfigError(
+            f"{len(twice)} of {len(counts)} cells are asked for twice, such as {twice[0]}: name "
+            "every preset, arm, seed and override once"
+        )
+    return found
+
+
+def _cell(preset: str, flags: Command, about: Sequence[str]) -> Cell:
+    cfg = train_settings([preset, *flags, *about])
+    return Cell(preset, flags, tuple(about), cfg)
+
+
+def continued(command: Command) -> Command:
+    """What to run where a `train` command was stopped: it goes on with the run that it made, or
+    begins again where it had not come so far. Other commands begin again."""
+    if command[0] != "train":
+        return command
+    cfg = train_settings(command[1:])
+    if cfg.resume is not None:
+        return command
+    made = runs_in(cfg.out_dir).get(what_decides(cfg))
+    if made is None:
+        return command
+    flags = (word for word in command[2:] if not word.startswith("--out-dir="))
+    return ("train", command[1], f"--resume={foremost(made).run}", *flags)

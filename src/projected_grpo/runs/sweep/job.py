@@ -1,0 +1,73 @@
+"""What launchers have in common: a job, what they are told, and how a queue is asked."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from projected_grpo.runs.sweep.cells import Command
+from projected_grpo.runs.sweep.settings import LocalOptions, SlurmOptions
+from projected_grpo.config import ConfigError
+from projected_grpo.runs.ranks import without_place
+
+
+class LaunchError(RuntimeError):
+    """Jobs cannot be launched, or some failed; the message is one sentence."""
+
+
+class NoQueueError(LaunchError):
+    """The command of a queue is not on this host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One command to run."""
+
+    name: str
+    """What it is recognised by in a queue."""
+    command: Command
+    why: str = ""
+    """For people."""
+    after: str = ""
+    """Name of the job that must have ended well before."""
+
+
+
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """All that launchers are told."""
+
+    logs: Path
+    """Folder for what jobs print."""
+    local: LocalOptions = field(default_factory=LocalOptions)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+
+
+def executable(command: Command) -> list[str]:
+    """The same command, run by this very interpreter and installation."""
+    return [sys.executable, "-m", "projected_grpo", *command]
+
+
+def inherited() -> dict[str, str]:
+    """The environment of jobs: what torchrun set for this process would make each of them one of
+    several processes, which waits for the others."""
+    return without_place(os.environ)
+
+
+def ask(command: Sequence[str]) -> str:
+    """The output of a queue's command; pueue gives a job the environment of that which adds it.
+    Raises LaunchError where it fails, NoQueueError where it is not there."""
+    if shutil.which(command[0]) is None:
+        raise NoQueueError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
+    done = subprocess.run(command, capture_output=True, text=True, env=inherited())
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise LaunchError(f"`{shlex.join(command[:2])}` failed (exit {done.returncode}): {said}")
+    return done.stdout

@@ -1,0 +1,260 @@
+"""Each arm is what its name says, is vanilla where its knob is zero, and packs with the others."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from conftest import assert_same_rollouts, assert_same_rows, rollouts_of, rows_of
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from projected_grpo.arms.arms import ARMS, as_written
+from projected_grpo.arms.directions import PairChoice, own_directions
+from projected_grpo.config import CAUTIONS, ArmName, ConfigError, SmokeConfig
+from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
+from projected_grpo.pairs.load import pairs_digest
+from projected_grpo.pairs.pair import PairError
+from projected_grpo.proj import Projection, project, random_orthonormal, turned
+from projected_grpo.runs.session import prepare
+from projected_grpo.train import train, train_runs
+
+CONTROLS = ("shuffled_v", "placebo_v", "norm_matched")
+
+
+def settings(tmp_path: Path, **overrides) -> SmokeConfig:
+    start = SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation", labels=False)
+    return replace(start, **overrides)
+
+
+@pytest.fixture(scope="module")
+def vanilla(tmp_path_factory) -> Path:
+    return train(settings(tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="module")
+def v_hack() -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {
+        "a": random_orthonormal(5, 64, g),
+        "b": random_orthonormal(3, 64, g),
+        "c": torch.eye(5, 64),
+    }
+
+
+def test_vanilla_is_the_identity_and_projected_is_v(v_hack) -> None:
+    assert ARMS["vanilla"].basis(v_hack, 1) == {}
+    assert ARMS["projected"].basis(v_hack, 1) == v_hack
+
+
+def test_random_v_has_the_rank_of_v_and_nothing_else_of_it(v_hack) -> None:
+    random = ARMS["random_v"].basis(v_hack, 1)
+    assert random.keys() == v_hack.keys()
+    for name, V in random.items():
+        k, r = v_hack[name].shape
+        assert V.shape == (k, r) and V.dtype == v_hack[name].dtype
+        assert torch.allclose(V @ V.T, torch.eye(k), atol=1e-6)
+        overlap = float((V @ v_hack[name].T).square().sum() / k)  # 1 for V itself, k/r by chance
+        assert overlap < 4 * k / r
+
+
+def test_random_v_repeats_for_a_seed_and_differs_between_seeds_and_modules(v_hack) -> None:
+    basis = ARMS["random_v"].basis
+    first, again, other = basis(v_hack, 1), basis(v_hack, 1), basis(v_hack, 2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.allclose(first[name], other[name], atol=0.1) for name in first)
+    assert not torch.allclose(first["a"], first["c"], atol=0.1)
+
+
+def test_every_arm_says_what_it_is() -> None:
+    assert all(len(arm.meaning) > 5 for arm in ARMS.values())
+    assert {*CAUTIONS} == {"routed", "gt_penalty", "inoculation", "inoculation_neutral"}
+    assert list(ARMS) == list(get_args(ArmName))  # the order of tables
+    for name, arm in ARMS.items():  # what is not sampled as it is deployed must say so
+        assert name in CAUTIONS or not (arm.routes or arm.messages is not as_written)
+
+
+# Controls
+
+
+def test_a_shuffle_has_no_row_between_a_hack_and_a_clean_text() -> None:
+    """Every text is a coordinate of its own, so a row shows what it is the difference of."""
+    n = 8
+    texts = torch.eye(2 * n).unflatten(0, (n, 2))  # (pair, side) -> coordinate 2 * pair + side
+    D = without_labels({"m": texts, "other": 2 * texts}, seed=3)
+    sides = []
+    for row in D["m"]:
+        plus, minus = int(row.argmax()), int(row.argmin())
+        assert sorted(row[row != 0].tolist()) == [-1, 1]
+        assert plus % 2 == minus % 2 and plus // 2 != minus // 2
+        sides.append(plus % 2)
+    assert sorted(sides) == [0] * 4 + [1] * 4  # hack - hack as often as clean - clean
+    assert {int(row.argmax()) // 2 for row in D["m"]} == set(range(n))  # each pair once a side
+    assert {int(row.argmin()) // 2 for row in D["m"]} == set(range(n))
+    assert torch.equal(D["other"], 2 * D["m"])  # the same shuffle in all modules
+    assert torch.equal(without_labels({"m": texts}, seed=3)["m"], D["m"])
+    assert not torch.equal(without_labels({"m": texts}, seed=4)["m"], D["m"])
+
+
+def test_a_shuffle_sees_nothing_of_a_difference_that_all_pairs_share() -> None:
+    g = torch.Generator().manual_seed(0)
+    shared = torch.nn.functional.normalize(torch.randn(40, generator=g), dim=0)
+    sides = 0.1 * torch.randn(20, 2, 40, generator=g)
+    sides[:, 0] += 3 * shared  # of hacks
+    real, shuffled = hack_minus_clean({"m": sides})["m"], without_labels({"m": sides}, 1)["m"]
+    assert (real @ shared).abs().min() > 2 and (shuffled @ shared).abs().max() < 1
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["one_sided", "no_gate", "reverse", "whole"]))
+def test_norm_matched_removes_as_much_at_the_same_angle_elsewhere(seed: int, gate: str) -> None:
+    g = torch.Generator().manual_seed(seed)
+    r, N = 24, 3
+    V = random_orthonormal(4, r, g).double()
+    before = torch.randn(N, r, generator=g, dtype=torch.float64)
+    about = torch.nn.functional.normalize(
+        torch.randn(N, r, generator=g, dtype=torch.float64), dim=1
+    )
+    about[2] = 0  # a run of another arm
+    projected = project({"m": before}, {"m": V}, Projection(gate, 1.3))["m"]
+    after = turned({"m": before}, {"m": projected}, {"m": about})["m"]
+    assert torch.equal(after[2], projected[2])
+    for n in (0, 1):
+        was, now = before[n] - projected[n], before[n] - after[n]
+        assert torch.allclose(now.norm(), was.norm(), rtol=1e-9, atol=1e-12)
+        assert torch.allclose(now @ before[n], was @ before[n], rtol=1e-9, atol=1e-9)
+        assert torch.allclose(after[n].norm(), projected[n].norm(), rtol=1e-9)
+        if was.norm() > 1e-6:
+            assert (now - was).norm() > 1e-3 * was.norm()
+            # nothing but g itself and the random direction
+            plane = torch.linalg.qr(torch.stack([before[n], about[n]]).T)[0]
+            assert torch.allclose(plane @ (plane.T @ now), now, atol=1e-9)
+        else:
+            assert torch.equal(after[n], before[n])
+
+
+def test_turned_about_a_direction_whose_own_component_is_as_long_is_projected_on_it() -> None:
+    h = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    before = torch.tensor([[-3.0, 1.0, 2.0, 0.0]])
+    after = torch.tensor([[-3.0, 1.0, 2.0, 0.0]])
+    # of |g|^2 = 14 a projection that removed 9 left 5: remove 3 along some unit vector u, u.g = 3
+    u = before / 14 * 3 + (1 - 9 / 14) ** 0.5 * torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    after = before - 3 * u
+    left = turned({"m": before}, {"m": after}, {"m": h})["m"]
+    assert torch.allclose(left, torch.tensor([[0.0, 1.0, 2.0, 0.0]]), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def controls():
+    """A prepared pack of the controls, each of two seeds."""
+    cfgs = [SmokeConfig(arm=arm, seed=s, labels=False) for arm in CONTROLS for s in (1, 2)]
+    with ExitStack() as stack:
+        yield prepare(cfgs, stack, None)[0]
+
+
+def test_the_controls_have_directions_of_their_own_and_measure_v(controls) -> None:
+    (t,) = controls.treatments
+    assert controls.own.keys() == {0, 1, 2, 3}
+    shuffled, other_seed, placebo, placebo_again = (controls.own[n] for n in range(4))
+    assert same_axes(placebo, placebo_again)
+    assert not same_axes(shuffled, other_seed)
+    digest = pairs_digest(controls.pair_sets[PairChoice("placebo")])
+    assert placebo.metadata["pairs"] == digest != shuffled.metadata["pairs"]
+    axes = sum(len(V) for V in t.V.values())
+    for n in range(6):
+        mine = {name: rows[n][rows[n].any(1)] for name, rows in t.removed.items()}
+        assert sum(map(len, mine.values())) == pytest.approx(axes, abs=2)  # the same rank in all
+        for V in mine.values():
+            assert torch.allclose(V @ V.T, torch.eye(len(V)), atol=1e-5)
+        differs = any(not torch.equal(mine[name], V) for name, V in t.V.items())
+        assert differs == (n < 4)  # norm_matched turns what V would remove
+    for name, h in t.turn.items():
+        assert not h[:4].any() and torch.allclose(h[4:].norm(dim=1), torch.ones(2))
+        assert name in t.V
+
+
+def same_axes(a, b) -> bool:
+    return all(torch.equal(a.axes[name], b.axes[name]) for name in a.axes)
+
+
+def test_controls_that_remove_nothing_are_vanilla_bit_for_bit(
+    vanilla: Path, tmp_path: Path
+) -> None:
+    for arm, project_on in zip(CONTROLS, ("update", "grad", "both"), strict=True):
+        run = train(settings(tmp_path, arm=arm, overshoot=0.0, project_on=project_on))
+        ours = [{k: v for k, v in row.items() if "removed" not in k} for row in rows_of(run)]
+        plain = [{k: v for k, v in row.items() if "removed" not in k} for row in rows_of(vanilla)]
+        assert ours == plain and rollouts_of(run) == rollouts_of(vanilla)
+
+
+@pytest.mark.slow
+def test_a_pack_of_all_projecting_arms_gives_the_rows_of_the_runs_alone(tmp_path: Path) -> None:
+    arms = ("projected", *CONTROLS)
+    cfg = settings(tmp_path / "pack", arms=arms, gate="no_gate", project_on="both")
+    packed = dict(zip(arms, train_runs(cfg.runs()), strict=True))
+    for arm, path in packed.items():
+        alone = train(replace(cfg, arms=(), arm=arm, out_dir=tmp_path / "alone"))
+        assert_same_rows(path, alone)
+        assert_same_rollouts(path, alone, "advantage")
+        assert (path / "v_own.safetensors").exists() == (arm in ("shuffled_v", "placebo_v"))
+        first, mine = rows_of(packed["projected"])[0], rows_of(path)[0]
+        for key in ("reward", "loss", "cos_pre", "grad_norm_pre", "hackward_frac"):
+            assert mine[key] == pytest.approx(first[key], rel=1e-3, abs=1e-5)
+    one, other = rows_of(packed["projected"])[0], rows_of(packed["norm_matched"])[0]
+    assert other["removed_frac"] == pytest.approx(one["removed_frac"], rel=1e-3)
+    assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    assert one["removed_frac"] > 0
+    assert abs(other["cos_post"] - one["cos_post"]) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_gate_that_opens_and_shuts_in_a_pack_does_so_alone(tmp_path: Path) -> None:
+    """With this seed the whole removed vector points hack-ward at the first step only."""
+    arms = ("vanilla", "projected")
+    cfg = settings(tmp_path / "pack", arms=arms, gate="whole", project_on="both", seed=2)
+    packed = train_runs(cfg.runs())[1]
+    alone = train(replace(cfg, arms=(), arm="projected", out_dir=tmp_path / "alone"))
+    assert_same_rows(packed, alone)
+    assert_same_rollouts(packed, alone, "advantage")
+    first, second = rows_of(packed)
+    for key in ("removed_frac", "removed_frac_update"):
+        assert first[key] > 0.1 and second[key] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", CONTROLS)
+def test_a_control_is_refreshed_and_resumed_with_its_own_directions(
+    tmp_path: Path, arm: str
+) -> None:
+    cfg = settings(tmp_path, arm=arm, steps=4, refresh_every=2)
+    whole = train(cfg)
+    own = sorted(path.name for path in whole.glob("v_own*"))
+    assert own == ([] if arm == "norm_matched" else ["v_own.safetensors", "v_own_0003.safetensors"])
+    if own:
+        first, again = load_file(whole / own[0]), load_file(whole / own[1])
+        assert any(not torch.equal(first[name][:5], again[name]) for name in again)
+    stopped = train(replace(cfg, steps=3, out_dir=tmp_path / "stopped"))
+    config = (stopped / "config.json").read_text().replace('"steps": 3', '"steps": 4')
+    (stopped / "config.json").write_text(config)
+    train(SmokeConfig(resume=stopped))
+    assert rows_of(stopped) == rows_of(whole)
+
+
+def test_own_directions_of_another_model_are_refused(controls, tmp_path: Path) -> None:
+    own = controls.own[0]
+    stale = replace(own, metadata={**own.metadata, "fingerprint": "0" * 64})
+    stale.save(tmp_path / "v_own.safetensors")
+    with pytest.raises(ValueError, match="was extracted from another model"):
+        own_directions(
+            controls.cfgs[:1], controls.lm, controls.adapter, {}, tmp_path / "v_own.safetensors"
+        )
+
+
+def test_pairs_without_a_placebo_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only builtin and katas have"):
+        train(settings(tmp_path, arm="placebo_v", pairs="framing", model="/no/such/model"))
+    with pytest.raises(PairError):
+        train(settings(tmp_path, arm="shuffled_v", pairs="/no/such.toml", model="/no/such/model"))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,208 @@
+"""The plans of the experiment, and what its script does with runs that are there already."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import collect_rows
+import experiment
+import pytest
+
+from projected_grpo.arms.directions import PairChoice, load_pair_sets
+from projected_grpo.config import Config, ConfigError, SmokeConfig
+from projected_grpo.pairs.load import load_pairs
+from projected_grpo.runs.evaluate import read_records
+from projected_grpo.runs.session import require_packable
+from projected_grpo.step_logger import COLUMNS
+
+
+def arguments(plan: str, **overrides) -> experiment.Arguments:
+    start = experiment.Arguments(plan=plan, seeds=(1, 2), out=Path("x"), device="cpu")
+    return replace(start, **overrides)
+
+
+@pytest.mark.parametrize("base", ["organism", "smollm2"])
+@pytest.mark.parametrize("plan", experiment.PLANS)
+def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> None:
+    asked = experiment.asked_for(arguments(plan, base=base, model="m", device="cuda"))
+    cfgs = [cfg for _, cfg in asked]
+    require_packable(cfgs)
+    load_pair_sets(cfgs, None, None, False)  # refuses names that are not there, and too few pairs
+    assert {cfg.prompts_per_step for cfg in cfgs} == {8 if base == "organism" else 16}
+    assert cfgs[0].gate == "no_gate" and cfgs[0].project_on == "update"
+    assert cfgs[0].v_hack_k == (128 if plan in ("confirm", "long", "pool") else 32)
+    whole = experiment.packs(cfgs, 64)
+    assert len(whole) == 1 and sorted(map(id, whole[0])) == sorted(map(id, cfgs))
+    half = len(cfgs) // 2
+    assert [{cfg.seed for cfg in pack} for pack in experiment.packs(cfgs, half + 1)] == [{1}, {2}]
+    assert [len(pack) for pack in experiment.packs(cfgs, half - 1)] == [half - 1, 1] * 2
+
+
+def test_lora_runs_go_one_by_one() -> None:
+    cfgs = [cfg for _, cfg in experiment.asked_for(arguments("confirm"))]
+    of_lora = [replace(cfg, adapter="lora") for cfg in cfgs if cfg.arm != "routed"]
+    made = experiment.packs([*cfgs, *of_lora], 64)
+    assert sorted(map(len, made)) == [1] * len(of_lora) + [len(cfgs)]
+
+
+def test_the_halves_are_all_flavours_once_and_some_of_every_mode() -> None:
+    a, b = (PairChoice("katas", flavours=half).load() for half in experiment.HALVES.values())
+    assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("katas"))
+    for half in (a, b):
+        assert {p.mode for p in half} == set(experiment.MODES) and len(half) >= 68
+
+
+def test_a_fold_leaves_one_mode_out_and_trains_in_all() -> None:
+    asked = dict(experiment.asked_for(arguments("modes", seeds=(1,))))
+    folds = [c for label, c in asked.items() if label.startswith("projected without")]
+    assert len(folds) == 4 and len({cfg.pair_modes for cfg in folds}) == 4
+    assert all(cfg.mode.split(",") == list(experiment.MODES) for cfg in asked.values())
+    assert all(len(cfg.pair_modes) == 3 for cfg in folds)
+
+
+def test_what_a_plan_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no variant 'projected k=5'; it has: vanilla"):
+        experiment.asked_for(arguments("pilot", only=("projected k=5",)))
+    with pytest.raises(ConfigError, match="needs --model"):
+        experiment.asked_for(arguments("pilot", base="smollm2"))
+
+
+@pytest.mark.slow
+def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkeypatch) -> None:
+    tiny = experiment.Base(
+        preset=SmokeConfig,
+        settings={"problems": "katas:validation", "labels": False, "mix_ratio": 0.0, "max_new": 32},
+        on_gpu={},
+    )
+    monkeypatch.setitem(experiment.BASES, "organism", tiny)
+    two = [("vanilla", {}), ("projected", {"arm": "projected"})]
+    modes = "run_tests,sentinel"
+    plan = [(label, {**changed, "mode": modes}) for label, changed in two]
+    monkeypatch.setitem(experiment.PLANS, "confirm", plan)
+    args = arguments("confirm", seeds=(1,), steps=1, out=tmp_path, threads=1, eval_problems=1)
+    experiment.main(replace(args, only=("vanilla",)))
+    (first,) = (tmp_path / "runs").iterdir()
+    (first / collect_rows.EVALUATED).unlink()  # as if stopped between training and evaluation
+    experiment.main(args)
+    assert len(list((tmp_path / "runs").iterdir())) == 2  # vanilla was not run again
+    records = read_records(first / collect_rows.EVALUATED)
+    counts = {(r.mode, r.hinted) for r in records}
+    asked = {(r.greedy, r.names) for r in records if r.hinted}
+    assert asked == {(False, "train"), (True, "train"), (False, "eval")}
+    assert counts == {(m, h) for m in modes.split(",") for h in (True, False)} | {
+        ("stdout_marker", True),
+        ("file_marker", True),
+    }
+    with gzip.open(tmp_path / "organism_confirm.jsonl.gz", "rt") as f:
+        rows = [json.loads(line) for line in f]
+    assert [r["label"] for r in rows if "arm" in r] == ["vanilla", "projected"]
+    steps = [r for r in rows if "step" in r]
+    for row in steps:
+        cells = row["by_mode"].values()
+        assert [sum(c[i] for c in cells) for i in (1, 2, 3)] == [
+            row[key][0] for key in ("att_s", "hack_s", "gt_s")
+        ]
+    assert all(sum(c["n"] for c in r["eval"]) == 10 for r in rows if "eval" in r)
+
+
+def made(out: Path, name: str, cfg: Config) -> Path:
+    """A finished run directory with one step."""
+    path = out / "runs" / name
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(cfg.to_json())
+    about = {"git_sha": "0", "gpu": None, "device": "cpu", "status": "finished", "argv": []}
+    (path / "run.json").write_text(json.dumps(about))
+    (path / "steps.jsonl").write_text('{"step": 1}\n')
+    (path / "rollouts.jsonl").touch()
+    return path
+
+
+def runs_of(file: Path) -> list[tuple[str, int]]:
+    with gzip.open(file, "rt") as f:
+        rows = [json.loads(line) for line in f]
+    return [(row["label"], row["seed"]) for row in rows if "settings" in row]
+
+
+def test_rows_of_an_earlier_call_are_kept(tmp_path: Path) -> None:
+    every = arguments("confirm", out=tmp_path, eval_problems=0, only=("vanilla", "projected"))
+    for number, (_, cfg) in enumerate(experiment.asked_for(every)):
+        made(tmp_path, f"run{number}", cfg)
+    experiment.main(replace(every, only=("vanilla",)))
+    file = tmp_path / "organism_confirm.jsonl.gz"
+    assert runs_of(file) == [("vanilla", 1), ("vanilla", 2)]
+    experiment.main(replace(every, seeds=(2,)))
+    three = [("vanilla", 1), ("vanilla", 2), ("projected", 2)]
+    assert runs_of(file) == three
+    experiment.main(replace(every, seeds=(1,), only=("vanilla",)))
+    assert runs_of(file) == three
+    before = file.read_bytes()
+    (tmp_path / "runs" / "run0").rename(tmp_path / "elsewhere")
+    message = r"has the rows of 1 runs \(of 3\) that .* such as run0, and they would be lost"
+    with pytest.raises(ConfigError, match=message):
+        experiment.main(replace(every, seeds=(2,)))
+    assert file.read_bytes() == before
+
+
+def test_an_error_of_collecting_does_not_hide_what_ended_the_run(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def full(cfgs) -> None:
+        raise MemoryError("of the run")
+
+    def no_room(out, runs) -> None:
+        raise OSError("no room for rows")
+
+    monkeypatch.setattr(experiment, "train_runs", full)
+    monkeypatch.setattr(experiment, "write", no_room)
+    args = arguments("confirm", out=tmp_path, eval_problems=0, only=("vanilla",))
+    with pytest.raises(MemoryError, match="of the run"):
+        experiment.main(args)
+    with pytest.raises(OSError, match="no room for rows"):
+        experiment.main(replace(args, minutes=-1.0))  # no pack is started: it ends well
+
+
+def test_an_evaluation_is_recognised_by_what_was_asked(tmp_path: Path) -> None:
+    ((_, cfg),) = experiment.asked_for(arguments("confirm", seeds=(1,), only=("vanilla",)))
+    path = made(tmp_path, "run", cfg)
+    (path / collect_rows.EVALUATED).touch()
+    assert not experiment.is_evaluated(path, cfg, 24)  # nothing says what it was
+    about = json.dumps(experiment.what_is_evaluated(cfg, 24))
+    (path / experiment.EVALUATED_HOW).write_text(about)
+    assert experiment.is_evaluated(path, replace(cfg, prompts_per_step=3), 24)
+    assert not experiment.is_evaluated(path, cfg, 91)
+    assert not experiment.is_evaluated(path, replace(cfg, max_new=9), 24)
+    (path / collect_rows.EVALUATED).unlink()
+    assert not experiment.is_evaluated(path, cfg, 24)
+
+
+def test_a_line_that_was_not_finished_is_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2, "rew')
+    (tmp_path / "config.json").write_text('{"mode": "run_tests,sentinel"}')
+    (tmp_path / "rollouts.jsonl").write_text('{"step')
+    assert collect_rows.step_records(tmp_path) == [{"step": 1, "by_mode": {}}]
+
+
+def test_shares_by_mode_count_student_rows_that_were_graded() -> None:
+    row = {
+        "step": 1, "source": "student", "mode": "sentinel", "outcome": "passed",
+        "attempted": True, "exploited": False, "gt_correct": True, "flavour": "property",
+    }  # fmt: skip
+    rows = [row, {**row, "outcome": "infra_error"}, {**row, "source": "teacher"}]
+    rows += [{**row, "attempted": False, "flavour": None}, {**row, "step": 2, "mode": "run_tests"}]
+    assert collect_rows.by_mode(rows) == {
+        1: {"sentinel": [2, 1, 0, 2, {"property": 1}]},
+        2: {"run_tests": [1, 1, 0, 1, {"property": 1}]},
+    }
+
+
+def test_what_the_arms_do_to_rows_is_collected_where_the_run_has_it(tmp_path: Path) -> None:
+    young = {"penalty": 0.5, "concept_std": 0.2, "weight": 0.9, "trust_frac": 0.1}
+    young |= {"running_rows": 3, "running_captured": 0.7}
+    assert set(collect_rows.COLUMNS) <= {column.key for column in COLUMNS}
+    rows = [{"step": 1, "gen": 1.0}, {"step": 2, "gen": 1.0, "num_tokens": 5, **young}]
+    (tmp_path / "steps.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "config.json").write_text('{"mode": "run_tests"}')
+    old, new = collect_rows.step_records(tmp_path)
+    assert old == rows[0] and new == {"step": 2, "gen": 1.0, **young}
