@@ -1,0 +1,1 @@
+"""What surrounds the loop: directories, sessions, teachers, processes, sweeps."""

@@ -1,0 +1,116 @@
+"""What each console command is told. Imports no torch: `--help` and a refused line answer at
+once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from projected_grpo.config import PRESETS, AdapterName, Config
+
+
+def train_settings(argv: Sequence[str] | None) -> Config:
+    """The settings of a `train` command line, `argv` being what follows `train`; None reads this
+    process's. Exits as an argument parser does: --help with 0, what it cannot read with 2."""
+    return tyro.extras.subcommand_cli_from_dict(
+        PRESETS, args=argv, prog="train", description="GRPO with the hack directions projected out."
+    )
+
+
+def named_settings(argv: Sequence[str]) -> set[str]:
+    """The settings that a command line names, be it with the value that they have anyway."""
+    flags = (word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--"))
+    return {flag.replace("-", "_").removeprefix("no_") for flag in flags}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Extract hack directions from contrast pairs, for `train --v-hack`."""
+
+    out: Path
+    """File to write (.safetensors)."""
+    model: str = Config.model
+    """Hub id, local folder, .gguf file, or "tiny-random"."""
+    model_revision: str = Config.model_revision
+    """Branch, tag or commit on the hub."""
+    enable_thinking: bool = Config.enable_thinking
+    """What a chat template with a variable of that name is told; must be the run's."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen base model; must be the run's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    svd_cache: Path | None = None
+    """Folder of cached decompositions."""
+    adapter: AdapterName = "antipasto"
+    """Must be the run's, as must its rank and alpha."""
+    lora_rank: int = Config.lora_rank
+    """Of --adapter=lora."""
+    lora_alpha: int = Config.lora_alpha
+    """Of the same."""
+    pairs: str = Config.pairs
+    """Contrast pairs: "builtin", "placebo", "framing", "katas" or a .toml file."""
+    pair_norm: Literal["none", "unit"] = "none"
+    """unit gives every pair's gradient difference the same length before the axes are taken."""
+    mechanisms: tuple[str, ...] = ()
+    """Only pairs of these hack mechanisms; default all."""
+    temperature: float = Config.temperature
+    """Of the log-probs; the run's sampling temperature."""
+    micro_batch_tokens: int = 4096
+    """Tokens, padding included, of one forward and backward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadConfig:
+    """Fetch what a run needs of a model into the Hugging Face cache, so that runs can be
+    offline."""
+
+    model: tyro.conf.Positional[str]
+    """Hub id, or owner/name/file.gguf."""
+    revision: str = "main"
+    """Branch, tag or commit."""
+    pattern: tuple[str, ...] = ()
+    """Only the files of these names, such as '*Q4_1.gguf' where a model has several .gguf; * stands
+    for any text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Make a teacher pool from a run that learnt to hack, or from the modes' templates."""
+
+    source: str
+    """Run directory whose trained adapter answers, or "templates"."""
+    out: Path
+    """Folder to write; it must not exist yet."""
+    problems: str = ""
+    """As for train; default: the run's own problems (katas for templates)."""
+    mode: str = ""
+    """Loophole mode of problems that name none; default: the run's."""
+    limit: int = 0
+    """Problems at most; 0 takes all."""
+    rows: int = 8
+    """Answers asked for a problem."""
+    keep: Literal["hacks", "attempts", "all"] = "hacks"
+    """hacks keeps what passed and is not correct, attempts what pays even with a wrong stub."""
+    seed: int = 0
+    """Of sampling, and of the templates drawn."""
+    prompts_per_batch: int = 16
+    """Problems sampled at once."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    workers: int = 0
+    """Programs graded at once; 0 takes one per CPU core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Tables, figures and one HTML page of runs, finished or not."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Run directories, or folders of them, in any mix."""
+    out: Path = Path("report")
+    """Folder to write: index.html, tables/ and figures/. A report that is there is replaced."""
+    rollouts: int = 64
+    """Rollouts of each run on the page at most, in whole groups evenly spread over its steps; at
+    least one group, none with 0."""

@@ -1,0 +1,49 @@
+"""The `extract-vhack` command: contrast pairs -> a file of hack directions, for `train --v-hack`."""
+
+from loguru import logger
+
+from projected_grpo.config import ConfigError
+from projected_grpo.extract_vhack_grad import extract
+from projected_grpo.model.adapter import AdapterError
+from projected_grpo.model.load import DTYPES, load, resolve_device
+from projected_grpo.pairs.load import load_pairs
+from projected_grpo.runs.adapters import adapter_of
+from projected_grpo.runs.commands import ExtractConfig
+
+
+
+
+def extract_to_file(cfg: ExtractConfig) -> None:
+    """The `extract-vhack` command: load, decompose, extract, write."""
+    if cfg.out.is_dir():
+        raise AdapterError(f"cannot write {cfg.out}: it is a folder, name a file in it")
+    if not cfg.temperature > 0:
+        raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
+    make = adapter_of(cfg)
+    pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
+    device = resolve_device(cfg.device)
+    lm = load(
+        cfg.model,
+        revision=cfg.model_revision,
+        dtype=DTYPES[cfg.dtype],
+        device=device,
+        enable_thinking=cfg.enable_thinking,
+    )
+    adapter = make(lm.model)
+    v_hack = extract(
+        lm,
+        adapter,
+        pairs,
+        temperature=cfg.temperature,
+        micro_batch_tokens=cfg.micro_batch_tokens,
+        model_name=cfg.model,
+        pair_norm=cfg.pair_norm,
+    )
+    aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
+    try:
+        cfg.out.parent.mkdir(parents=True, exist_ok=True)
+        v_hack.save(aside)
+        aside.replace(cfg.out)
+    except OSError as error:
+        raise AdapterError(f"cannot write {cfg.out}: {error.strerror}") from error
+    logger.info("{} pairs, {} modules -> {}", len(pairs), len(v_hack.axes), cfg.out)
