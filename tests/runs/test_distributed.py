@@ -286,7 +286,8 @@ def test_two_processes_go_on_with_the_run_of_one(alone: Path, given, tmp_path: P
 
 # A host whose eigenvectors are not quite those of another.
 OTHER_CPU = (
-    "import torch, projected_grpo.arms.learned_axes as r; was = r.strongest; r.strongest = lambda D, most:"
+    "import torch, projected_grpo.arms.learned_axes as r; was = r.strongest;"
+    " r.strongest = lambda D, most:"
     " was(D, most) * (1 + 1e-5 * torch.linspace(0, 1, D.shape[1], dtype=torch.float64))"
 )
 

@@ -7,9 +7,9 @@ from typing import Protocol
 from loguru import logger
 from torch import nn
 
-from projected_grpo.model.adapter import Adapter
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import AdapterName, ConfigError
+from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.svd import default_cache_dir
 
 Make = Callable[[nn.Module], Adapter]

@@ -15,10 +15,10 @@ from typing import Any
 from huggingface_hub import DatasetCardData, ModelCardData
 
 from projected_grpo.arms.arms import ARMS
-from projected_grpo.runs.status import model_commit, read_settings
 from projected_grpo.config import CAUTIONS, Config
 from projected_grpo.env.problems.hub import parts_of
 from projected_grpo.model.load import ORGANISM, TINY_RANDOM
+from projected_grpo.runs.status import model_commit, read_settings
 from projected_grpo.step_logger import merge, read_steps, share, whole_rows
 
 WINDOW = 5
@@ -117,7 +117,11 @@ def _rates(cfg: Config, run: Path) -> str:
 
 
 def _loading(cfg: Config, commit: str | None) -> str:
-    opens = "" if cfg.adapter == "lora" else "import projected_grpo.integrations.peft  # the adapter's method\n"
+    opens = (
+        ""
+        if cfg.adapter == "lora"
+        else "import projected_grpo.integrations.peft  # the adapter's method\n"
+    )
     base = base_lines(cfg, commit)
     return (
         "## Loading\n\n```python\n"

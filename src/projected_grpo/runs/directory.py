@@ -14,8 +14,9 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   v_own_0011.safetensors    likewise
   checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too, of
                         running_k what was learned
-  adapter/              the trained delta_S, also as PEFT opens it (projected_grpo.integrations.peft), and its
-                        card; quarantine.safetensors is not part of it
+  adapter/              the trained delta_S, also as PEFT opens it
+                        (projected_grpo.integrations.peft), and its card;
+                        quarantine.safetensors is not part of it
   train.log             what the console showed
 """
 
@@ -34,14 +35,19 @@ from typing import Any, Self
 import torch
 from loguru import logger
 
-from projected_grpo.model.adapter import Adapter
-from projected_grpo.runs.cards import model_card
-from projected_grpo.runs.status import RunError, model_commit, read_settings, runs_in_another_process
+from projected_grpo.arms.learned_axes import Running
+from projected_grpo.arms.quarantine import Quarantine
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.extract_vhack_grad import VHack
+from projected_grpo.model.adapter import Adapter
+from projected_grpo.runs.cards import model_card
 from projected_grpo.runs.provenance import git, provenance
-from projected_grpo.arms.quarantine import Quarantine
-from projected_grpo.arms.learned_axes import Running
+from projected_grpo.runs.status import (
+    RunError,
+    model_commit,
+    read_settings,
+    runs_in_another_process,
+)
 from projected_grpo.step_logger import whole_rows
 
 

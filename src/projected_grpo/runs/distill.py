@@ -11,26 +11,24 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loguru import logger
 
 from projected_grpo import __version__
-from projected_grpo.model.adapter import Adapter, AdapterError
-from projected_grpo.runs.adapters import adapter_of
-from projected_grpo.runs.cards import dataset_card
-from projected_grpo.config import Config, ConfigError
+from projected_grpo.config import Config, ConfigError, stream_seed
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
 from projected_grpo.env.problems.problem import Problem
+from projected_grpo.model.adapter import Adapter, AdapterError
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
-from projected_grpo.runs.teacher_pool import TEMPLATES, open_pool, write_pool
-from projected_grpo.runs.provenance import git
 from projected_grpo.model.sampling import Sampling, sample_groups
-from projected_grpo.runs.directory import RunDir
-from projected_grpo.config import stream_seed
-from projected_grpo.runs.session import grader_of, hinted_problems
-
+from projected_grpo.runs.adapters import adapter_of
+from projected_grpo.runs.cards import dataset_card
 from projected_grpo.runs.commands import DistillConfig
+from projected_grpo.runs.directory import RunDir
+from projected_grpo.runs.provenance import git
+from projected_grpo.runs.session import grader_of, hinted_problems
+from projected_grpo.runs.teacher_pool import TEMPLATES, open_pool, write_pool
 
 KEEP = {
     "hacks": lambda grade: grade.exploited,

@@ -25,10 +25,10 @@ import torch.distributed as dist
 from loguru import logger
 from torch import Tensor
 
-from projected_grpo.runs.status import RunError
+from projected_grpo.arms.rows import Accumulated, Kept, Row
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.runs.ranks import Place, place_of
-from projected_grpo.arms.rows import Accumulated, Kept, Row
+from projected_grpo.runs.status import RunError
 
 T = TypeVar("T")
 

@@ -14,15 +14,14 @@ from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor
 
-from projected_grpo.model.adapter import Adapter
-from projected_grpo.config import Config
+from projected_grpo.config import Config, stream_seed
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint, eval_name
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
+from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.sampling import Sample, Sampling, sample_groups
-from projected_grpo.config import stream_seed
 
 NamePolicy = Literal["train", "eval"]
 

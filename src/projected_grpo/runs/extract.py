@@ -1,4 +1,4 @@
-"""The `extract-vhack` command: contrast pairs -> a file of hack directions, for `train --v-hack`."""
+"""The `extract-vhack` command: contrast pairs -> a file of directions, for `train --v-hack`."""
 
 from loguru import logger
 
@@ -9,8 +9,6 @@ from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.commands import ExtractConfig
-
-
 
 
 def extract_to_file(cfg: ExtractConfig) -> None:

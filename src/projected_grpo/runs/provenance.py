@@ -1,6 +1,5 @@
 """What run.json says: where, when, with what and of what a run was made."""
 
-import hashlib
 import os
 import platform
 import shutil
@@ -8,15 +7,13 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from projected_grpo import __version__
-from projected_grpo.runs.status import this_process
-from projected_grpo.env.problems.hub import commit_of
 from projected_grpo.runs.ranks import place_of
-
+from projected_grpo.runs.status import this_process
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 ENVIRONMENT = (
@@ -65,7 +62,3 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "processes": place_of(os.environ).size,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
-
-
-
-

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from projected_grpo.arms.arms import ARMS
-from projected_grpo.arms.treatment import selected, with_v
 from projected_grpo.arms.directions import extract_for
+from projected_grpo.arms.treatment import selected, with_v
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import subspace_overlap
 from projected_grpo.runs.directory import RunDir

@@ -12,23 +12,28 @@ import torch
 from loguru import logger
 
 from projected_grpo import __version__
-from projected_grpo.model.adapter import Adapter
-from projected_grpo.runs.adapters import Make, adapter_of
 from projected_grpo.arms.arms import ARMS, as_written
+from projected_grpo.arms.directions import (
+    PairSets,
+    concepts,
+    load_pair_sets,
+    measured,
+    own_directions,
+)
+from projected_grpo.arms.learned_axes import Running, require_known_modes, running_for
+from projected_grpo.arms.optimizer import adamw
+from projected_grpo.arms.quarantine import Quarantine, quarantine_for
 from projected_grpo.arms.treatment import Treatment, treatments
-from projected_grpo.arms.directions import PairSets, concepts, load_pair_sets, measured, own_directions
-from projected_grpo.runs.status import what_decides
-from projected_grpo.config import OF_REMEDIES, PER_RUN, Config, ConfigError
-from projected_grpo.runs.distributed import ALONE, World, require_groups
+from projected_grpo.config import OF_REMEDIES, PER_RUN, Config, ConfigError, stream_seed
 from projected_grpo.env.grading.comparison import one_answer
 from projected_grpo.env.grading.grader import Grader
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint, assign_modes
-from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.problems.hub import commit_of
 from projected_grpo.env.problems.load import load_problems
+from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Limits
 from projected_grpo.extract_vhack_grad import VHack, load_vhack
-from projected_grpo.model.memory import estimate
+from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import (
     DTYPES,
     LanguageModel,
@@ -36,13 +41,12 @@ from projected_grpo.model.load import (
     load,
     resolve_device,
 )
-from projected_grpo.arms.optimizer import adamw
-from projected_grpo.runs.teacher_pool import Pool, open_pool
-
-from projected_grpo.arms.quarantine import Quarantine, quarantine_for
+from projected_grpo.model.memory import estimate
+from projected_grpo.runs.adapters import Make, adapter_of
 from projected_grpo.runs.directory import RunDir
-from projected_grpo.arms.learned_axes import Running, require_known_modes, running_for
-from projected_grpo.config import stream_seed
+from projected_grpo.runs.distributed import ALONE, World, require_groups
+from projected_grpo.runs.status import what_decides
+from projected_grpo.runs.teacher_pool import Pool, open_pool
 
 PROBE_TOKENS = 128
 MOST_DRIFT = 0.05

@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 
 from loguru import logger
 
-from projected_grpo.config import ConfigError
+from projected_grpo.config import ConfigError, stream_seed
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, get_mode
 from projected_grpo.env.problems.problem import Problem
-from projected_grpo.config import stream_seed
 
 TEMPLATES = "templates"
 

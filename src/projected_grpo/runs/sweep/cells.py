@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from projected_grpo.runs.status import foremost, runs_in, what_decides
+from projected_grpo.config import Config, ConfigError
 from projected_grpo.runs.commands import named_settings, train_settings
-from projected_grpo.config import PRESETS, Config, ConfigError
+from projected_grpo.runs.status import foremost, runs_in, what_decides
 
 Command = tuple[str, ...]
 """A console command of this package and its arguments: ("train", "fast", "--arm=projected")."""
@@ -25,10 +23,6 @@ OF_THE_SWEEP = {
     **{"out_dir": "--out-dir", "why": "--why", "resume": "`sweep resume`"},
 }
 """Settings that a cell has from the sweep -> by what they are given there."""
-
-
-
-
 
 
 def name_of(cfg: Config) -> str:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from projected_grpo.runs.ranks import without_place
 from projected_grpo.runs.sweep.cells import Command
 from projected_grpo.runs.sweep.settings import LocalOptions, SlurmOptions
-from projected_grpo.config import ConfigError
-from projected_grpo.runs.ranks import without_place
 
 
 class LaunchError(RuntimeError):
@@ -34,10 +33,6 @@ class Job:
     """For people."""
     after: str = ""
     """Name of the job that must have ended well before."""
-
-
-
-
 
 
 @dataclass(frozen=True, kw_only=True)

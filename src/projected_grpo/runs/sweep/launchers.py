@@ -8,11 +8,7 @@ that nothing is queued twice.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from projected_grpo.runs.sweep import local
-
-from projected_grpo.runs.sweep import pueue
-
-from projected_grpo.runs.sweep import slurm
+from projected_grpo.runs.sweep import local, pueue, slurm
 from projected_grpo.runs.sweep.job import How, Job
 
 

@@ -9,21 +9,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from loguru import logger
 from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
+from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
+from projected_grpo.runs.commands import train_settings
 from projected_grpo.runs.status import Standing, foremost, n_runs, runs_in, standing, what_decides
 from projected_grpo.runs.sweep.cells import Command, cells, digest, name_of
-from projected_grpo.runs.commands import train_settings
-from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
-from projected_grpo.runs.sweep.launchers import LAUNCHERS
 from projected_grpo.runs.sweep.job import How, Job, LaunchError, NoQueueError
-from projected_grpo.runs.sweep.settings import LocalOptions, SlurmOptions
-
-from projected_grpo.runs.sweep.settings import Launch, SweepResume, SweepRun
+from projected_grpo.runs.sweep.launchers import LAUNCHERS
+from projected_grpo.runs.sweep.settings import (
+    Launch,
+    LocalOptions,
+    SlurmOptions,
+    SweepResume,
+    SweepRun,
+)
 
 OF_THE_BASIS = (
     *("model", "model_revision", "enable_thinking", "dtype", "device", "svd_cache"),
