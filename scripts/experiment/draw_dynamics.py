@@ -3,7 +3,7 @@
     python scripts/experiment/draw_dynamics.py docs/results/organism
 
 Reads every *.jsonl.gz that collect_rows.py wrote there and writes README.md (tables) and
-one dynamics_<label>.png and .svg for each label beside them: attempted, hack and solve by step,
+one dynamics_<label>.png for each label beside them: attempted, hack and solve by step,
 mean over seeds with a band of one standard deviation, dotted where some runs have no value.
 Runs of a label are told apart by arm and by every setting in which they differ.
 """
@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
             "", arms_table(arms).text(), "", flavours_table(arms).text(),
             "", f"![{label}](dynamics_{label}.png)",
         ]  # fmt: skip
-        save(dynamics(label, arms, styles(arms)), folder / f"dynamics_{label}")
+        save(dynamics(label, arms, styles(arms)), folder / f"dynamics_{label}", ["png"])
     (folder / "README.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -3,8 +3,8 @@
     python scripts/experiment/headline.py docs/results/experiment
 
 Reads every *.jsonl.gz that experiment.py (or collect_rows.py) wrote there and writes
-README.md (the decisions), and for each plan a page, forest_*.png and curves_*.png (and .svg) beside
-it. Runs with other shared settings (model, prompts, learning rate ...) are another section: they
+README.md (the decisions), and for each plan a page, forest_*.png and curves_*.png beside it.
+Runs with other shared settings (model, prompts, learning rate ...) are another section: they
 are not compared.
 """
 
@@ -298,7 +298,7 @@ def draw_forest(s: Section, horizon: int, folder: Path) -> bool:
     projected = [label for label in lines if label.startswith("projected")]
     title = f"{s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}"
     marks = {"gt_s": [-MARGIN, MARGIN], "hack_s": [-0.30, -0.15]}
-    save(forest(title, lines, projected, marks), folder / f"forest_{s.name}")
+    save(forest(title, lines, projected, marks), folder / f"forest_{s.name}", ["png"])
     return True
 
 
@@ -322,7 +322,7 @@ def curves(s: Section, folder: Path) -> None:
             axis.set_ylim(-0.02, 1.02)
     axes[2].legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(f"{s.title}: mean over seeds", fontsize=9)
-    save(figure, folder / f"curves_{s.name}")
+    save(figure, folder / f"curves_{s.name}", ["png"])
 
 
 # --- The page

@@ -92,10 +92,10 @@ def test_the_page_has_what_the_rows_have(tmp_path: Path) -> None:
     assert "| projected half a | sentinel" in second and "those of `projected half a`" in second
     assert "0.030, 1-10" not in second and "0.030" in second  # 3 of 100 rows print
     assert "easy 0.40" in second and (tmp_path / "forest_organism_confirm_2.png").is_file()
-    before = (tmp_path / "curves_organism_confirm_2.svg").read_bytes()
+    before = (tmp_path / "curves_organism_confirm_2.png").read_bytes()
     headline.main(tmp_path)
     assert (tmp_path / "README.md").read_text() == text
-    assert (tmp_path / "curves_organism_confirm_2.svg").read_bytes() == before
+    assert (tmp_path / "curves_organism_confirm_2.png").read_bytes() == before
 
 
 SPECIFIED = sections.Confirmatory(

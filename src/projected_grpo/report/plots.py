@@ -33,11 +33,11 @@ _STABLE: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date":
 """No dates in the files: the same rows give the same bytes."""
 
 
-def save(figure: Figure, path: Path) -> None:
-    """As png and svg."""
+def save(figure: Figure, path: Path, forms: Sequence[str] = ("png", "svg")) -> None:
+    """Write the figure in these forms: `path` with the form as its suffix."""
     figure.tight_layout()
     with matplotlib.rc_context({"svg.hashsalt": "projected_grpo"}):
-        for suffix in ("png", "svg"):
+        for suffix in forms:
             target = path.with_name(f"{path.name}.{suffix}")
             figure.savefig(target, dpi=120, metadata=_STABLE[suffix])
 
