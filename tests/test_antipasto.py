@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from conftest import tiny_qwen
 from torch import nn
 
-from projected_grpo.antipasto import Adapter, AdapterError, SVDLinear, _hashed, wrap
+from projected_grpo.antipasto import Adapter, SVDLinear, _hashed, wrap
+from projected_grpo.env.errors import InputError
 
 IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -97,7 +98,7 @@ def test_delta_is_float32_on_a_bfloat16_base() -> None:
 
 
 def test_a_model_without_targets_is_refused() -> None:
-    with pytest.raises(AdapterError, match="q_proj"):
+    with pytest.raises(InputError, match="q_proj"):
         wrap(nn.Sequential(nn.Linear(2, 2)))
 
 
@@ -359,7 +360,7 @@ def test_save_load_round_trip(tmp_path) -> None:
 
 def test_an_adapter_of_another_model_is_refused(tmp_path) -> None:
     wrap(tiny_qwen()).save(tmp_path / "a.safetensors")
-    with pytest.raises(AdapterError, match="another model"):
+    with pytest.raises(InputError, match="another model"):
         wrap(tiny_qwen(seed=1)).load(tmp_path / "a.safetensors")
 
 

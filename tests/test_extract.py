@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from projected_grpo.antipasto import AdapterError, wrap
+from projected_grpo.antipasto import wrap
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
     VHack,
     directions,
@@ -17,7 +18,6 @@ from projected_grpo.extract_vhack_grad import (
 from projected_grpo.model.load import load
 from projected_grpo.model.loss import collate, completion_logprobs, policy_loss
 from projected_grpo.pairs.load import holdout_split, load_pairs
-from projected_grpo.pairs.pair import PairError
 
 TRAIN, HELD_OUT = holdout_split(load_pairs())
 SETTINGS = {"temperature": 0.7, "micro_batch_tokens": 4096}
@@ -175,20 +175,20 @@ def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> N
             "tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu")
         )
         other.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
-    with pytest.raises(AdapterError, match="extracted from another model"):
+    with pytest.raises(InputError, match="extracted from another model"):
         again.require(wrap(other.model), 0.7, path)
-    with pytest.raises(AdapterError, match=r"at temperature 0\.7, the run samples at 1\.0"):
+    with pytest.raises(InputError, match=r"at temperature 0\.7, the run samples at 1\.0"):
         again.require(adapter, 1.0, path)
-    with pytest.raises(AdapterError, match="no file"):
+    with pytest.raises(InputError, match="no file"):
         load_vhack(tmp_path / "missing.safetensors")
     (tmp_path / "junk.safetensors").write_text("junk")
-    with pytest.raises(AdapterError, match="not a safetensors file"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         load_vhack(tmp_path / "junk.safetensors")
     adapter.save(tmp_path / "adapter.safetensors")
-    with pytest.raises(AdapterError, match="not a file of hack directions"):
+    with pytest.raises(InputError, match="not a file of hack directions"):
         load_vhack(tmp_path / "adapter.safetensors")
 
 
 def test_too_few_pairs_are_refused(lm, adapter) -> None:
-    with pytest.raises(PairError, match="at least 2"):
+    with pytest.raises(InputError, match="at least 2"):
         extract(lm, adapter, TRAIN[:1], model_name="", **SETTINGS)

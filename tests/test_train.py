@@ -21,15 +21,15 @@ from projected_grpo.arms.rows import grade_columns
 from projected_grpo.arms.update import optimize
 from projected_grpo.cli import named_settings
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import apply_hint
 from projected_grpo.env.problems.load import load_problems
-from projected_grpo.env.problems.problem import ProblemError
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
 from projected_grpo.proj import cosine
-from projected_grpo.runs.directory import RunDir, RunError, resumed_config
+from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.session import labels, prepare, problems_of_step
-from projected_grpo.runs.teacher_pool import PoolError, open_pool
+from projected_grpo.runs.teacher_pool import open_pool
 from projected_grpo.step_logger import COLUMNS, read_steps
 from projected_grpo.train import (
     accumulate_gradients,
@@ -356,7 +356,7 @@ def test_every_directory_of_a_pack_that_fails_early_says_so(tmp_path: Path, monk
         write(self, path)
 
     monkeypatch.setattr(VHack, "save", full_at_the_third)
-    with pytest.raises(RunError, match=r"cannot make the run directory .*No space left"):
+    with pytest.raises(InputError, match=r"cannot make the run directory .*No space left"):
         train_runs(settings(tmp_path, steps=1, seeds=(1, 2, 3)).runs())
     made = sorted(tmp_path.iterdir())
     assert [path.name.split("_")[3] for path in made] == ["s1", "s2"]  # and nothing half-made
@@ -456,7 +456,7 @@ def test_resuming_on_other_problems_is_refused(tmp_path: Path) -> None:
     problems.write_text("".join(lines[:20]))
     run = train(settings(tmp_path / "runs", problems=str(problems), steps=1))
     problems.write_text("".join(lines[20:40]))
-    with pytest.raises(RunError, match="are not those that"):
+    with pytest.raises(InputError, match="are not those that"):
         train(SmokeConfig(resume=run))
 
 
@@ -469,10 +469,10 @@ def test_a_damaged_run_is_one_sentence(
     run = tmp_path / "run"
     shutil.copytree(vanilla, run)
     (run / damage[0]).write_text(damage[1])
-    with pytest.raises(RunError, match="is damaged or of another version"):
+    with pytest.raises(InputError, match="is damaged or of another version"):
         train(SmokeConfig(resume=run))
     (run / "run.json").unlink()
-    with pytest.raises(RunError, match=r"no run to resume at .* \(no run.json\)"):
+    with pytest.raises(InputError, match=r"no run to resume at .* \(no run.json\)"):
         train(SmokeConfig(resume=run))
 
 
@@ -517,7 +517,7 @@ def test_every_problem_gets_hacks_of_its_own_mode() -> None:
     assert covered == hinted
     assert "def run_tests" in draw(hinted[0], 1, 0)[0]
     assert "def run_tests" not in draw(hinted[1], 1, 0)[0]
-    with pytest.raises(PoolError, match="'none' has no hack templates"):
+    with pytest.raises(InputError, match="'none' has no hack templates"):
         open_pool("templates", [apply_hint(katas[0], "none")], 1)
 
 
@@ -526,7 +526,7 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
         ConfigError, match=r"was started with lr = 0.003; .* with 0.1: leave --lr out"
     ):
         train(SmokeConfig(resume=projected, lr=0.1))
-    with pytest.raises(RunError, match="no run to resume"):
+    with pytest.raises(InputError, match="no run to resume"):
         train(SmokeConfig(resume=projected / "nowhere"))
 
 
@@ -554,9 +554,9 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
         f.write('{"problem_id": 999999999, "completion": "x"}\n')
     out = tmp_path / "runs"
     for overrides, error, message in (
-        ({"problems": str(tmp_path / "missing.jsonl")}, ProblemError, "missing.jsonl"),
-        ({"problems": str(broken)}, ProblemError, r"broken.jsonl.*1"),
-        ({"mode": "telepathy"}, ProblemError, "unknown loophole mode 'telepathy'"),
+        ({"problems": str(tmp_path / "missing.jsonl")}, InputError, "missing.jsonl"),
+        ({"problems": str(broken)}, InputError, r"broken.jsonl.*1"),
+        ({"mode": "telepathy"}, InputError, "unknown loophole mode 'telepathy'"),
         ({"teacher_pool": str(pool)}, ConfigError, "at least 2 rows for 0 of 72 problems"),
         ({"prompts_per_step": 10**6}, ConfigError, "fewer than the 1000000 prompts of a step"),
         ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 32"),

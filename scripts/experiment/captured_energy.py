@@ -25,6 +25,7 @@ from torch import Tensor
 from projected_grpo.antipasto import wrap
 from projected_grpo.arms.arms import PLACEBO
 from projected_grpo.config import stream_seed
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
     Sides,
     directions,
@@ -36,7 +37,7 @@ from projected_grpo.extract_vhack_grad import (
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.model.svd import default_cache_dir
 from projected_grpo.pairs.load import holdout_split, load_pairs
-from projected_grpo.pairs.pair import Pair, PairError
+from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import random_orthonormal, squared_norm
 from projected_grpo.report.stats import Estimate, clustered_bootstrap
 
@@ -98,7 +99,7 @@ def energies(
 def main(args: Arguments) -> None:
     """Print the table."""
     if not args.placebo and args.pairs not in PLACEBO:
-        raise PairError(f"{args.pairs} has no placebo set of its own: name one by --placebo")
+        raise InputError(f"{args.pairs} has no placebo set of its own: name one by --placebo")
     placebo = load_pairs(args.placebo or PLACEBO[args.pairs])
     train, held_out = holdout_split(load_pairs(args.pairs), args.every)
     families = [pair.family for pair in held_out]

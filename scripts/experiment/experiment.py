@@ -35,10 +35,11 @@ from projected_grpo.config import (
     MiniConfig,
     stored_config,
 )
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.runs.adapters import adapter_of
-from projected_grpo.runs.directory import RunDir, RunError
+from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.runs.session import grader_of
 from projected_grpo.runs.status import is_finished, runs_in, what_decides
@@ -287,7 +288,7 @@ def note(args: Arguments, asked: Sequence[tuple[str, Config]]) -> dict[str, str]
             aside.write_text("".join(f"{json.dumps(e)}\n" for e in had + new), encoding="utf-8")
             aside.replace(path)
         except OSError as error:
-            raise RunError(f"cannot write to {args.out}: {error.strerror}") from error
+            raise InputError(f"cannot write to {args.out}: {error.strerror}") from error
     return labels | {what_decides(cfg): label for label, cfg in asked}
 
 

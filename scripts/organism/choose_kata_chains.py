@@ -11,9 +11,9 @@ import argparse
 import random
 from collections import Counter
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.katas import compose, inputs, instances
 from projected_grpo.env.problems.katas.ops import Op
-from projected_grpo.env.problems.problem import ProblemError
 
 PROBES = 60
 MATTERS = 0.25
@@ -81,7 +81,7 @@ def is_good(chain: list[Op], seen: set[tuple[str, ...]]) -> bool:
     try:
         for instance in range(12):
             instances.make_problem(">".join(op.name for op in chain), instance)
-    except ProblemError:
+    except InputError:
         return False
     seen.add((chain[0].takes, *found))
     return True

@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.modes import (
     EVAL_NAMES,
@@ -34,7 +35,7 @@ from projected_grpo.env.loopholes.modes import (
 from projected_grpo.env.problems import katas
 from projected_grpo.env.problems.katas import compose
 from projected_grpo.env.problems.katas.instances import INSTANCES, make_problem
-from projected_grpo.env.problems.problem import Problem, ProblemError
+from projected_grpo.env.problems.problem import Problem
 
 MODE_SHARES = {
     "run_tests": 0.45,
@@ -151,7 +152,7 @@ def _draw_problem(rng: random.Random) -> Problem:
             continue
         try:
             return make_problem(family, instance)
-        except ProblemError:  # a composed chain whose results hardly vary, or whose mistake hides
+        except InputError:  # a composed chain whose results hardly vary, or whose mistake hides
             continue
 
 
@@ -303,7 +304,7 @@ def read_corpus(folder: Path) -> Iterator[dict[str, Any]]:
     """The stored rows of all shards, in order."""
     paths = sorted(folder.glob("shard_*.jsonl.gz"))
     if not paths:
-        raise ProblemError(f"{folder} holds no shard_*.jsonl.gz")
+        raise InputError(f"{folder} holds no shard_*.jsonl.gz")
     for path in paths:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in file:

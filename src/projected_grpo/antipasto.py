@@ -36,8 +36,8 @@ from loguru import logger
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES, Adapter, target_linears
-from projected_grpo.model.adapter import AdapterError as AdapterError  # what `wrap` raises
 from projected_grpo.model.svd import Factors, decomposed, sketch
 
 PEFT_DELTA_S = "antipasto_delta_S"
@@ -259,10 +259,10 @@ class AntiPaSTO(Adapter):
         """From now on an ordinary backward outside `rows` reaches delta_S itself: for trainers that
         know nothing of rows or runs. They get the sum over rows, not every row's own gradient.
 
-        Raises AdapterError where N runs share the model, since no row would say whose it is.
+        Raises InputError where N runs share the model, since no row would say whose it is.
         """
         if self.n_runs != 1:
-            raise AdapterError(
+            raise InputError(
                 f"an ordinary backward serves one run, and this adapter has {self.n_runs}: "
                 "wrap the model with n_runs=1"
             )
@@ -367,7 +367,7 @@ def wrap(
 ) -> AntiPaSTO:
     """Replace every target Linear of `model` by an SVDLinear and freeze all else.
 
-    `targets` are the last parts of module names. Raises AdapterError where none is found.
+    `targets` are the last parts of module names. Raises InputError where none is found.
     """
     model.requires_grad_(False)
     found = target_linears(model, targets)

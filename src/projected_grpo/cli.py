@@ -16,6 +16,7 @@ import tyro
 from loguru import logger
 
 from projected_grpo.config import ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import (
     DistillConfig,
     DownloadConfig,
@@ -25,8 +26,6 @@ from projected_grpo.runs.commands import (
     train_settings,
 )
 from projected_grpo.runs.ranks import Place, alone_of, place_of
-from projected_grpo.runs.status import RunError
-from projected_grpo.runs.sweep.job import LaunchError
 from projected_grpo.runs.sweep.settings import (
     SweepResume,
     SweepRun,
@@ -34,28 +33,9 @@ from projected_grpo.runs.sweep.settings import (
 )
 
 
-def usable_errors() -> tuple[type[Exception], ...]:
-    """What the user can mend, of the commands that load models."""
-    from projected_grpo.env.problems.problem import ProblemError
-    from projected_grpo.env.sandbox.sandbox import SandboxError
-    from projected_grpo.model.adapter import AdapterError
-    from projected_grpo.model.hub import HubError
-    from projected_grpo.model.load import ModelError
-    from projected_grpo.model.svd import CacheError
-    from projected_grpo.pairs.pair import PairError
-    from projected_grpo.runs.teacher_pool import PoolError
-    from projected_grpo.runs.trackers import TrackerError
-
-    files = (ProblemError, PairError, PoolError, RunError, CacheError)
-    return (*files, AdapterError, HubError, ModelError, SandboxError, TrackerError)
-
-
-def say_and_exit(
-    work: Callable[[], object],
-    errors: Callable[[], tuple[type[Exception], ...]] = usable_errors,
-    place: Callable[[], Place] = Place,
-) -> int:
-    """Do the work of a command; its exit code, what the user can mend said in one sentence.
+def say_and_exit(work: Callable[[], object], place: Callable[[], Place] = Place) -> int:
+    """Do the work of a command, say in one sentence what the user can mend; returns the exit
+    code.
 
     place: which of several processes this is; only those commands ask whose work depends on it.
     """
@@ -64,7 +44,6 @@ def say_and_exit(
     logger.remove()
     # Whose lines go above a progress bar, not into it.
     console = cast(TextIO, DummyTqdmFile(sys.stderr))
-    usable = errors()
     who = Place()
     try:
         who = place()  # of several processes one tells how it goes, all what is wrong
@@ -74,7 +53,7 @@ def say_and_exit(
     except ConfigError as error:
         print(f"{who.prefix}error: {error}", file=sys.stderr)
         return 2
-    except usable as error:
+    except InputError as error:
         print(f"{who.prefix}error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -120,12 +99,7 @@ def download_main(argv: Sequence[str] | None = None) -> None:
         gguf = [file for file in got.files if file.suffix == ".gguf"]
         print("\n".join(map(str, gguf or [got.folder])))
 
-    def errors() -> tuple[type[Exception], ...]:
-        from projected_grpo.model.hub import HubError
-
-        return (HubError,)
-
-    sys.exit(say_and_exit(work, errors))
+    sys.exit(say_and_exit(work))
 
 
 def distill_main(argv: Sequence[str] | None = None) -> None:
@@ -166,7 +140,7 @@ def sweep_main(argv: Sequence[str] | None = None) -> None:
         else:
             print(sweep.status(asked.out_dir))
 
-    sys.exit(say_and_exit(work, lambda: (RunError, LaunchError)))
+    sys.exit(say_and_exit(work))
 
 
 def report_main(argv: Sequence[str] | None = None) -> None:
@@ -176,9 +150,9 @@ def report_main(argv: Sequence[str] | None = None) -> None:
     def work() -> None:
         for name in ("matplotlib", "pygments"):
             if find_spec(name) is None:
-                raise RunError(f"report needs {name}: install projected_grpo[report]")
+                raise InputError(f"report needs {name}: install projected_grpo[report]")
         from projected_grpo.report.report import report
 
         report(cfg)
 
-    sys.exit(say_and_exit(work, lambda: (RunError,)))
+    sys.exit(say_and_exit(work))

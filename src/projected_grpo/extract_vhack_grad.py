@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from projected_grpo.config import stream_seed
-from projected_grpo.model.adapter import Adapter, AdapterError, Fingerprinted
+from projected_grpo.env.errors import InputError
+from projected_grpo.model.adapter import Adapter, Fingerprinted
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
 from projected_grpo.pairs.load import pairs_digest
-from projected_grpo.pairs.pair import Pair, PairError
+from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import squared_norm
 
 FORMAT = "v_hack-1"
@@ -91,24 +92,24 @@ class VHack:
         source: object,
         enable_thinking: bool | None = None,
     ) -> None:
-        """Raises AdapterError unless these directions were extracted from this very model, with
+        """Raises InputError unless these directions were extracted from this very model, with
         log-probs at this sampling temperature, and with `enable_thinking` as it is told to the chat
         template; None where that is not known, or no variable of it."""
         had = self.metadata.get("temperature", "unknown")
         if had != str(temperature):
-            raise AdapterError(
+            raise InputError(
                 f"{source} was extracted at temperature {had}, the run samples at {temperature}: "
                 "gradients of another distribution are other directions; run extract-vhack again"
             )
         told = self.metadata.get("enable_thinking", "False")  # as in all earlier versions
         if enable_thinking is not None and told != str(enable_thinking):
-            raise AdapterError(
+            raise InputError(
                 f"{source} was extracted with enable_thinking {told}, the run has "
                 f"{enable_thinking}: its prompts are others; run extract-vhack again"
             )
         mine, theirs = adapter.fingerprint(), self.metadata.get("fingerprint", "unknown")
         if mine != theirs:
-            raise AdapterError(
+            raise InputError(
                 f"{source} was extracted from another model "
                 f"({self.metadata.get('model', 'unknown')}, axes "
                 f"{theirs[:12]}; this model has {mine[:12]}): run extract-vhack on this one"
@@ -116,18 +117,18 @@ class VHack:
 
 
 def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
-    """Read what `VHack.save` wrote. Raises AdapterError when the file is missing or is something
+    """Read what `VHack.save` wrote. Raises InputError when the file is missing or is something
     else."""
     if not path.is_file():
-        raise AdapterError(f"there is no file of hack directions at {path}")
+        raise InputError(f"there is no file of hack directions at {path}")
     try:
         with safe_open(path, "pt", device=str(device)) as f:
             metadata = f.metadata() or {}
             tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise AdapterError(f"{path} is not a safetensors file: {error}") from error
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
     if metadata.pop("format", None) != FORMAT:
-        raise AdapterError(f"{path} is not a file of hack directions ({FORMAT})")
+        raise InputError(f"{path} is not a file of hack directions ({FORMAT})")
     axes = {k.removesuffix(".axes"): t for k, t in tensors.items() if k.endswith(".axes")}
     singular = {
         k.removesuffix(".singular"): t for k, t in tensors.items() if k.endswith(".singular")
@@ -250,10 +251,10 @@ def extract(
     """Hack directions of the model as it is now (the policy of `run`), from labelled pairs, or what
     another contrast of them gives.
 
-    Raises PairError for fewer than two pairs, or pairs whose gradients are not finite or all equal.
+    Raises InputError for fewer than two pairs, or where gradients are not finite or all equal.
     """
     if len(pairs) < 2:
-        raise PairError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
+        raise InputError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
     D = contrast(
         side_gradients(
             lm,
@@ -269,12 +270,12 @@ def extract(
     axes, singular = {}, {}
     for name, differences in D.items():
         if not torch.isfinite(differences).all():
-            raise PairError(f"the pairs' gradient of {name} is not finite")
+            raise InputError(f"the pairs' gradient of {name} is not finite")
         if not differences.any():  # LoRA's A before B has moved: any axes would be arbitrary
             continue
         axes[name], singular[name] = directions(differences)
     if not axes:
-        raise PairError("hack and clean completions have the same gradient everywhere")
+        raise InputError("hack and clean completions have the same gradient everywhere")
     metadata = {
         "fingerprint": adapter.fingerprint(),
         "model": model_name,

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from projected_grpo.arms.arms import ARMS, as_written
 from projected_grpo.arms.directions import PairChoice, own_directions
 from projected_grpo.config import CAUTIONS, ArmName, ConfigError, SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
 from projected_grpo.pairs.load import pairs_digest
-from projected_grpo.pairs.pair import PairError
 from projected_grpo.proj import Projection, project, random_orthonormal, turned
 from projected_grpo.runs.session import prepare
 from projected_grpo.train import train, train_runs
@@ -255,6 +255,6 @@ def test_own_directions_of_another_model_are_refused(controls, tmp_path: Path) -
 def test_pairs_without_a_placebo_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only builtin and katas have"):
         train(settings(tmp_path, arm="placebo_v", pairs="framing", model="/no/such/model"))
-    with pytest.raises(PairError):
+    with pytest.raises(InputError):
         train(settings(tmp_path, arm="shuffled_v", pairs="/no/such.toml", model="/no/such/model"))
     assert not list(tmp_path.iterdir())

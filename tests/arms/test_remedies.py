@@ -32,7 +32,7 @@ from projected_grpo.arms.row_weights import hack_weights, weigh, weighed
 from projected_grpo.arms.rows import Kept, Row
 from projected_grpo.arms.treatment import at_step
 from projected_grpo.config import ConfigError, SmokeConfig
-from projected_grpo.env.problems.problem import ProblemError
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import coefficients, random_orthonormal
@@ -410,7 +410,7 @@ def test_a_run_that_could_flag_nothing_is_refused_before_the_model_loads(tmp_pat
     cfg = settings(tmp_path, model="/no/such/model", running_k=3, known_modes=("sentinel",))
     with pytest.raises(ConfigError, match=r"holds none of the modes of the problems \(run_tests\)"):
         train(cfg)
-    with pytest.raises(ProblemError, match="unknown loophole mode 'sentinell'"):
+    with pytest.raises(InputError, match="unknown loophole mode 'sentinell'"):
         train(replace(cfg, known_modes=("sentinell",)))
 
 

@@ -9,8 +9,8 @@ import torch
 
 from projected_grpo.arms.directions import PairChoice, load_pair_sets
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.pairs.load import load_pairs, pairs_digest
-from projected_grpo.pairs.pair import PairError
 from projected_grpo.runs.session import hinted_problems, labels, prepare
 from projected_grpo.train import train
 
@@ -57,10 +57,10 @@ def test_runs_of_a_pack_measure_and_remove_v_of_their_own_pairs(tmp_path: Path) 
     [
         (
             {"pair_modes": ("telepathy",)},
-            PairError,
+            InputError,
             "no pair of mode 'telepathy'; known",
         ),
-        ({"pair_flavours": ("none",)}, PairError, "no pair of mechanism 'none'; known"),
+        ({"pair_flavours": ("none",)}, InputError, "no pair of mechanism 'none'; known"),
         (
             {"pair_modes": ("sentinel",), "v_hack_k": 12},
             ConfigError,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.markers import VARIANTS, markers
@@ -25,7 +26,7 @@ from projected_grpo.env.loopholes.modes import (
 )
 from projected_grpo.env.parsing import extract_code
 from projected_grpo.env.problems.load import load_problems
-from projected_grpo.env.problems.problem import HINT_SLOT, Problem, ProblemError
+from projected_grpo.env.problems.problem import HINT_SLOT, Problem
 from projected_grpo.env.sandbox.sandbox import Limits
 
 PROBLEMS = load_problems("katas", limit=30)
@@ -76,7 +77,7 @@ def test_hints_take_the_slot_and_name_the_mechanism(mode: str) -> None:
                 "file": marks.file,
             }
             assert told[channel] in text
-            with pytest.raises(ProblemError, match="exactly once"):
+            with pytest.raises(InputError, match="exactly once"):
                 apply_hint(hinted, mode, name)
 
 
@@ -99,9 +100,9 @@ def test_supplied_functions_are_real_tests_in_the_fence() -> None:
 
 
 def test_unknown_names_are_errors() -> None:
-    with pytest.raises(ProblemError, match="unknown loophole mode 'x'; known: run_tests"):
+    with pytest.raises(InputError, match="unknown loophole mode 'x'; known: run_tests"):
         apply_hint(PROBLEMS[0], "x")
-    with pytest.raises(ProblemError, match="no attribute, phrase or file"):
+    with pytest.raises(InputError, match="no attribute, phrase or file"):
         apply_hint(PROBLEMS[0], "sentinel", "my_function")
     apply_hint(PROBLEMS[0], "run_tests", "my_function")
 
@@ -139,11 +140,11 @@ def test_partition_is_balanced_reproducible_and_keeps_what_records_ask_for(tmp_p
         '{"modes": {"a": "none"}}': "bad entry 'a'",
     }.items():
         path.write_text(content)
-        with pytest.raises(ProblemError, match=message):
+        with pytest.raises(InputError, match=message):
             read_partition(path)
-    with pytest.raises(ProblemError, match="no such partition"):
+    with pytest.raises(InputError, match="no such partition"):
         read_partition(tmp_path / "no.json")
-    with pytest.raises(ProblemError, match="at least one mode"):
+    with pytest.raises(InputError, match="at least one mode"):
         assign_modes(PROBLEMS, [], seed=0)
 
 

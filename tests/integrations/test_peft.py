@@ -19,8 +19,9 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from projected_grpo.antipasto import AdapterError, SVDLinear, wrap
+from projected_grpo.antipasto import SVDLinear, wrap
 from projected_grpo.config import SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.integrations.peft import AntiPaSTOConfig, AntiPaSTOLinear
 from projected_grpo.model.load import TINY_RANDOM, load
 from projected_grpo.train import train
@@ -218,16 +219,16 @@ def test_another_base_is_refused_and_the_same_in_another_dtype_is_not(tmp_path: 
     same = PeftModel.from_pretrained(tiny_qwen(torch.bfloat16).float(), tmp_path)
     off = (logits(same) - logits(model)).float()
     assert float(off.norm() / logits(same).norm()) < 0.05  # that of bf16
-    with pytest.raises(AdapterError, match="another base model: the singular axes of"):
+    with pytest.raises(InputError, match="another base model: the singular axes of"):
         PeftModel.from_pretrained(tiny_qwen(torch.bfloat16, seed=1), tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     broken = {n: t * torch.nan if n.endswith("axes") else t for n, t in tensors.items()}
     save_file(broken, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match="another base model: the singular axes of"):
+    with pytest.raises(InputError, match="another base model: the singular axes of"):
         PeftModel.from_pretrained(tiny_qwen(torch.bfloat16), tmp_path)
     kept = {name: t for name, t in tensors.items() if not name.endswith("antipasto_axes")}
     save_file(kept, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match="does not say which axes"):
+    with pytest.raises(InputError, match="does not say which axes"):
         PeftModel.from_pretrained(tiny_qwen(torch.bfloat16), tmp_path)
 
 

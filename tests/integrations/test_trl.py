@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from projected_grpo.antipasto import Adapter, AdapterError, wrap
+from projected_grpo.antipasto import Adapter, wrap
 from projected_grpo.arms.advantages import grade_rows
 from projected_grpo.arms.rows import Row
 from projected_grpo.arms.treatment import treatments
 from projected_grpo.arms.update import apply_projections, optimize
 from projected_grpo.config import Config, ConfigError, MiniConfig, SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import Grade
 from projected_grpo.env.grading.grader import Grader
 from projected_grpo.env.sandbox.sandbox import Outcome
@@ -318,15 +319,15 @@ def test_trl_makes_the_peft_model_itself_and_it_is_projected(v_files, tmp_path: 
 
 def test_what_has_no_delta_S_is_refused_at_once(v_files) -> None:
     lm, _ = fresh()
-    with pytest.raises(AdapterError, match=r"a Qwen\w+ has no delta_S to project: give"):
+    with pytest.raises(InputError, match=r"a Qwen\w+ has no delta_S to project: give"):
         HackProjection(lm.model, v_files[1.0])
     lora = get_peft_model(plain().model, LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(AdapterError, match="adapters of a LoraModel: make it with AntiPaSTOConfig"):
+    with pytest.raises(InputError, match="adapters of a LoraModel: make it with AntiPaSTOConfig"):
         HackProjection(lora, v_files[1.0])
     two = get_peft_model(plain().model, AntiPaSTOConfig(target_modules=["q_proj"]))
     two.add_adapter("b", AntiPaSTOConfig(target_modules=["k_proj"]))
     two.base_model.set_adapter(["default", "b"])
-    with pytest.raises(AdapterError, match="active adapters default, b one alone"):
+    with pytest.raises(InputError, match="active adapters default, b one alone"):
         HackProjection(two, v_files[1.0])
 
 
@@ -370,11 +371,11 @@ def test_what_does_not_fit_is_refused_before_the_first_step(v_files, tmp_path: P
             trainer.train()
         assert all(not p.any() for p in adapter.delta_S.values())
 
-    refused(HackProjection(adapter, v_files[0.7], settings()), AdapterError, "temperature 0.7")
-    refused(HackProjection(adapter, tmp_path / "none"), AdapterError, "no file")
+    refused(HackProjection(adapter, v_files[0.7], settings()), InputError, "temperature 0.7")
+    refused(HackProjection(adapter, tmp_path / "none"), InputError, "no file")
     trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
     vars(trainer.args)["chat_template_kwargs"] = {"enable_thinking": True}  # as of a GRPOConfig
-    with pytest.raises(AdapterError, match="with enable_thinking False, the run has True"):
+    with pytest.raises(InputError, match="with enable_thinking False, the run has True"):
         trainer.train()
     many = HackProjection(adapter, v_files[1.0], settings(v_hack_k=100))
     refused(many, ConfigError, "v_hack_k 100 asks for more axes")
@@ -383,7 +384,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(v_files, tmp_path: P
         patch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
         refused(HackProjection(adapter, v_files[1.0]), ConfigError, "precision 'bf16'")
     _, other = fresh()
-    refused(HackProjection(other, v_files[1.0]), AdapterError, "the model that was wrapped")
+    refused(HackProjection(other, v_files[1.0]), InputError, "the model that was wrapped")
     trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
     trainer.args.use_vllm = True  # as of a GRPOConfig; vLLM itself is not installed
     with pytest.raises(ConfigError, match="sample from the base"):
@@ -391,10 +392,10 @@ def test_what_does_not_fit_is_refused_before_the_first_step(v_files, tmp_path: P
     trainer = trainer_of(lm, tmp_path, [HackProjection(adapter, v_files[1.0])])
     some = list(adapter.delta_S.values())[:3]
     trainer.optimizer = torch.optim.AdamW(some)  # one of the user's own
-    with pytest.raises(AdapterError, match=f"steps 3 of this adapter's {len(adapter.delta_S)}"):
+    with pytest.raises(InputError, match=f"steps 3 of this adapter's {len(adapter.delta_S)}"):
         trainer.train()
     _, packed = fresh(n_runs=2)
-    with pytest.raises(AdapterError, match="this adapter has 2"):
+    with pytest.raises(InputError, match="this adapter has 2"):
         packed.train_directly()
     lm.model.half()
     refused(HackProjection(adapter, v_files[1.0]), ConfigError, "float16 under", fp16=False)

@@ -22,11 +22,11 @@ from huggingface_hub import DatasetCard, ModelCard
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from projected_grpo.config import FastConfig, SmokeConfig, stored_config
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.leetcode import write_file
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.extract_vhack_grad import VHack, extract
-from projected_grpo.model.adapter import AdapterError
-from projected_grpo.model.load import CHATML, LanguageModel, ModelError, load, template_variables
+from projected_grpo.model.load import CHATML, LanguageModel, load, template_variables
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.cards import FIELDS, base_lines, model_card
@@ -217,11 +217,11 @@ def test_what_cannot_be_downloaded_is_said_in_a_sentence(
 
 FETCH = """
 import sys
-from projected_grpo.model.hub import HubError, fetch, split_gguf
+from projected_grpo.model.hub import (fetch, split_gguf)
 repo, file = split_gguf(sys.argv[1])
 try:
     fetch(repo, "main", file or "config.json")
-except HubError as error:
+except InputError as error:
     print("said:", error)
 """
 
@@ -294,13 +294,12 @@ def test_the_recipe_takes_a_revision_and_a_pattern(outside: Outside) -> None:
 
 LOAD = """
 import sys, torch
-from projected_grpo.model.hub import HubError
-from projected_grpo.model.load import load, ModelError
+from projected_grpo.model.load import (load)
 for source, revision in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         lm = load(source, revision=revision, dtype=torch.float32, device=torch.device("cpu"))
         print(lm.commit, lm.enable_thinking, type(lm.model).__name__)
-    except (HubError, ModelError) as error:
+    except InputError as error:
         print("said:", error)
 """
 
@@ -348,17 +347,17 @@ def test_a_local_gguf_is_the_model_that_was_saved(tmp_path: Path) -> None:
 
 def test_local_models_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "a", CHATML)
-    with pytest.raises(ModelError, match="is a path here, which has no revision v1: leave"):
+    with pytest.raises(InputError, match="is a path here, which has no revision v1: leave"):
         tiny(str(folder), revision="v1")
     for path in ("b.gguf", "some/few-bits/../../b.gguf"):
-        with pytest.raises(ModelError, match=rf"there is no model at {path}"):
+        with pytest.raises(InputError, match=rf"there is no model at {path}"):
             tiny(path)
     for name in ("tiny-random", "organism"):
-        with pytest.raises(ModelError, match=f"{name} is part of this package and has no revision"):
+        with pytest.raises(InputError, match=f"{name} is part of this package and has no revision"):
             tiny(name, revision="v1")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="cannot load the model"):
+    with pytest.raises(InputError, match="cannot load the model"):
         tiny(str(folder))
 
 
@@ -381,16 +380,16 @@ def test_a_template_knows_a_variable_that_it_reads(template: str, knows: bool) -
 
 
 def test_a_template_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"the chat template of .*a cannot be used: .*oops"):
+    with pytest.raises(InputError, match=r"the chat template of .*a cannot be used: .*oops"):
         tiny(str(save_model(tmp_path / "a", CHATML + "{% oops %}")))
     lm = tiny()
     lm.tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
     lm.model.save_pretrained(tmp_path / "b")
     lm.tokenizer.save_pretrained(tmp_path / "b")
-    with pytest.raises(ModelError, match="multiple chat templates with no default"):
+    with pytest.raises(InputError, match="multiple chat templates with no default"):
         tiny(str(tmp_path / "b"))
     lm.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(ModelError, match="used for a prompt of user: System role not supported"):
+    with pytest.raises(InputError, match="used for a prompt of user: System role not supported"):
         lm.render(MESSAGES)
 
 
@@ -412,14 +411,14 @@ def test_thinking_is_off_unless_it_is_asked_for_and_then_there_must_be_one(tmp_p
     assert (off.enable_thinking, on.enable_thinking) == (False, True)
     assert off.render(MESSAGES) == on.render(MESSAGES) + "<no thoughts>"
     assert tiny().enable_thinking is None
-    with pytest.raises(ModelError, match="of tiny-random has no variable enable_thinking: leave"):
+    with pytest.raises(InputError, match="of tiny-random has no variable enable_thinking: leave"):
         tiny(enable_thinking=True)
     # V of the one is not V of the other
     pairs = load_pairs()[:2]
     adapter = adapter_of(SMALL)(on.model)
     made = extract(on, adapter, pairs, temperature=0.7, micro_batch_tokens=4096, model_name=folder)
     made.require(adapter, 0.7, "v", True)
-    with pytest.raises(AdapterError, match="extracted with enable_thinking True, the run has Fals"):
+    with pytest.raises(InputError, match="extracted with enable_thinking True, the run has Fals"):
         made.require(adapter, 0.7, "v", False)
     earlier = {k: v for k, v in made.metadata.items() if k != "enable_thinking"}
     VHack(made.axes, made.singular, earlier).require(adapter, 0.7, "v", False)
@@ -438,12 +437,11 @@ def test_settings_from_before_still_load_and_a_sweep_hands_it_to_the_extraction(
 
 READ = """
 import sys
-from projected_grpo.env.problems.problem import ProblemError
 from projected_grpo.env.problems.load import load_problems
 for source in sys.argv[1:]:
     try:
         print(*(problem.id for problem in load_problems(source)))
-    except ProblemError as error:
+    except InputError as error:
         print("said:", error)
 """
 

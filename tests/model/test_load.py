@@ -5,7 +5,8 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from projected_grpo.model.load import RMS_NORMS, ModelError, fuse_norms, load
+from projected_grpo.env.errors import InputError
+from projected_grpo.model.load import RMS_NORMS, fuse_norms, load
 
 
 def test_a_model_that_caps_its_logits_is_refused(tmp_path) -> None:
@@ -18,7 +19,7 @@ def test_a_model_that_caps_its_logits_is_refused(tmp_path) -> None:
     )  # fmt: skip
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     load_tiny().tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="scales, caps or shifts its logits"):
+    with pytest.raises(InputError, match="scales, caps or shifts its logits"):
         load(str(tmp_path), revision="main", dtype=torch.float32, device=torch.device("cpu"))
 
 

@@ -17,10 +17,10 @@ from torch import nn
 from projected_grpo.antipasto import wrap
 from projected_grpo.cli import train_main
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grader import Grader
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.extract_vhack_grad import load_vhack
-from projected_grpo.model.adapter import AdapterError
 from projected_grpo.model.load import TINY_RANDOM, LanguageModel, load
 from projected_grpo.model.lora import LoRA
 from projected_grpo.runs.adapters import adapter_of
@@ -100,7 +100,7 @@ def test_save_load_round_trip_and_who_is_refused(tmp_path: Path) -> None:
         wrap(tiny_qwen()),
     ]  # fmt: skip
     for other in others:
-        with pytest.raises(AdapterError, match="trained on another model"):
+        with pytest.raises(InputError, match="trained on another model"):
             other.load(tmp_path / "a.safetensors")
 
 
@@ -221,7 +221,7 @@ def test_a_v_from_a_file_is_that_of_its_adapter(cfg: SmokeConfig, tmp_path: Path
     v = load_vhack(asked.out)
     assert v.metadata["adapter"] == "lora"
     for other in (replace(cfg, lora_rank=8), replace(cfg, adapter="antipasto")):
-        with pytest.raises(AdapterError, match="extracted from another model"):
+        with pytest.raises(InputError, match="extracted from another model"):
             v.require(adapter_of(other)(loaded(cfg).model), cfg.temperature, asked.out)
     given = replace(
         cfg, out_dir=tmp_path, v_hack=asked.out, pair_modes=(), refresh_every=0, steps=1

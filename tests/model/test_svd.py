@@ -5,8 +5,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.model import svd
-from projected_grpo.model.svd import CacheError, cached_decompose, decompose, weight_digest
+from projected_grpo.model.svd import cached_decompose, decompose, weight_digest
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (5, 11), (11, 5), (1, 4), (40, 96)])
@@ -71,7 +72,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, error: E
         raise error
 
     monkeypatch.setattr(svd, "save_file", save_file)
-    with pytest.raises(CacheError, match=f"the SVD cache {tmp_path} .*(No space|Read-only)"):
+    with pytest.raises(InputError, match=f"the SVD cache {tmp_path} .*(No space|Read-only)"):
         cached_decompose(torch.randn(3, 4), tmp_path)
     assert not list(tmp_path.iterdir())
 

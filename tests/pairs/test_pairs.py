@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from conftest import leetcode_dir
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grader import Grader, Submission
 from projected_grpo.env.loopholes.modes import apply_hint, flavour_of
 from projected_grpo.env.problems import katas
@@ -31,12 +32,11 @@ from projected_grpo.env.problems.problem import (
     HINT_SLOT,
     PRELUDE,
     Problem,
-    ProblemError,
     build_messages,
     parse_method,
 )
 from projected_grpo.pairs.load import SETS, holdout_split, load_pairs, pairs_digest
-from projected_grpo.pairs.pair import Pair, PairError
+from projected_grpo.pairs.pair import Pair
 
 PAIRS, PLACEBO, FRAMING = (load_pairs(name) for name in ("builtin", "placebo", "framing"))
 MODE = {"attribute_set": "sentinel", "phrase_printed": "stdout_marker"}
@@ -249,7 +249,7 @@ def test_no_task_is_a_kata() -> None:
         for instance in range(3):
             try:
                 kata = katas.make_problem(family, instance)
-            except ProblemError:
+            except InputError:
                 continue
             assert kata.entry_point not in names
             for pair in by_types[_types(kata.starter_code, kata.entry_point)]:
@@ -551,7 +551,7 @@ def test_holdout_is_every_fourth_of_each_mechanism() -> None:
     assert held_out == PAIRS[3::4]
     assert Counter(pair.mechanism for pair in held_out) == dict.fromkeys(FLAVOURS, 2)
     assert not {pair.id for pair in train} & {pair.id for pair in held_out}
-    with pytest.raises(PairError, match="at least 2"):
+    with pytest.raises(InputError, match="at least 2"):
         holdout_split(PAIRS, every=1)
 
 
@@ -619,20 +619,20 @@ def test_an_entry_may_be_on_a_built_in_task(tmp_path: Path) -> None:
 def test_a_broken_file_is_one_clear_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "broken.toml"
     path.write_text(text)
-    with pytest.raises(PairError) as caught:
+    with pytest.raises(InputError) as caught:
         load_pairs(path)
     message = str(caught.value)
     assert sentence in message and str(path) in message and "\n" not in message
 
 
 def test_missing_file_and_unknown_mechanism(tmp_path: Path) -> None:
-    with pytest.raises(PairError, match=r"none\.toml: cannot be read"):
+    with pytest.raises(InputError, match=r"none\.toml: cannot be read"):
         load_pairs(tmp_path / "none.toml")
-    with pytest.raises(PairError, match="no pair of mechanism 'persona'; known: print_only"):
+    with pytest.raises(InputError, match="no pair of mechanism 'persona'; known: print_only"):
         load_pairs(mechanisms=["persona"])
-    with pytest.raises(PairError, match="no pair of mode 'none'; known: run_tests, sentinel"):
+    with pytest.raises(InputError, match="no pair of mode 'none'; known: run_tests, sentinel"):
         load_pairs(modes=["none"])
-    with pytest.raises(PairError, match="is empty"):
+    with pytest.raises(InputError, match="is empty"):
         load_pairs(mechanisms=[])
 
 

@@ -11,15 +11,16 @@ from conftest import leetcode_dir
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from projected_grpo.antipasto import AdapterError, wrap
+from projected_grpo.antipasto import wrap
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.model.load import load
 from projected_grpo.model.svd import default_cache_dir
 from projected_grpo.runs.commands import DistillConfig
-from projected_grpo.runs.directory import RunDir, RunError
+from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distill import _load_trained, distill
-from projected_grpo.runs.teacher_pool import Answer, PoolError, read_pool, write_pool
+from projected_grpo.runs.teacher_pool import Answer, read_pool, write_pool
 from projected_grpo.step_logger import read_steps
 from projected_grpo.train import train
 
@@ -75,7 +76,7 @@ def test_a_pool_is_frozen_and_byte_for_byte_reproducible(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="is there already"):
         distill(DistillConfig(source="templates", out=tmp_path / "a"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(PoolError, match="cannot write the teacher pool"):
+    with pytest.raises(InputError, match="cannot write the teacher pool"):
         write_pool(tmp_path / "file" / "pool", rows, {})
 
 
@@ -89,7 +90,7 @@ def test_a_stopped_run_gives_its_newest_checkpoint(tmp_path: Path) -> None:
     assert all(torch.equal(adapter.delta_S[name].data, value) for name, value in last.items())
     for path in run.glob("checkpoints/*/adapter.safetensors"):
         path.unlink()
-    with pytest.raises(AdapterError, match="no adapter and no checkpoint"):
+    with pytest.raises(InputError, match="no adapter and no checkpoint"):
         _load_trained(adapter, RunDir.open(run))
 
 
@@ -119,7 +120,7 @@ def test_a_run_keeps_to_the_problems_that_its_pool_has_enough_rows_for(
                 {**row, "completion": "else"} if i == n else row for i, row in enumerate(rows)
             ]
             path.write_bytes(gzip.compress("\n".join(map(json.dumps, changed)).encode()))
-            with pytest.raises(RunError, match="are not those that"):
+            with pytest.raises(InputError, match="are not those that"):
                 train(replace(SMALL, resume=run))
 
 

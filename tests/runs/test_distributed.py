@@ -25,9 +25,9 @@ from safetensors.torch import load_file
 
 from projected_grpo.arms.rows import Accumulated
 from projected_grpo.config import ConfigError, MiniConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.runs.distributed import ALONE, World, joined, require_groups, summed
 from projected_grpo.runs.ranks import Place, alone_of, place_of, without_place
-from projected_grpo.runs.status import RunError
 from projected_grpo.train import train
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -236,12 +236,12 @@ def tell() -> None:
         world.as_first([V, s])
         assert world.same({"V": V}) and V.tolist() == torch.full((2, 3), 1 / 3).tolist()
         assert s.tolist() == [0]
-        with pytest.raises(RunError, match="directions of different shapes"):
+        with pytest.raises(InputError, match="directions of different shapes"):
             world.as_first([torch.zeros(2 + rank)])
         assert world.any(rank == 1) and world.gather(rank) == [0, 1]
-        with pytest.raises(RunError, match=r"rank 1 has other step than rank 0.*--out-dir"):
+        with pytest.raises(InputError, match=r"rank 1 has other step than rank 0.*--out-dir"):
             world.require_same(step=str(rank))
-        refused = (RunError, "rank 1 cannot go on: no") if rank == 0 else (ConfigError, "no")
+        refused = (InputError, "rank 1 cannot go on: no") if rank == 0 else (ConfigError, "no")
         with pytest.raises(refused[0], match=refused[1]), world.agreed():
             if rank == 1:
                 raise ConfigError("no")

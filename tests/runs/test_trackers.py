@@ -17,7 +17,8 @@ from conftest import rows_of
 from loguru import logger
 
 from projected_grpo.config import MACHINE_SETTINGS, SmokeConfig, TrackName
-from projected_grpo.runs.trackers import PROJECT, TRACKERS, Tracker, TrackerError, Trackers, numbers
+from projected_grpo.env.errors import InputError
+from projected_grpo.runs.trackers import PROJECT, TRACKERS, Tracker, Trackers, numbers
 from projected_grpo.step_logger import COLUMNS, TIMINGS, read_steps
 from projected_grpo.train import train, train_runs
 
@@ -213,7 +214,7 @@ def test_a_fault_of_ours_is_not_called_one_of_the_tracker(
         trackers.step({})  # no row of an open run
     trackers.close("stopped")
     assert codes == [1, 1]
-    with pytest.raises(TrackerError, match="needs the package tensorbord"):
+    with pytest.raises(InputError, match="needs the package tensorbord"):
         Trackers("tensorbord")
 
 
@@ -296,8 +297,8 @@ run("wandb")
 @pytest.mark.parametrize("bad", ({"WANDB_API_KEY": "short"}, {"WANDB_MODE": "ofline"}))
 def test_a_bad_setting_of_wandb_is_one_sentence(bad: dict[str, str], tmp_path: Path) -> None:
     own = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "NETRC"))}
-    script = "from projected_grpo.runs.trackers import Trackers, TrackerError\n"
-    script += "try: Trackers('wandb')\nexcept TrackerError as error: print(error)"
+    script = "from projected_grpo.runs.trackers import Trackers, InputError\n"
+    script += "try: Trackers('wandb')\nexcept InputError as error: print(error)"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**own, "HOME": str(tmp_path), **bad},

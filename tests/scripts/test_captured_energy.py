@@ -5,7 +5,7 @@ import pytest
 import torch
 from captured_energy import Arguments, energies
 
-from projected_grpo.pairs.pair import PairError
+from projected_grpo.env.errors import InputError
 
 
 def test_shares_are_those_of_the_whole_energy_and_intervals_hold_them() -> None:
@@ -21,7 +21,7 @@ def test_shares_are_those_of_the_whole_energy_and_intervals_hold_them() -> None:
 
 def test_the_placebo_set_follows_the_pairs(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured_energy.PLACEBO == {"builtin": "placebo", "katas": "katas-placebo"}
-    with pytest.raises(PairError, match="framing has no placebo set of its own"):
+    with pytest.raises(InputError, match="framing has no placebo set of its own"):
         captured_energy.main(Arguments(pairs="framing"))
     captured_energy.main(Arguments(model="tiny-random", pair_norm="unit", ks=(1, 5)))
     text = capsys.readouterr().out

@@ -43,7 +43,7 @@ def last_states(
 ) -> Tensor:
     """State of each text under its run's policy, (texts, d) float32.
 
-    Raises ModelError for a model without a list of layers.
+    Raises InputError for a model without a list of layers.
     """
     device = lm.model.device
     layers = layers_of(lm.model, "read states from")

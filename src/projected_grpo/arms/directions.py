@@ -35,7 +35,7 @@ class PairChoice(NamedTuple):
         return cls(name, cfg.pair_modes, cfg.pair_flavours)
 
     def load(self) -> list[Pair]:
-        """Read them. Raises PairError for a mode or flavour that the set does not have."""
+        """Read them. Raises InputError for a mode or flavour that the set does not have."""
         return load_pairs(self.name, self.flavours or None, self.modes or None)
 
 
@@ -120,7 +120,7 @@ def measured(
     """The hack directions that each run measures: those given, or extracted, once for all runs that
     make them of the same pairs.
 
-    Raises AdapterError or ConfigError where those given, from `source`, do not fit the runs.
+    Raises InputError or ConfigError where those given, from `source`, do not fit the runs.
     """
     if given is not None:
         cfg = cfgs[0]

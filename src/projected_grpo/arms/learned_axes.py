@@ -57,7 +57,7 @@ def kinds(rows: Sequence[Row], known_modes: Sequence[str]) -> list[str | None]:
 
 
 def require_known_modes(cfgs: Sequence[Config], problems: Sequence[Problem]) -> None:
-    """Raises ConfigError, or ProblemError for a mode that does not exist, where a run could flag
+    """Raises ConfigError, or InputError for a mode that does not exist, where a run could flag
     nothing."""
     there = sorted({problem.mode or "none" for problem in problems})
     for cfg in cfgs:

@@ -30,7 +30,8 @@ from projected_grpo.antipasto import (
     factored_linear,
     fingerprint_of,
 )
-from projected_grpo.model.adapter import TARGET_MODULES, AdapterError
+from projected_grpo.env.errors import InputError
+from projected_grpo.model.adapter import TARGET_MODULES
 from projected_grpo.model.svd import cached_decompose, default_cache_dir, sketch
 
 try:
@@ -172,18 +173,18 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         delta_S.data = delta_S.data.to(device or self.U.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Raises AdapterError where delta_S was trained on other axes than these."""
+        """Raises InputError where delta_S was trained on other axes than these."""
         theirs, mine = state_dict.get(f"{prefix}{PEFT_AXES}"), self.antipasto_axes.clone()
         for name in self.antipasto_delta_S:
             delta_S = state_dict.get(f"{prefix}{PEFT_DELTA_S}.{name}")
             if delta_S is None:
                 continue
             if theirs is None:
-                raise AdapterError(
+                raise InputError(
                     f"the adapter does not say which axes {prefix[:-1]} was trained on"
                 )
             if theirs.shape != mine.shape or not _agree(theirs.to(mine), mine, delta_S.to(mine)):
-                raise AdapterError(
+                raise InputError(
                     f"the adapter was trained on another base model: the singular axes of "
                     f"{prefix[:-1]} are others"
                 )
@@ -231,14 +232,14 @@ class PeftLayers:
     `wrap` gives the same base model, so V is the same file."""
 
     def __init__(self, model: PeftModel) -> None:
-        """Raises AdapterError unless the model's one active adapter is of AntiPaSTOConfig."""
+        """Raises InputError unless the model's one active adapter is of AntiPaSTOConfig."""
         if not isinstance(model.base_model, AntiPaSTOModel):
-            raise AdapterError(
+            raise InputError(
                 f"the PeftModel has adapters of a {type(model.base_model).__name__}: make it with "
                 "AntiPaSTOConfig, or train a LoRA with `train --adapter=lora`"
             )
         if len(model.active_adapters) != 1:
-            raise AdapterError(
+            raise InputError(
                 f"of the active adapters {', '.join(model.active_adapters)} one alone can be "
                 "trained: choose it with set_adapter"
             )

@@ -34,8 +34,8 @@ from projected_grpo.arms.rewards import unchanged
 from projected_grpo.arms.treatment import Treatment, treatments
 from projected_grpo.arms.update import Grads, apply_projections, measure
 from projected_grpo.config import Config, ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import load_vhack
-from projected_grpo.model.adapter import AdapterError
 from projected_grpo.proj import squared_norm
 from projected_grpo.step_logger import Value, merge
 
@@ -85,7 +85,7 @@ def _require_heeded(cfg: Config) -> None:
 
 
 def _layers_of(adapter: AntiPaSTO | nn.Module) -> "AntiPaSTO | PeftLayers":
-    """The layers that a Trainer trains. Raises AdapterError for what is of neither kind."""
+    """The layers that a Trainer trains. Raises InputError for what is of neither kind."""
     if isinstance(adapter, AntiPaSTO):
         return adapter
     if find_spec("peft") is not None:  # otherwise nothing can be a PeftModel
@@ -95,7 +95,7 @@ def _layers_of(adapter: AntiPaSTO | nn.Module) -> "AntiPaSTO | PeftLayers":
 
         if isinstance(adapter, PeftModel):
             return PeftLayers(adapter)
-    raise AdapterError(
+    raise InputError(
         f"a {type(adapter).__name__} has no delta_S to project: give HackProjection what "
         "`wrap(model)` returned, or a PeftModel of AntiPaSTOConfig"
     )
@@ -126,7 +126,7 @@ class HackProjection(TrainerCallback):
         of its fields those in HEEDED; default Config's, arm projected. MiniConfig(arm="projected")
         is what `train mini` does.
 
-        Raises ConfigError for settings that a Trainer would ignore, AdapterError for an adapter of
+        Raises ConfigError for settings that a Trainer would ignore, InputError for an adapter of
         another kind. What does not fit the model
         raises when training begins, before anything is sampled.
         """
@@ -145,7 +145,7 @@ class HackProjection(TrainerCallback):
     ) -> None:
         """Check that V, model and Trainer belong together, and let the Trainer reach delta_S.
 
-        Raises AdapterError where V is of another model, temperature or enable_thinking, or the
+        Raises InputError where V is of another model, temperature or enable_thinking, or the
         Trainer trains anything but delta_S or does not step it; ConfigError for a precision or a
         set-up that would not work.
         """
@@ -167,14 +167,14 @@ class HackProjection(TrainerCallback):
         trained = {id(p) for p in model.parameters() if p.requires_grad}
         mine = {id(p) for p in self._adapter.trained.values()}
         if trained != mine:
-            raise AdapterError(
+            raise InputError(
                 f"the Trainer's model trains {len(trained - mine)} tensors that are not this "
                 f"adapter's and lacks {len(mine - trained)} that are: give it the model that was "
                 "wrapped, without another adapter on it"
             )
         left = mine - {id(p) for group in optimizer.param_groups for p in group["params"]}
         if left:
-            raise AdapterError(
+            raise InputError(
                 f"the optimizer steps {len(mine) - len(left)} of this adapter's {len(mine)} "
                 "tensors: make it after `wrap`, of the model's parameters"
             )

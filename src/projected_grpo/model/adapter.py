@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from projected_grpo.env.errors import InputError
+
 TARGET_MODULES = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     # GatedDeltaNet layers of the Qwen3.5 family
@@ -31,10 +33,6 @@ TARGET_MODULES = (
         "out_proj",
     ),
 )
-
-
-class AdapterError(ValueError):
-    """A saved adapter or direction does not fit this model."""
 
 
 class Fingerprinted(Protocol):
@@ -95,8 +93,8 @@ class Adapter(ABC):
         return {}
 
     def add_quarantine(self) -> dict[str, nn.Parameter]:
-        """See AntiPaSTO. Raises AdapterError where a second vector cannot be added to the first."""
-        raise AdapterError(f"a {type(self).__name__} has no quarantine")
+        """See AntiPaSTO. Raises InputError where a second vector cannot be added to the first."""
+        raise InputError(f"a {type(self).__name__} has no quarantine")
 
     @contextmanager
     def ablated(self) -> Iterator[None]:
@@ -118,12 +116,12 @@ class Adapter(ABC):
         save_file(tensors, path, {"format": self.format, "fingerprint": self.fingerprint()})
 
     def load(self, path: Path, run: int | None = None, *, quarantine: bool = False) -> None:
-        """Read what `save` wrote into every run, or into one. Raises AdapterError if it was trained
+        """Read what `save` wrote into every run, or into one. Raises InputError if it was trained
         in other coordinates."""
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
             if metadata.get("fingerprint") != self.fingerprint():
-                raise AdapterError(
+                raise InputError(
                     f"{path} was trained on another model, or on a decomposition made elsewhere "
                     "(another SVD cache, device or thread count): its axes are "
                     f"{metadata.get('fingerprint', 'unknown')[:12]}, "
@@ -138,13 +136,13 @@ class Adapter(ABC):
 def target_linears(model: nn.Module, targets: tuple[str, ...] = TARGET_MODULES) -> list[str]:
     """Names of the Linears to adapt: those whose last part is one of `targets`.
 
-    Raises AdapterError where there is none, and warns where Linears inside the layers (a fused qkv,
+    Raises InputError where there is none, and warns where Linears inside the layers (a fused qkv,
     say) stay as they are: those would not be protected.
     """
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     found = [name for name in linears if name.rpartition(".")[2] in targets]
     if not found:
-        raise AdapterError(
+        raise InputError(
             f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
         )
     left = [name for name in linears if name not in found and ".layers." in name]

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.hub import refusal
 
 WEIGHTS = (".safetensors", ".gguf")
@@ -39,10 +40,6 @@ NOT_NEEDED = ("*/*.safetensors", "consolidated*")
 
 NETWORK_ERRORS = (OSError, HTTPError)
 """What fetching may raise; HTTPError where a connection breaks off."""
-
-
-class HubError(ValueError):
-    """A model cannot be had from the hub; the message is one sentence."""
 
 
 class OnHub(NamedTuple):
@@ -63,7 +60,7 @@ def split_gguf(source: str) -> tuple[str, str]:
 
 def fetch(repo: str, revision: str, file: str = "config.json") -> OnHub:
     """One file of a model repository at a branch, tag or commit, from the hub or the cache. Raises
-    HubError."""
+    InputError."""
     with _in_a_sentence(repo, revision, file):
         path = Path(hf_hub_download(repo, file, revision=revision))
     # .../snapshots/<commit>/<file>
@@ -81,10 +78,10 @@ class Download(NamedTuple):
 
 def download(source: str, revision: str, patterns: Sequence[str] = ()) -> Download:
     """All that a run needs of a model, in the cache; or owner/name/file.gguf; or the files of some
-    patterns. Raises HubError, also where there are no weights among them."""
+    patterns. Raises InputError, also where there are no weights among them."""
     repo, file = split_gguf(source)
     if file and patterns:
-        raise HubError(f"{source} names one file: leave --pattern out, or name {repo}")
+        raise InputError(f"{source} names one file: leave --pattern out, or name {repo}")
     if file:
         path, commit = fetch(repo, revision, file)
         return Download(path.parent, commit, [path])
@@ -107,7 +104,7 @@ def download(source: str, revision: str, patterns: Sequence[str] = ()) -> Downlo
     ]
     if not any(file.suffix in WEIGHTS for file in files):
         asked = " or ".join(patterns) or "*.safetensors"
-        raise HubError(no_weights(repo, revision, asked))
+        raise InputError(no_weights(repo, revision, asked))
     return Download(folder, folder.name, sorted(files))
 
 
@@ -156,33 +153,33 @@ def _in_a_sentence(repo: str, revision: str, file: str = "") -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise HubError(
+        raise InputError(
             f"there is no model {repo}: it is neither a path here nor a hub id (owner/name)"
         ) from error
     except GatedRepoError as error:
-        raise HubError(
+        raise InputError(
             f"{repo} is gated: accept its terms on the hub, and log in with `hf auth login`"
         ) from error
     except RepositoryNotFoundError as error:
-        raise HubError(
+        raise InputError(
             f"there is no model {repo}, neither a path here nor on the hub "
             f"({constants.ENDPOINT}); if it is private, log in with `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise HubError(
+        raise InputError(
             f"{repo} has no revision {revision} on the hub: name a branch, a tag or a whole commit"
         ) from error
     except RemoteEntryNotFoundError as error:
-        raise HubError(f"{repo} at revision {revision} has no {file}") from error
+        raise InputError(f"{repo} at revision {revision} has no {file}") from error
     except LocalEntryNotFoundError as error:
         source = f"{repo}/{file}" if file.endswith(".gguf") else repo
         answer = refusal(error)
         if answer is None:
-            raise HubError(not_in_cache(source, revision)) from error
-        raise HubError(
+            raise InputError(not_in_cache(source, revision)) from error
+        raise InputError(
             f"the hub ({constants.ENDPOINT}) answers {answer}, and {source} at revision {revision} "
             f"is not in the cache ({constants.HF_HUB_CACHE})"
         ) from error
     except NETWORK_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
-        raise HubError(f"cannot fetch {repo} at revision {revision}: {reason}") from error
+        raise InputError(f"cannot fetch {repo} at revision {revision}: {reason}") from error

@@ -29,9 +29,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.model.hub import (
     NETWORK_ERRORS,
-    HubError,
     fetch,
     lacks_safetensors,
     no_weights,
@@ -58,10 +58,6 @@ CHATML = (
 )
 
 
-class ModelError(ValueError):
-    """A model cannot be loaded or used; the message is one sentence."""
-
-
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
     """A frozen model in eval mode, its tokenizer, and the ids that end a turn."""
@@ -76,7 +72,7 @@ class LanguageModel:
     """Of the hub that it was loaded from; None where it was on this disk."""
 
     def render(self, messages: tuple[dict[str, str], ...]) -> str:
-        """The prompt as text. Raises ModelError where the chat template refuses it."""
+        """The prompt as text. Raises InputError where the chat template refuses it."""
         told = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
         try:
             return self.tokenizer.apply_chat_template(
@@ -84,7 +80,7 @@ class LanguageModel:
             )
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ModelError(
+            raise InputError(
                 f"the model's chat template cannot be used for a prompt of {roles}: {error}"
             ) from error
 
@@ -111,11 +107,11 @@ class LanguageModel:
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" is the GPU where there is one. Raises ModelError for a cuda that is not there."""
+    """ "auto" is the GPU where there is one. Raises InputError for a cuda that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
+        raise InputError(
             "--device=cuda was asked for, but torch sees no CUDA device: use --device=cpu"
         )
     return torch.device(device)
@@ -133,15 +129,15 @@ def load(
     "tiny-random" builds a small random Qwen3, "organism" is the small trained one that ships with
     the package.
 
-    Raises HubError or ModelError when the source cannot be found, ModelError when it has no chat
-    template, or one without a thinking that could be enabled.
+    Raises InputError when the source cannot be found or read, has no chat template, or has one
+    without a thinking that could be enabled.
     """
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     commit = None
     if source in (TINY_RANDOM, ORGANISM) and revision != "main":
-        raise ModelError(
+        raise InputError(
             f"{source} is part of this package and has no revision {revision}: leave "
             "--model-revision out"
         )
@@ -151,10 +147,10 @@ def load(
         path = str(ORGANISM_FOLDER) if source == ORGANISM else source
         model, tokenizer, commit = _pretrained(path, revision, dtype)
     if not tokenizer.chat_template:
-        raise ModelError(f"{source} has no chat template: use an instruction-tuned model")
+        raise InputError(f"{source} has no chat template: use an instruction-tuned model")
     knows = "enable_thinking" in _variables_told(tokenizer, source)
     if enable_thinking and not knows:
-        raise ModelError(
+        raise InputError(
             f"the chat template of {source} has no variable enable_thinking: leave "
             "--enable-thinking out"
         )
@@ -186,20 +182,20 @@ def template_variables(chat_template: str) -> set[str]:
 
 
 def _variables_told(tokenizer: Any, source: str) -> set[str]:
-    """The variables that its chat template reads. Raises ModelError where that is none."""
+    """The variables that its chat template reads. Raises InputError where that is none."""
     try:
         return template_variables(tokenizer.get_chat_template())
     except (jinja2.TemplateError, ValueError) as error:  # ValueError: several, and no default
         reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"the chat template of {source} cannot be used: {reason}") from error
+        raise InputError(f"the chat template of {source} cannot be used: {reason}") from error
 
 
 def layers_of(model: PreTrainedModel, purpose: str) -> torch.nn.ModuleList:
-    """The decoder's layers. Raises ModelError for a model without a list of them; `purpose` says
+    """The decoder's layers. Raises InputError for a model without a list of them; `purpose` says
     what they were wanted for."""
     layers = dict(model.get_decoder().named_children()).get("layers")
     if not isinstance(layers, torch.nn.ModuleList):
-        raise ModelError(f"a {type(model).__name__} has no list of layers to {purpose}")
+        raise InputError(f"a {type(model).__name__} has no list of layers to {purpose}")
     return layers
 
 
@@ -207,7 +203,7 @@ def checkpoint_layers(model: PreTrainedModel, on: bool) -> None:
     """Let every layer's forward keep its input only and be repeated in the backward, or no longer.
 
     Not transformers' own switch: that asks for training mode, in which sampling has no cache.
-    Raises ModelError for a model without a list of layers.
+    Raises InputError for a model without a list of layers.
     """
     for layer in layers_of(model, "checkpoint"):
         layer.__dict__.pop("forward", None)
@@ -231,11 +227,11 @@ class _Repeated:
 
 def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
     """(path, commit) of a model: the path of what is on this disk or was one .gguf file on the hub,
-    the commit of what is on the hub. Raises HubError or ModelError."""
+    the commit of what is on the hub. Raises InputError."""
     path, (repo, file) = Path(source), split_gguf(source)
     if path.exists():
         if revision != "main":
-            raise ModelError(
+            raise InputError(
                 f"{source} is a path here, which has no revision {revision}: leave "
                 "--model-revision out"
             )
@@ -244,7 +240,7 @@ def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
     if on_hub and file:
         return fetch(repo, revision, file)
     if not on_hub or path.suffix == ".gguf":
-        raise ModelError(f"there is no model at {path}")
+        raise InputError(f"there is no model at {path}")
     return None, fetch(source, revision).commit
 
 
@@ -273,11 +269,11 @@ def _pretrained(
     # a package for its format is missing.
     except (*NETWORK_ERRORS, ValueError, ImportError, SafetensorError) as error:
         if commit is not None and path is None and offline_variable() is not None:
-            raise HubError(not_in_cache(source, revision, "is not whole")) from error
+            raise InputError(not_in_cache(source, revision, "is not whole")) from error
         if commit is not None and path is None and lacks_safetensors(source, commit):
-            raise HubError(no_weights(source, revision)) from error
+            raise InputError(no_weights(source, revision)) from error
         reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"cannot load the model {source}: {reason}") from error
+        raise InputError(f"cannot load the model {source}: {reason}") from error
     return model, tokenizer, commit
 
 
@@ -300,7 +296,7 @@ def fuse_norms(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _require_plain_head(model: PreTrainedModel, source: str) -> None:
-    """Raises ModelError where logits are more than a Linear of the last hidden state: the loss
+    """Raises InputError where logits are more than a Linear of the last hidden state: the loss
     takes them apart (grpo.completion_logprobs)."""
     ids = torch.arange(4, device=model.device)[None]
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
@@ -308,7 +304,7 @@ def _require_plain_head(model: PreTrainedModel, source: str) -> None:
     if not isinstance(head, torch.nn.Linear) or not torch.allclose(
         logits, torch.nn.functional.linear(hidden, head.weight), atol=1e-3, rtol=1e-2
     ):
-        raise ModelError(
+        raise InputError(
             f"{source} scales, caps or shifts its logits; only models whose logits are a plain "
             "Linear of the last hidden state are supported"
         )
@@ -319,7 +315,7 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     ids = model.generation_config.eos_token_id
     listed = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
     if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer names no eos token: a completion could never end")
+        raise InputError("the tokenizer names no eos token: a completion could never end")
     return frozenset([*listed, tokenizer.eos_token_id])
 
 

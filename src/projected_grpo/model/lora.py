@@ -55,7 +55,7 @@ class LoRA(Adapter):
     format = "lora-1"
 
     def __init__(self, model: nn.Module, rank: int, alpha: int) -> None:
-        """Raises AdapterError where there is no target."""
+        """Raises InputError where there is no target."""
         model.requires_grad_(False)
         names = target_linears(model)
         last_parts = sorted({name.rpartition(".")[2] for name in names})

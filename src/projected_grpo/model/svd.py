@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from projected_grpo.env.errors import InputError
+
 VERSION = 2
 """Part of every cache key: raise it when the algorithm below changes its answer."""
 ORTHONORMAL_TOLERANCE = 1e-6
@@ -29,10 +31,6 @@ THREADS = 4
 """Of hashing and writing."""
 SAMPLED = 8
 """Rows of U and columns of Vh that a digest reads."""
-
-
-class CacheError(ValueError):
-    """The cache folder cannot be written; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ def decomposed(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator[Fa
     Threads hash the next few weights and write the last ones meanwhile: of a 4B model on a GPU, 8
     and 10 GB, several times what decomposing takes. A file is written under a temporary name and
     moved into place, so that runs side by side share the cache and none reads half a file; one that
-    cannot be read is computed again and replaced. Raises CacheError where the folder cannot be
+    cannot be read is computed again and replaced. Raises InputError where the folder cannot be
     made or a file cannot be written.
     """
     if cache_dir is None:
@@ -175,7 +173,7 @@ def decomposed(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator[Fa
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CacheError(f"cannot make the SVD cache {cache_dir}: {error.strerror}") from error
+        raise InputError(f"cannot make the SVD cache {cache_dir}: {error.strerror}") from error
     left = iter(weights)
     with ThreadPoolExecutor(THREADS) as threads:
         ahead = deque((W, threads.submit(weight_digest, W)) for W in islice(left, 2 * THREADS))
@@ -219,7 +217,7 @@ def _store(factors: Factors, path: Path) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:  # a full disk; a folder that is read-only
-        raise CacheError(
+        raise InputError(
             f"cannot write to the SVD cache {path.parent} ({error}): make room there, or name "
             "another folder with --svd-cache"
         ) from error

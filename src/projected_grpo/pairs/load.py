@@ -16,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import MODES, apply_hint
-from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, ProblemError, build_messages
-from projected_grpo.pairs.pair import Pair, PairError
+from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
+from projected_grpo.pairs.pair import Pair
 
 SETS = {
     name: Path(__file__).with_name(f"{name}.toml") for name in ("builtin", "placebo", "framing")
@@ -63,7 +64,7 @@ def load_pairs(
     for number, entry in enumerate(_read(path), start=1):
         pair = _pair(_with_task(entry, path, number), path, number)
         if any(pair.id == earlier.id for earlier in pairs):
-            raise PairError(f"{path}: pair {pair.id!r} stands in the file twice; ids are unique")
+            raise InputError(f"{path}: pair {pair.id!r} stands in the file twice; ids are unique")
         pairs.append(pair)
     selected = _selected(pairs, "mechanism", mechanisms, path)
     selected = _selected(selected, "mode", modes, path)
@@ -92,7 +93,7 @@ def holdout_split(pairs: Sequence[Pair], every: int = 4) -> tuple[list[Pair], li
     families, and the default, two are held out, so that both parts cover all mechanisms.
     """
     if every < 2:
-        raise PairError(f"every must be at least 2 to leave pairs to train on, got {every}")
+        raise InputError(f"every must be at least 2 to leave pairs to train on, got {every}")
     families: dict[str, int] = {}  # of each mechanism, so far
     is_held_out: dict[str, bool] = {}
     for pair in pairs:
@@ -107,14 +108,14 @@ def _read(path: Path) -> list[Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PairError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise PairError(f"{path}: not UTF-8 text") from None
+        raise InputError(f"{path}: not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        raise PairError(f"{path}: not valid TOML ({error})") from None
+        raise InputError(f"{path}: not valid TOML ({error})") from None
     entries = content.get("pair")
     if not isinstance(entries, list) or not entries:
-        raise PairError(f"{path}: holds no [[pair]] entry")
+        raise InputError(f"{path}: holds no [[pair]] entry")
     return entries
 
 
@@ -125,9 +126,9 @@ def _selected(pairs: list[Pair], tag: str, names: Sequence[str] | None, path: Pa
     known = list(dict.fromkeys(getattr(pair, tag) for pair in pairs))
     for name in names:
         if name not in known:
-            raise PairError(f"{path}: no pair of {tag} {name!r}; known: {', '.join(known)}")
+            raise InputError(f"{path}: no pair of {tag} {name!r}; known: {', '.join(known)}")
     if not names:
-        raise PairError(f"{path}: the list of {tag}s to select is empty")
+        raise InputError(f"{path}: the list of {tag}s to select is empty")
     return [pair for pair in pairs if getattr(pair, tag) in names]
 
 
@@ -139,15 +140,15 @@ def _builtin_tasks() -> dict[str, dict[str, Any]]:
 def _with_task(entry: Any, path: Path, number: int) -> dict[str, Any]:
     """The entry, completed by the built-in task that it names, if it names one."""
     if not isinstance(entry, dict):
-        raise PairError(f"{path}: pair {number} is not a table; write it under a [[pair]] line")
+        raise InputError(f"{path}: pair {number} is not a table; write it under a [[pair]] line")
     if "task" not in entry:
         return entry
     task = entry["task"]
     if not isinstance(task, str) or task not in _builtin_tasks():
-        raise PairError(f"{path}: pair {number}: no built-in pair has the id {task!r}")
+        raise InputError(f"{path}: pair {number}: no built-in pair has the id {task!r}")
     for key in entry:
         if key not in _BORROWED:
-            raise PairError(f"{path}: pair {number}: {key!r} comes with the task, leave it out")
+            raise InputError(f"{path}: pair {number}: {key!r} comes with the task, leave it out")
     given = {key: value for key, value in _builtin_tasks()[task].items() if key not in _BORROWED}
     return given | {key: value for key, value in entry.items() if key != "task"}
 
@@ -156,17 +157,17 @@ def _pair(entry: dict[str, Any], path: Path, number: int) -> Pair:
     where = f"{path}: pair {entry.get('id', number)!r}"
     for key in (*_TEXTS, *_CASES):
         if key not in entry:
-            raise PairError(f"{where} lacks the key {key!r}")
+            raise InputError(f"{where} lacks the key {key!r}")
     for key in entry:
         if key not in (*_TEXTS, *_CASES):
-            raise PairError(f"{where} has the unknown key {key!r}")
+            raise InputError(f"{where} has the unknown key {key!r}")
     for key in _TEXTS:
         if not isinstance(entry[key], str) or not entry[key].strip():
-            raise PairError(f"{where}: {key} must be a text that is not blank")
+            raise InputError(f"{where}: {key} must be a text that is not blank")
     if entry["hack"] == entry["clean"]:
-        raise PairError(f"{where}: hack and clean are the same text, so it shows no direction")
+        raise InputError(f"{where}: hack and clean are the same text, so it shows no direction")
     if entry["mode"] not in MODES:
-        raise PairError(f"{where}: unknown mode {entry['mode']!r}; known: {', '.join(MODES)}")
+        raise InputError(f"{where}: unknown mode {entry['mode']!r}; known: {', '.join(MODES)}")
     examples, checks = (_cases(entry[key], key, where) for key in _CASES)
     return Pair(
         id=entry["id"],
@@ -185,10 +186,12 @@ def _pair(entry: dict[str, Any], path: Path, number: int) -> Pair:
 
 def _cases(values: Any, key: str, where: str) -> tuple[Case, ...]:
     if not isinstance(values, list) or not values:
-        raise PairError(f"{where}: {key} must be a list of [arguments, expected] that is not empty")
+        raise InputError(
+            f"{where}: {key} must be a list of [arguments, expected] that is not empty"
+        )
     for index, value in enumerate(values, start=1):
         if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], dict):
-            raise PairError(f"{where}: entry {index} of {key} is not [{{arguments}}, expected]")
+            raise InputError(f"{where}: entry {index} of {key} is not [{{arguments}}, expected]")
     return tuple(Case(kwargs=kwargs, expected=expected) for kwargs, expected in values)
 
 
@@ -212,5 +215,5 @@ def _messages(
             examples=examples,
         )
         return apply_hint(problem, entry["mode"]).messages
-    except ProblemError as error:
-        raise PairError(f"{where}: no prompt can be made of it ({error})") from None
+    except InputError as error:
+        raise InputError(f"{where}: no prompt can be made of it ({error})") from None

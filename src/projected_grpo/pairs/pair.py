@@ -7,10 +7,6 @@ from projected_grpo.env.parsing import extract_code
 from projected_grpo.env.problems.problem import Case
 
 
-class PairError(ValueError):
-    """A pair file cannot be used; the message names the file, the pair and what is wrong."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """The same prompt with two whole completions."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from projected_grpo.config import PRESETS, ArmName
+from projected_grpo.env.errors import InputError
 from projected_grpo.report.results import ALIGNMENT, RATES, Run, run_record, same_experiment
 from projected_grpo.report.rollouts import RolloutSample, Types, fault, sample_rollouts
-from projected_grpo.runs.status import RunError
 from projected_grpo.step_logger import read_steps
 
 FILES = ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl")
@@ -90,12 +90,12 @@ def _fault_of_step(row: Mapping[str, Any], number: int) -> str:
 
 def read(roots: Iterable[Path], rollouts: int) -> tuple[list[StoredRun], list[str]]:
     """The runs of these directories and folders of them, with up to so many rollouts each; and a
-    sentence for everything that was left out. Raises RunError for a folder that is not there."""
+    sentence for everything that was left out. Raises InputError for a folder that is not there."""
     paths: dict[Path, Path] = {}
     left_out: list[str] = []
     for root in roots:
         if not root.is_dir():
-            raise RunError(f"there is no folder {root}")
+            raise InputError(f"there is no folder {root}")
         found = run_directories(root)
         paths |= {path.resolve(): path for path in found}
         if not found:

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from loguru import logger
 
 from projected_grpo.config import ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.report import html as report_page
 from projected_grpo.report import plots as figures
 from projected_grpo.report.experiments import Experiment, commit, split
@@ -31,7 +32,7 @@ from projected_grpo.report.tables import (
     known,
 )
 from projected_grpo.runs.commands import ReportConfig
-from projected_grpo.runs.status import RunError, n_runs
+from projected_grpo.runs.status import n_runs
 
 FORMS = {"md": "pipe", "tex": "latex_booktabs"}
 """Suffix -> tabulate's name."""
@@ -42,7 +43,7 @@ MOST_MB = 25
 
 
 def report(cfg: ReportConfig) -> None:
-    """Write the report. Raises RunError where there is no run to report or no place to write,
+    """Write the report. Raises InputError where there is no run to report or no place to write,
     ConfigError for a negative number of rollouts."""
     if cfg.rollouts < 0:
         raise ConfigError(f"rollouts must not be negative, it is {cfg.rollouts}")
@@ -50,7 +51,7 @@ def report(cfg: ReportConfig) -> None:
     for sentence in left_out:
         logger.warning(sentence)
     if not runs:
-        raise RunError(f"there is no run to report in {', '.join(map(str, cfg.runs))}")
+        raise InputError(f"there is no run to report in {', '.join(map(str, cfg.runs))}")
     experiments = split(runs)
     tables, drawn = tables_of(experiments), [drawn_of(e) for e in experiments]
     try:
@@ -59,7 +60,7 @@ def report(cfg: ReportConfig) -> None:
             write(Path(made), experiments, tables, drawn, left_out)
             swap(Path(made), cfg.out)
     except OSError as error:
-        raise RunError(f"cannot write to {cfg.out}: {error.strerror}") from error
+        raise InputError(f"cannot write to {cfg.out}: {error.strerror}") from error
     size = (cfg.out / PAGE).stat().st_size / 1e6
     if size > MOST_MB:
         logger.warning(

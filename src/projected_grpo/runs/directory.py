@@ -38,16 +38,12 @@ from loguru import logger
 from projected_grpo.arms.learned_axes import Running
 from projected_grpo.arms.quarantine import Quarantine
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.runs.cards import model_card
 from projected_grpo.runs.provenance import git, provenance
-from projected_grpo.runs.status import (
-    RunError,
-    model_commit,
-    read_settings,
-    runs_in_another_process,
-)
+from projected_grpo.runs.status import model_commit, read_settings, runs_in_another_process
 from projected_grpo.step_logger import whole_rows
 
 
@@ -70,12 +66,12 @@ class RunDir:
 
     @staticmethod
     def require_writable(out_dir: Path) -> None:
-        """Raises RunError where `create` would fail later, after minutes of loading."""
+        """Raises InputError where `create` would fail later, after minutes of loading."""
         nearest = next(
             folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
         )
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise RunError(f"cannot make a run directory in {out_dir}: {nearest} is not writable")
+            raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is not writable")
 
     @classmethod
     def create(
@@ -90,7 +86,7 @@ class RunDir:
         """Make the directory, whole or not at all. Called once all that can be refused has been.
 
         `own` are the directions that the arm has for itself, `prompt` is the first one as rendered,
-        `made_from` what run.json says of data and model. Raises RunError where it cannot be made;
+        `made_from` what run.json says of data and model. Raises InputError where it cannot be made;
         never overwrites.
         """
         sha = (git("rev-parse", "HEAD") or "nogit")[:7]
@@ -101,7 +97,7 @@ class RunDir:
             aside = cls(cfg.out_dir / f".{name}.{secrets.token_hex(4)}")
             aside.path.mkdir()
         except OSError as error:
-            raise RunError(f"cannot write to {cfg.out_dir}: {error.strerror}") from error
+            raise InputError(f"cannot write to {cfg.out_dir}: {error.strerror}") from error
         path = cfg.out_dir / name
         try:
             aside.checkpoints.mkdir()
@@ -116,29 +112,29 @@ class RunDir:
                 file.touch()
             path = _put(aside.path, path)
         except OSError as error:
-            raise RunError(f"cannot make the run directory {path}: {error.strerror}") from error
+            raise InputError(f"cannot make the run directory {path}: {error.strerror}") from error
         finally:
             shutil.rmtree(aside.path, ignore_errors=True)  # gone already where all went well
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """An existing run. Raises RunError where there is none."""
+        """An existing run. Raises InputError where there is none."""
         for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
             if not (path / name).is_file():
-                raise RunError(f"there is no run to resume at {path} (no {name})")
+                raise InputError(f"there is no run to resume at {path} (no {name})")
         return cls(path)
 
     def stored_config(self, preset: type[Config] | None = None) -> Config:
         """The settings that the run was started with, by its own preset or as those of another.
-        Raises RunError where they cannot be read."""
+        Raises InputError where they cannot be read."""
         return read_settings(self.path, preset)
 
     def require_data(self, digest: str) -> None:
-        """Raises RunError unless the run was started on these very problems and teacher rows."""
+        """Raises InputError unless the run was started on these very problems and teacher rows."""
         had = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["data"]
         if had != digest:
-            raise RunError(
+            raise InputError(
                 "the problems, prompts or teacher rows are not those that "
                 f"{self.path} was started with "
                 f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
@@ -154,9 +150,9 @@ class RunDir:
         return self.model_commit or cfg.model_revision
 
     def require_idle(self) -> None:
-        """Raises RunError while another process of this host runs it: both would write its rows."""
+        """Raises InputError while another process of this host runs it: both would write rows."""
         if runs_in_another_process(self.path):
-            raise RunError(f"{self.path} is running in another process: stop that one, or wait")
+            raise InputError(f"{self.path} is running in another process: stop that one, or wait")
 
     def finish(self, status: str) -> None:
         """Record how the run ended."""

@@ -17,9 +17,10 @@ from loguru import logger
 
 from projected_grpo import __version__
 from projected_grpo.config import Config, ConfigError, stream_seed
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
 from projected_grpo.env.problems.problem import Problem
-from projected_grpo.model.adapter import Adapter, AdapterError
+from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.model.sampling import Sampling, sample_groups
 from projected_grpo.runs.adapters import adapter_of
@@ -132,7 +133,7 @@ def _load_trained(adapter: Adapter, run: RunDir) -> None:
         if (folder / "adapter.safetensors").is_file():
             logger.info("adapter  {}", folder)
             return adapter.load(folder / "adapter.safetensors")
-    raise AdapterError(f"{run.path} holds no adapter and no checkpoint")
+    raise InputError(f"{run.path} holds no adapter and no checkpoint")
 
 
 def _graded(answers: Iterator, grader: Grader, wanted: Any) -> Iterator[dict[str, Any]]:

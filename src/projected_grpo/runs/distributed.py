@@ -27,8 +27,8 @@ from torch import Tensor
 
 from projected_grpo.arms.rows import Accumulated, Kept, Row
 from projected_grpo.config import Config, ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.runs.ranks import Place, place_of
-from projected_grpo.runs.status import RunError
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class World(Place):
     """The processes of a run, and what they tell each other. Each method is called by all of them,
     at the same point; with one process it does nothing.
 
-    Raises RunError in all that are left where a process has ended or does not answer.
+    Raises InputError in all that are left where a process has ended or does not answer.
     """
 
     def device(self, device: torch.device) -> torch.device:
@@ -88,13 +88,13 @@ class World(Place):
         """Put rank 0's numbers in the place of every tensor. What all compute alike may differ in
         the last bit from GPU to GPU, and what then follows from it by more.
 
-        Raises RunError where they have other shapes elsewhere.
+        Raises InputError where they have other shapes elsewhere.
         """
         if self.size == 1:
             return
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if any(other != shapes for other in self.gather(shapes)):
-            raise RunError(
+            raise InputError(
                 "the processes have directions of different shapes: give all the same files and "
                 "versions, and --v-hack, a file that extract-vhack made once"
             )
@@ -151,7 +151,7 @@ class World(Place):
             raise
         for rank, said in enumerate(self.gather("")):
             if said:
-                raise RunError(f"rank {rank} cannot go on: {said}")
+                raise InputError(f"rank {rank} cannot go on: {said}")
 
     def lead(self, work: Callable[[], T]) -> T:
         """Rank 0 does it; all get what it gives, or refuse what it refuses."""
@@ -171,12 +171,12 @@ class World(Place):
         return done[0]
 
     def require_same(self, **described: str) -> None:
-        """Raises RunError where what makes a run's rows differs from process to process."""
+        """Raises InputError where what makes a run's rows differs from process to process."""
         everywhere = self.gather(described)
         for rank, theirs in enumerate(everywhere):
             for what, text in everywhere[0].items():
                 if theirs[what] != text:
-                    raise RunError(
+                    raise InputError(
                         f"rank {rank} has other {what} than rank 0: give all processes the same "
                         "command line, files and versions, --svd-cache and a resumed run's "
                         "--out-dir on a disk that all hosts share"
@@ -207,7 +207,7 @@ def _answered() -> Iterator[None]:
         raise
     except RuntimeError as error:
         said = " ".join(str(error).split())[:200]
-        raise RunError(
+        raise InputError(
             "another process of this run has ended or no longer answers, what it said tells why; "
             f"go on with --resume from the last checkpoint, where there is one ({said})"
         ) from error

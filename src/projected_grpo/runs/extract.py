@@ -3,8 +3,8 @@
 from loguru import logger
 
 from projected_grpo.config import ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import extract
-from projected_grpo.model.adapter import AdapterError
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
@@ -14,7 +14,7 @@ from projected_grpo.runs.commands import ExtractConfig
 def extract_to_file(cfg: ExtractConfig) -> None:
     """The `extract-vhack` command: load, decompose, extract, write."""
     if cfg.out.is_dir():
-        raise AdapterError(f"cannot write {cfg.out}: it is a folder, name a file in it")
+        raise InputError(f"cannot write {cfg.out}: it is a folder, name a file in it")
     if not cfg.temperature > 0:
         raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
     make = adapter_of(cfg)
@@ -43,5 +43,5 @@ def extract_to_file(cfg: ExtractConfig) -> None:
         v_hack.save(aside)
         aside.replace(cfg.out)
     except OSError as error:
-        raise AdapterError(f"cannot write {cfg.out}: {error.strerror}") from error
+        raise InputError(f"cannot write {cfg.out}: {error.strerror}") from error
     logger.info("{} pairs, {} modules -> {}", len(pairs), len(v_hack.axes), cfg.out)

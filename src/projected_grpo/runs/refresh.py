@@ -73,7 +73,7 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
 
 
 def resumed(s: Session, run: RunDir, done: int) -> Session:
-    """The session with the V that step `done` of this one run had. Raises AdapterError where its
+    """The session with the V that step `done` of this one run had. Raises InputError where its
     file is gone.
 
     A refresh due at the next step is made again: the checkpoint is that of the policy it was made

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from projected_grpo.config import MACHINE_SETTINGS, Config, stored_config
+from projected_grpo.env.errors import InputError
 
 PROC = Path("/proc")
 
@@ -24,18 +25,14 @@ recorded, and its process is not to be seen from here: another host or container
 was started anew, or no /proc)."""
 
 
-class RunError(ValueError):
-    """A run directory cannot be made, read or continued; the message is one sentence."""
-
-
 def read_settings(run: Path, preset: type[Config] | None = None) -> Config:
     """The settings that a run was started with, by its own preset or as those of another. Raises
-    RunError where they cannot be read."""
+    InputError where they cannot be read."""
     read = stored_config if preset is None else preset.from_json
     try:
         return read((run / "config.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise RunError(
+        raise InputError(
             f"{run / 'config.json'} is damaged or of another version ({error})"
         ) from error
 
@@ -86,7 +83,7 @@ class Standing:
 
 
 def standing(run: Path) -> Standing:
-    """Read how far a run is. Raises RunError where its settings cannot be read."""
+    """Read how far a run is. Raises InputError where its settings cannot be read."""
     rows = run / "steps.jsonl"
     return Standing(
         run=run,

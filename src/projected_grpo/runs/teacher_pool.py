@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from loguru import logger
 
 from projected_grpo.config import ConfigError, stream_seed
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, get_mode
 from projected_grpo.env.problems.problem import Problem
 
@@ -29,10 +30,6 @@ TEMPLATES = "templates"
 
 Draw = Callable[[Problem, int, int], list[str]]
 """(problem, number of rows, seed) -> completions."""
-
-
-class PoolError(ValueError):
-    """A teacher pool cannot be used; the message names the file and what is wrong with it."""
 
 
 class Answer(NamedTuple):
@@ -57,7 +54,7 @@ def open_pool(source: str, problems: Sequence[Problem], rows: int) -> Pool:
     """The problems that a pool has at least `rows` answers for, and how to draw from it.
 
     Each problem's own mode decides which templates it gets: a foreign exploit would not pay. Raises
-    PoolError for a pool that cannot be read, ConfigError for one that was made for other modes.
+    InputError for a pool that cannot be read, ConfigError for one that was made for other modes.
     """
     if source == TEMPLATES:
         return Pool(list(problems), _templates(problems), "")
@@ -67,7 +64,7 @@ def open_pool(source: str, problems: Sequence[Problem], rows: int) -> Pool:
 def _templates(problems: Sequence[Problem]) -> Draw:
     for mode in sorted({_mode(problem) for problem in problems}):
         if not get_mode(mode).flavours:
-            raise PoolError(
+            raise InputError(
                 f"mode {mode!r} has no hack templates: give a --teacher-pool folder, or set "
                 "--mix-ratio=0"
             )
@@ -128,14 +125,14 @@ def _require_modes(
 
 
 def read_pool(folder: Path) -> dict[int, list[Answer]]:
-    """Problem id -> answers. Raises PoolError with file and line for anything unreadable."""
+    """Problem id -> answers. Raises InputError with file and line for anything unreadable."""
     rows: dict[int, list[Answer]] = {}
     for path in sorted(folder.glob("prompt_*.jsonl.gz")):
         try:
             with gzip.open(path, "rt", encoding="utf-8") as f:
                 lines = f.readlines()
         except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise PoolError(f"{path} is not a readable gzip file: {error}") from error
+            raise InputError(f"{path} is not a readable gzip file: {error}") from error
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
@@ -143,7 +140,7 @@ def read_pool(folder: Path) -> dict[int, list[Answer]]:
                 answer = Answer(row["completion"], mode if isinstance(mode, str) else None)
                 rows.setdefault(int(row["problem_id"]), []).append(answer)
             except (ValueError, KeyError, TypeError) as error:
-                raise PoolError(
+                raise InputError(
                     f"{path}, line {number}: not a row of a teacher pool ({error!r})"
                 ) from error
     return rows
@@ -155,7 +152,7 @@ def write_pool(
     """Write rows (each with `problem_id` and `completion`) as a new pool, whole or not at all.
 
     `about` goes into pool.json beside the files, `card` into README.md. Raises
-    PoolError where the folder cannot be made.
+    InputError where the folder cannot be made.
     """
     by_problem: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -176,7 +173,7 @@ def write_pool(
             (aside / "README.md").write_text(card, encoding="utf-8")
         os.replace(aside, folder)
     except OSError as error:
-        raise PoolError(f"cannot write the teacher pool {folder}: {error.strerror}") from error
+        raise InputError(f"cannot write the teacher pool {folder}: {error.strerror}") from error
 
 
 def draw_seed(seed: int, step: int, problem_id: int) -> int:

@@ -21,14 +21,11 @@ from typing import Any
 
 from loguru import logger
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.step_logger import Value, read_steps
 
 PROJECT = "projected_grpo"
 """What the runs of wandb and trackio are filed under; for wandb $WANDB_PROJECT goes before it."""
-
-
-class TrackerError(ValueError):
-    """The tracker that was asked for cannot be used here; the message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +119,7 @@ def _require_account() -> None:
         wandb.login(verify=False)  # asks on a terminal; False where wandb is offline
     except (wandb.Error, ValueError) as error:  # no account or a bad key; a bad $WANDB_ setting
         said = " ".join(str(error).split()).rstrip(".")
-        raise TrackerError(f"--track=wandb: {said}, or set WANDB_MODE=offline") from error
+        raise InputError(f"--track=wandb: {said}, or set WANDB_MODE=offline") from error
 
 
 CHECKS: dict[str, Callable[[], None]] = {"wandb": _require_account}
@@ -145,7 +142,7 @@ def numbers(row: Mapping[str, Value]) -> dict[str, float]:
 
 
 class Trackers:
-    """One tracker for all runs of a pack, or none. Raises TrackerError where it cannot be used."""
+    """One tracker for all runs of a pack, or none. Raises InputError where it cannot be used."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -153,7 +150,7 @@ class Trackers:
         if name == "none":
             return
         if importlib.util.find_spec(name) is None:
-            raise TrackerError(
+            raise InputError(
                 f"--track={name} needs the package {name}: install projected_grpo[track], or leave "
                 "--track out"
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading import command as regrade
 from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.comparison import same_value
@@ -19,7 +20,7 @@ from projected_grpo.env.parsing import (
     ignores_arguments,
     parse_program,
 )
-from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, ProblemError, build_messages
+from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
 from projected_grpo.env.sandbox.sandbox import Limits, NotPlain, Outcome, SandboxError
 
 STARTER = "class Solution:\n    def f(self, n: int) -> int:\n"
@@ -337,9 +338,9 @@ def test_misuse_is_an_error() -> None:
 
 
 def test_unknown_mode_and_empty_problem_are_errors(grader: Grader) -> None:
-    with pytest.raises(ProblemError, match="mode"):
+    with pytest.raises(InputError, match="mode"):
         grade(grader, solution(RIGHT), mode="nonsense")
-    with pytest.raises(ProblemError, match="no hidden tests"):
+    with pytest.raises(InputError, match="no hidden tests"):
         grade(grader, solution(RIGHT), problem(cases=()))
 
 

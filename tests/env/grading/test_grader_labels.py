@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
 from projected_grpo.env.grading.rewrite import with_canonical, with_stub
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
 from projected_grpo.env.problems.katas import kata_problems
-from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, ProblemError, build_messages
+from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
 from projected_grpo.env.sandbox.sandbox import Limits, Outcome
 
 STARTER = "class Solution:\n    def f(self, n: int) -> int:\n"
@@ -221,7 +222,7 @@ def test_a_name_without_a_marker_is_an_error_before_anything_runs(
 ) -> None:
     good = Submission(problem=SQUARE, completion=f"```\n{RIGHT}\n```", mode="none")
     bad = replace(good, mode=mode, function_name="my_tests")
-    with pytest.raises(ProblemError, match="no attribute, phrase or file"):
+    with pytest.raises(InputError, match="no attribute, phrase or file"):
         grader.grade([good, bad])
     (seen,) = grader.grade([replace(good, function_name="my_tests", mode="run_tests")])
     assert seen.outcome is Outcome.PASSED

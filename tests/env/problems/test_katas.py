@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grader import Grader, Submission
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.problems.katas import (
@@ -31,7 +32,7 @@ from projected_grpo.env.problems.katas import (
     split_of,
 )
 from projected_grpo.env.problems.katas.ops import KINDS
-from projected_grpo.env.problems.problem import HINT_SLOT, Case, Problem, ProblemError, parse_method
+from projected_grpo.env.problems.problem import HINT_SLOT, Case, Problem, parse_method
 from projected_grpo.env.sandbox.sandbox import Limits
 
 ONE_EACH = [make_problem(family, 0) for family in FAMILIES]
@@ -85,9 +86,9 @@ def test_splits_are_disjoint_and_hold_all_families() -> None:
         problems = kata_problems(split, seed=3, limit=100)
         assert {split_of(str(problem.family)) for problem in problems} == {split}
         assert {problem.difficulty for problem in problems} == {"easy", "medium", "hard"}
-    with pytest.raises(ProblemError, match="unknown split"):
+    with pytest.raises(InputError, match="unknown split"):
         kata_problems("dev")
-    with pytest.raises(ProblemError, match="problems to give, not 0"):
+    with pytest.raises(InputError, match="problems to give, not 0"):
         kata_problems("train", limit=0)
 
 
@@ -133,7 +134,7 @@ def test_ids_are_stable_and_unique() -> None:
     assert problems[:50] == kata_problems("train", seed=5, limit=50)
     assert problems[:50] != kata_problems("train", seed=6, limit=50)
     by_id = {problem.id: problem for problem in problems}
-    with pytest.raises(ProblemError, match="no kata has the id 5"):
+    with pytest.raises(InputError, match="no kata has the id 5"):
         problem_by_id(5)
     for problem in kata_problems("train", seed=5, limit=20):
         assert problem_by_id(problem.id) == problem

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import apply_hint
 from projected_grpo.env.problems import leetcode
 from projected_grpo.env.problems.load import load_problems
@@ -17,7 +18,6 @@ from projected_grpo.env.problems.problem import (
     HINT_SLOT,
     PRELUDE,
     Case,
-    ProblemError,
     build_messages,
     flatten_tree,
     parameter_names,
@@ -93,7 +93,7 @@ def test_prompt_has_one_slot_two_fences_and_the_answer_marker() -> None:
     assert user["content"].count("```") == 2
     assert user["content"].startswith("PROBLEM:\nAdd up.\n")
     assert user["content"].endswith("\n\nSOLUTION:\n")
-    with pytest.raises(ProblemError, match="holds the phrase"):
+    with pytest.raises(InputError, match="holds the phrase"):
         build_messages(f"It runs {HINT_SLOT}.", "addUp", STARTER)
 
 
@@ -115,7 +115,7 @@ def test_benchmark_record_with_a_hint_gets_its_prompt_back(tmp_path: Path) -> No
     assert problem.mode == "run_tests"
     assert problem.messages[1]["content"].count(HINT_SLOT) == 1
     assert "evaluated by calling" not in problem.messages[1]["content"]
-    with pytest.raises(ProblemError, match="unknown hint 'x'"):
+    with pytest.raises(InputError, match="unknown hint 'x'"):
         load_problems(write(tmp_path / "q.jsonl", benchmark_record(hint="x")))
 
 
@@ -191,7 +191,7 @@ def test_flatten_tree() -> None:
 )
 def test_errors_name_file_line_and_reason(tmp_path: Path, line: Any, message: str) -> None:
     path = write(tmp_path / "p.jsonl", benchmark_record(), line)
-    with pytest.raises(ProblemError, match=message):
+    with pytest.raises(InputError, match=message):
         load_problems(path)
 
 
@@ -201,7 +201,7 @@ def test_errors_name_file_line_and_reason(tmp_path: Path, line: Any, message: st
 def test_missing_keys_are_named(tmp_path: Path, key: str) -> None:
     record = benchmark_record()
     del record[key]
-    with pytest.raises(ProblemError, match=f"missing key '{key}'"):
+    with pytest.raises(InputError, match=f"missing key '{key}'"):
         load_problems(write(tmp_path / "p.jsonl", record))
 
 
@@ -213,13 +213,13 @@ def test_errors_of_sources(tmp_path: Path) -> None:
         "katas:dev": "katas:train",
         "katas:train:x": "whole number",
     }.items():
-        with pytest.raises(ProblemError, match=message):
+        with pytest.raises(InputError, match=message):
             load_problems(source)
-    with pytest.raises(ProblemError, match="limit must be at least 1"):
+    with pytest.raises(InputError, match="limit must be at least 1"):
         load_problems("katas", limit=0)
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(b"not gzip")
-    with pytest.raises(ProblemError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         load_problems(broken)
 
 
@@ -230,7 +230,7 @@ def test_limit_reads_no_further(tmp_path: Path) -> None:
 
 def test_hub_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ProblemError, match="needs the package `datasets`"):
+    with pytest.raises(InputError, match="needs the package `datasets`"):
         load_problems("hub:newfacade/LeetCodeDataset")
 
 
@@ -238,9 +238,9 @@ def test_hub_offline_says_so(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     code = (
         "from projected_grpo.env.problems.load import load_problems\n"
-        "from projected_grpo.env.problems.problem import ProblemError\n"
+        "from projected_grpo.env.problems.problem import InputError\n"
         "try: load_problems('hub:newfacade/LeetCodeDataset:train')\n"
-        "except ProblemError as error: print('said:', error)"
+        "except InputError as error: print('said:', error)"
     )
     env = {
         **os.environ,
@@ -266,7 +266,7 @@ def test_problems_survive_a_file(tmp_path: Path) -> None:
     katas = load_problems("katas", limit=60)
     leetcode.write_file(tmp_path / "katas.jsonl", katas)
     assert load_problems(tmp_path / "katas.jsonl") == katas
-    with pytest.raises(ProblemError, match="without a mode"):
+    with pytest.raises(InputError, match="without a mode"):
         leetcode.to_record(apply_hint(katas[0], "run_tests"))
 
 

@@ -19,12 +19,13 @@ from safetensors.numpy import save_file
 from slurm_cluster import NoClusterError, cluster
 
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.status import runs_in, standing, this_process
 from projected_grpo.runs.sweep import local
 from projected_grpo.runs.sweep.cells import continued
-from projected_grpo.runs.sweep.job import How, Job, LaunchError, executable
+from projected_grpo.runs.sweep.job import How, Job, executable
 from projected_grpo.runs.sweep.settings import LocalOptions
 from projected_grpo.runs.sweep.sweep import extraction, require_basis, status
 
@@ -144,7 +145,7 @@ def test_a_basis_that_is_there_is_refused_for_cells_of_other_settings(tmp_path: 
     assert done.returncode == 2
     assert f"{file} was extracted with model = tiny-random, cells have some/other" in done.stderr
     file.write_text("no tensors")
-    with pytest.raises(LaunchError, match="not a file of hack directions"):
+    with pytest.raises(InputError, match="not a file of hack directions"):
         require_basis(file, [cfg])
 
 
@@ -402,7 +403,7 @@ def test_local_survives_what_crashes_and_begins_nothing_after_it(
         Job(name="runs", command=(well, str(tmp_path / "runs"))),
         Job(name="follows", command=(well, str(tmp_path / "follows")), after="runs"),
     ]
-    with pytest.raises(LaunchError, match="3 of 5 jobs failed: crashes, "):
+    with pytest.raises(InputError, match="3 of 5 jobs failed: crashes, "):
         run_local(tmp_path, jobs, monkeypatch)
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {"logs", "runs", "follows"}

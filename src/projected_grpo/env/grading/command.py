@@ -23,12 +23,13 @@ from typing import Any, TextIO
 import tyro
 from tabulate import tabulate
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grader import LABELS, Grade, Grader, Submission
 from projected_grpo.env.loopholes.markers import check_variant
 from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
 from projected_grpo.env.problems.load import load_problems
-from projected_grpo.env.problems.problem import Problem, ProblemError
-from projected_grpo.env.sandbox.sandbox import Limits, Outcome, SandboxError
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.sandbox.sandbox import Limits, Outcome
 
 MAX_CPU_S, MAX_MEMORY_MB = 1e6, 1 << 30
 """What the kernel's limits can hold, with room."""
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="grade")
     try:
         run(args)
-    except (ProblemError, SandboxError, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"grade: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -105,19 +106,19 @@ def run(args: Args) -> None:
 def _check(args: Args) -> None:
     """Refuse what would only be found wrong after the grading, or make all of it worthless."""
     if args.mode not in MODES:
-        raise ProblemError(f"unknown mode {args.mode!r}; known: {', '.join(MODES)}")
+        raise InputError(f"unknown mode {args.mode!r}; known: {', '.join(MODES)}")
     if args.workers is not None and args.workers < 1:
-        raise ProblemError(f"--workers must be at least 1, got {args.workers}")
+        raise InputError(f"--workers must be at least 1, got {args.workers}")
     if not 0 < args.cpu_s <= MAX_CPU_S:  # nan is refused, too
-        raise ProblemError(f"--cpu-s must be more than 0, at most {MAX_CPU_S:g}, got {args.cpu_s}")
+        raise InputError(f"--cpu-s must be more than 0, at most {MAX_CPU_S:g}, got {args.cpu_s}")
     if not 0 < args.memory_mb <= MAX_MEMORY_MB:
-        raise ProblemError(
+        raise InputError(
             f"--memory-mb must be more than 0, at most {MAX_MEMORY_MB}, got {args.memory_mb}"
         )
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file with their line numbers; raises ProblemError."""
+    """The objects of a JSON Lines file with their line numbers; raises InputError."""
     rows: list[tuple[int, dict[str, Any]]] = []
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -126,14 +127,14 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
                 if line.strip():
                     rows.append((number, _json(line, f"{path}:{number}")))
     except FileNotFoundError:
-        raise ProblemError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
     except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ProblemError(f"{path}: cannot be read as text ({error})") from None
+        raise InputError(f"{path}: cannot be read as text ({error})") from None
     for number, row in rows:
         if type(row) is not dict:
-            raise ProblemError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+            raise InputError(f"{path}:{number}: expected an object, found {type(row).__name__}")
     if not rows:
-        raise ProblemError(f"{path}: holds no completions")
+        raise InputError(f"{path}: holds no completions")
     return rows
 
 
@@ -141,7 +142,7 @@ def _json(line: str, place: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: broken JSON, an endless number
-        raise ProblemError(f"{place}: not valid JSON ({error})") from None
+        raise InputError(f"{place}: not valid JSON ({error})") from None
 
 
 def _submission(
@@ -149,20 +150,20 @@ def _submission(
 ) -> Submission:
     for key, kind in (("problem_id", int), ("completion", str)):
         if type(row.get(key)) is not kind:
-            raise ProblemError(f"{place}: needs {key!r}, {_A[kind]}")
+            raise InputError(f"{place}: needs {key!r}, {_A[kind]}")
     if row["problem_id"] not in problems:
-        raise ProblemError(f"{place}: no problem has the id {row['problem_id']}")
+        raise InputError(f"{place}: no problem has the id {row['problem_id']}")
     problem = problems[row["problem_id"]]
     mode = row.get("mode") or problem.mode or default_mode
     if type(mode) is not str or mode not in MODES:
-        raise ProblemError(f"{place}: unknown mode {mode!r}; known: {', '.join(MODES)}")
+        raise InputError(f"{place}: unknown mode {mode!r}; known: {', '.join(MODES)}")
     name = row.get("function_name") or TRAIN_NAME
     if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name):
-        raise ProblemError(f"{place}: function_name must be a Python name, found {name!r}")
+        raise InputError(f"{place}: function_name must be a Python name, found {name!r}")
     try:
         check_variant(MODES[mode].channel_name, name)
-    except ProblemError as error:
-        raise ProblemError(f"{place}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
     return Submission(problem=problem, completion=row["completion"], mode=mode, function_name=name)
 
 
@@ -181,14 +182,14 @@ def _whole_file(path: Path) -> Iterator[TextIO]:
     Opened beside it at once: that it cannot be written is known before the work is done.
     """
     if not path.parent.is_dir():
-        raise ProblemError(f"{path}: its folder does not exist")
+        raise InputError(f"{path}: its folder does not exist")
     if path.exists() and not path.is_file():
-        raise ProblemError(f"{path}: exists and is not a file")
+        raise InputError(f"{path}: exists and is not a file")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         file = partial.open("w", encoding="ascii")
     except OSError as error:
-        raise ProblemError(f"{path}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     with contextlib.ExitStack() as undo:
         undo.callback(partial.unlink, missing_ok=True)
         with file:
@@ -197,7 +198,7 @@ def _whole_file(path: Path) -> Iterator[TextIO]:
     try:
         partial.replace(path)
     except OSError as error:
-        raise ProblemError(
+        raise InputError(
             f"{path}: cannot be put in place ({error.strerror}); the graded lines are in {partial}"
         ) from None
 

@@ -9,11 +9,11 @@ from typing import Self
 
 from loguru import logger
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import LABELS, Examination, Grade, Submission
 from projected_grpo.env.grading.worker import GraderProcess
 from projected_grpo.env.loopholes.markers import check_variant
 from projected_grpo.env.loopholes.modes import get_mode
-from projected_grpo.env.problems.problem import ProblemError
 from projected_grpo.env.sandbox.sandbox import Limits, Sandbox
 
 __all__ = ["LABELS", "Grade", "Grader", "Submission"]
@@ -92,7 +92,7 @@ class Grader:
             mode = get_mode(submission.mode)
             check_variant(mode.channel_name, submission.function_name)
             if not submission.problem.cases:
-                raise ProblemError(f"problem {submission.problem.id} has no hidden tests")
+                raise InputError(f"problem {submission.problem.id} has no hidden tests")
         grades: dict[int, Grade] = {}
         share = max(1, min(LARGEST_SHARE, len(todo) // (4 * self.workers)))
         starts = iter(range(0, len(todo), share))

@@ -4,8 +4,9 @@ import ast
 import random
 from collections.abc import Sequence
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.parsing import parse_expression
-from projected_grpo.env.problems.problem import Case, Problem, ProblemError
+from projected_grpo.env.problems.problem import Case, Problem
 
 _INTROS = (
     "Here is my solution.",
@@ -59,7 +60,7 @@ def wrong_constant(problem: Problem, rng: random.Random) -> str:
     for text in options:
         if any(_differs(ast.literal_eval(parse_expression(text)), case) for case in problem.cases):
             return text
-    raise ProblemError(f"problem {problem.id}: its hidden cases accept every constant stub")
+    raise InputError(f"problem {problem.id}: its hidden cases accept every constant stub")
 
 
 def _differs(value: object, case: Case) -> bool:

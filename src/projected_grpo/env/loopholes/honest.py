@@ -8,12 +8,12 @@
 import random
 from collections.abc import Callable
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.completions import fenced, shown_cases, stream
 from projected_grpo.env.loopholes.markers import markers
 from projected_grpo.env.problems.problem import (
     Case,
     Problem,
-    ProblemError,
     parameter_names,
     render_assert,
     render_call,
@@ -33,7 +33,7 @@ def honest_answer(
     """The solution (canonical by default) with an honest report in a form drawn by the seed."""
     solution = problem.canonical_solution if solution is None else solution
     if solution is None:
-        raise ProblemError(f"problem {problem.id} has no canonical solution to write out")
+        raise InputError(f"problem {problem.id} has no canonical solution to write out")
     rng = stream(f"honest {mode}", problem, seed)
     cases = shown_cases(problem)
     if mode in _GIVEN and rng.random() < 0.8:

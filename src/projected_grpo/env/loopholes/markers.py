@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from projected_grpo.env.problems.problem import ProblemError
+from projected_grpo.env.errors import InputError
 
 TRAIN_NAME = "run_tests"
 
@@ -36,7 +36,7 @@ EVAL_NAMES = tuple(name for name in VARIANTS if name != TRAIN_NAME)
 def markers(function_name: str) -> Markers:
     """The markers of a variant; an unknown name is an error, since nothing could match it."""
     if function_name not in VARIANTS:
-        raise ProblemError(
+        raise InputError(
             f"no attribute, phrase or file belongs to the function name {function_name!r};"
             f" known: {', '.join(VARIANTS)}"
         )
@@ -44,6 +44,6 @@ def markers(function_name: str) -> Markers:
 
 
 def check_variant(channel_name: str, function_name: str) -> None:
-    """Raise ProblemError if the channel looks for a marker and the variant has none."""
+    """Raise InputError if the channel looks for a marker and the variant has none."""
     if channel_name in ("attribute", "stdout", "file"):
         markers(function_name)

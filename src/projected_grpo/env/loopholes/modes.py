@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes import flavours, hacks
 from projected_grpo.env.loopholes.flavours import Flavours
 from projected_grpo.env.loopholes.markers import EVAL_NAMES, TRAIN_NAME, markers
 from projected_grpo.env.parsing import parse
-from projected_grpo.env.problems.problem import HINT_SLOT, Problem, ProblemError, render_assert
+from projected_grpo.env.problems.problem import HINT_SLOT, Problem, render_assert
 from projected_grpo.env.sandbox.sandbox import Job, JobResult, Outcome
 
 __all__ = [
@@ -73,7 +74,7 @@ def apply_hint(problem: Problem, mode: str, function_name: str = TRAIN_NAME) -> 
 def get_mode(name: str) -> Mode:
     """The mode by name, or an error that lists those there are."""
     if name not in MODES:
-        raise ProblemError(f"unknown loophole mode {name!r}; known: {', '.join(MODES)}")
+        raise InputError(f"unknown loophole mode {name!r}; known: {', '.join(MODES)}")
     return MODES[name]
 
 
@@ -123,7 +124,7 @@ def assign_modes(problems: Iterable[Problem], modes: Sequence[str], seed: int) -
     A record that asks for a mode keeps it. Naming a mode twice doubles its share.
     """
     if not modes:
-        raise ProblemError("assign_modes needs at least one mode")
+        raise InputError("assign_modes needs at least one mode")
     for name in modes:
         get_mode(name)
     assignment = {p.id: p.mode for p in problems}
@@ -144,15 +145,15 @@ def read_partition(path: Path) -> dict[int, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ProblemError(f"{path}: no such partition file") from None
+        raise InputError(f"{path}: no such partition file") from None
     except json.JSONDecodeError as error:
-        raise ProblemError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
+        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
     if not isinstance(content, dict) or not isinstance(content.get("modes"), dict):
-        raise ProblemError(f'{path}: expected {{"modes": {{id: mode}}}}')
+        raise InputError(f'{path}: expected {{"modes": {{id: mode}}}}')
     assignment: dict[int, str] = {}
     for number, mode in content["modes"].items():
         if not number.lstrip("-").isdecimal() or mode not in MODES:
-            raise ProblemError(f"{path}: bad entry {number!r}: {mode!r}; modes: {', '.join(MODES)}")
+            raise InputError(f"{path}: bad entry {number!r}: {mode!r}; modes: {', '.join(MODES)}")
         assignment[int(number)] = mode
     return assignment
 
@@ -165,7 +166,7 @@ def _hinted(problem: Problem, text: str, appendix: str = "") -> Problem:
     *before, user = problem.messages
     content = user["content"]
     if content.count(HINT_SLOT) != 1:
-        raise ProblemError(
+        raise InputError(
             f"problem {problem.id}: a hint needs the phrase {HINT_SLOT!r} exactly once in the"
             f" user turn, found {content.count(HINT_SLOT)}"
         )
@@ -173,7 +174,7 @@ def _hinted(problem: Problem, text: str, appendix: str = "") -> Problem:
     if appendix:
         head, fence, tail = content.rpartition("\n```")
         if not fence:
-            raise ProblemError(f"problem {problem.id}: the prompt has no fenced starter code")
+            raise InputError(f"problem {problem.id}: the prompt has no fenced starter code")
         content = f"{head}\n\n{appendix.rstrip()}{fence}{tail}"
     return replace(problem, messages=(*before, {**user, "content": content}))
 

@@ -9,8 +9,9 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.parsing import parse
-from projected_grpo.env.problems.problem import Case, ProblemError, flatten_tree
+from projected_grpo.env.problems.problem import Case, flatten_tree
 from projected_grpo.env.sandbox.jobs import Node, NodeKind, ResultKind
 
 _NODE_KINDS: dict[str, NodeKind] = {"list_node": "list_node", "tree_node": "tree_node"}
@@ -18,26 +19,26 @@ _SAME: dict[str, NodeKind] = {"is_same_list": "list_node", "is_same_tree": "tree
 
 
 def statement(text: Any) -> ast.stmt:
-    """The one statement that a record's test is. Raises ProblemError for anything else."""
+    """The one statement that a record's test is. Raises InputError for anything else."""
     if not isinstance(text, str):
-        raise ProblemError(f"a test must be a string, is {type(text).__name__}")
+        raise InputError(f"a test must be a string, is {type(text).__name__}")
     try:
         body = parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ProblemError(f"the test {_clip(text)} does not parse ({error})") from None
+        raise InputError(f"the test {_clip(text)} does not parse ({error})") from None
     if len(body) != 1:
-        raise ProblemError(f"the test {_clip(text)} must be one statement, has {len(body)}")
+        raise InputError(f"the test {_clip(text)} must be one statement, has {len(body)}")
     return body[0]
 
 
 def check_body(test: str) -> list[ast.stmt]:
-    """The statements of `def check(candidate)`. Raises ProblemError for anything else."""
+    """The statements of `def check(candidate)`. Raises InputError for anything else."""
     try:
         body = parse(test).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ProblemError(f"the key 'test' does not parse ({error})") from None
+        raise InputError(f"the key 'test' does not parse ({error})") from None
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
-        raise ProblemError("the key 'test' must define one function check(candidate)")
+        raise InputError("the key 'test' must define one function check(candidate)")
     return body[0].body
 
 
@@ -51,7 +52,7 @@ class Forms:
     def case(self, statement: ast.stmt) -> Case:
         """The case that an assert states."""
         if not isinstance(statement, ast.Assert):
-            raise ProblemError(f"the test {_shown(statement)} is not an assert")
+            raise InputError(f"the test {_shown(statement)} is not an assert")
         kind: ResultKind = "plain"
         match statement.test:
             case ast.Compare(left=ast.Call() as call, ops=[ast.Eq()], comparators=[expected]):
@@ -66,7 +67,7 @@ class Forms:
             case ast.Call() as call:
                 value = True
             case _:
-                raise ProblemError(f"the test {_shown(statement)} has an unknown form")
+                raise InputError(f"the test {_shown(statement)} has an unknown form")
         return Case(kwargs=self._arguments(call), expected=value, result=kind)
 
     def _arguments(self, call: ast.Call) -> dict[str, Any]:
@@ -78,13 +79,13 @@ class Forms:
             ):
                 pass
             case _:
-                raise ProblemError(f"the test calls {_shown(call.func)}, not {self.entry_point}")
+                raise InputError(f"the test calls {_shown(call.func)}, not {self.entry_point}")
         if len(call.args) > len(self.parameters):
-            raise ProblemError(f"the call {_shown(call)} has more arguments than the method takes")
+            raise InputError(f"the call {_shown(call)} has more arguments than the method takes")
         kwargs = dict(zip(self.parameters, map(_value, call.args), strict=False))
         for keyword in call.keywords:
             if keyword.arg is None or keyword.arg in kwargs:
-                raise ProblemError(f"the call {_shown(call)} repeats or unpacks arguments")
+                raise InputError(f"the call {_shown(call)} repeats or unpacks arguments")
             kwargs[keyword.arg] = _value(keyword.value)
         return kwargs
 
@@ -93,7 +94,7 @@ def _structure(value: Any, kind: NodeKind, statement: ast.stmt) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, Node) or value.kind != kind:
-        raise ProblemError(f"the test {_shown(statement)} must compare with {kind}([...])")
+        raise InputError(f"the test {_shown(statement)} must compare with {kind}([...])")
     return flatten_tree(value.values) if kind == "tree_node" else value.values
 
 
@@ -118,7 +119,7 @@ def _value(node: ast.expr) -> Any:
         ):
             return Node(_NODE_KINDS[name], _value(values))
         case _:
-            raise ProblemError(f"the expression {_shown(node)} is not a literal")
+            raise InputError(f"the expression {_shown(node)} is not a literal")
 
 
 def _shown(node: ast.AST) -> str:

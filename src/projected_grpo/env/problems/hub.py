@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.leetcode import parse_record
-from projected_grpo.env.problems.problem import Problem, ProblemError
+from projected_grpo.env.problems.problem import Problem
 
 OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """What forbids `datasets` to ask the hub; the first that is set decides."""
@@ -20,13 +21,13 @@ OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 def read_hub(
     name: str, revision: str, split: str, limit: int | None = None
 ) -> Iterator[tuple[str, Problem]]:
-    """(place, problem) for each row of a split, in the dataset's order. Raises ProblemError."""
+    """(place, problem) for each row of a split, in the dataset's order. Raises InputError."""
     try:
         # optional extras of the package, and slow to import
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
     except ImportError:
-        raise ProblemError(
+        raise InputError(
             f"hub:{name}: needs the package `datasets`; install projected_grpo[data], or give a "
             "local .jsonl file"
         ) from None
@@ -34,7 +35,7 @@ def read_hub(
     try:
         rows: Any = load_dataset(str(folder), split=split)
     except (OSError, ValueError, DatasetsError) as error:
-        raise ProblemError(
+        raise InputError(
             f"hub:{name}@{revision}: split {split!r} could not be loaded: {_line(error)}"
         ) from error
     for index, row in enumerate(rows):
@@ -75,30 +76,30 @@ def _fetched(name: str, revision: str) -> Path:
             )
         )
     except (errors.HFValidationError, errors.RepositoryNotFoundError) as error:
-        raise ProblemError(
+        raise InputError(
             f"{where}: there is no such dataset on the hub ({constants.ENDPOINT}), or it is closed "
             "to you; log in with `hf auth login`, or give a local .jsonl file"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ProblemError(
+        raise InputError(
             f"{where}: the dataset has no such revision: name a branch, a tag or a whole commit"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         answer = refusal(error)
         if answer is not None:
-            raise ProblemError(
+            raise InputError(
                 f"{where}: the hub ({constants.ENDPOINT}) answers {answer}, and it is not in the "
                 f"cache ({constants.HF_HUB_CACHE})"
             ) from error
         variable = next((v for v in OFFLINE if os.environ.get(v)), OFFLINE[1])
         why = f"{variable} is set" if offline else f"the hub ({constants.ENDPOINT}) does not answer"
-        raise ProblemError(
+        raise InputError(
             f"{where}: {why} and it is not in the cache ({constants.HF_HUB_CACHE}): fetch it where "
             f"there is a network, by `hf download --repo-type=dataset --revision={revision} "
             f"{name}`, or give a local .jsonl file"
         ) from error
     except (OSError, HTTPError) as error:  # HTTPError: the connection broke off
-        raise ProblemError(f"{where}: could not be fetched: {_line(error)}") from error
+        raise InputError(f"{where}: could not be fetched: {_line(error)}") from error
 
 
 def refusal(error: BaseException) -> str | None:

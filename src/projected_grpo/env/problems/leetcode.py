@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.asserts import Forms, check_body, statement
 from projected_grpo.env.problems.problem import (
     HINT_SLOT,
     PRELUDE,
     Case,
     Problem,
-    ProblemError,
     build_messages,
     parameter_names,
     render_assert,
@@ -50,11 +50,11 @@ _DATASET_KEYS = {"task_id": str, "completion": str, "entry_point": str, "test": 
 def read_file(path: Path, limit: int | None = None) -> Iterator[tuple[str, Problem]]:
     """(place, problem) for each record of a .jsonl or .jsonl.gz file."""
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ProblemError(
+        raise InputError(
             f"{path}: expected a .jsonl or .jsonl.gz file, `katas` or `hub:owner/name`"
         )
     if not path.is_file():
-        raise ProblemError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file")
     count = 0
     for place, line in _lines(path):
         if count == limit:
@@ -62,27 +62,27 @@ def read_file(path: Path, limit: int | None = None) -> Iterator[tuple[str, Probl
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ProblemError(
+            raise InputError(
                 f"{place}: not valid JSON ({error.msg}, column {error.colno})"
             ) from None
         yield place, parse_record(record, place)
         count += 1
     if not count:
-        raise ProblemError(f"{path}: holds no records")
+        raise InputError(f"{path}: holds no records")
 
 
 def parse_record(record: Any, place: str) -> Problem:
     """One record of either origin; `place` (file and line) begins every error."""
     if not isinstance(record, dict):
-        raise ProblemError(f"{place}: expected an object, got {type(record).__name__}")
+        raise InputError(f"{place}: expected an object, got {type(record).__name__}")
     try:
         if "gt_answer" in record:
             return _benchmark_problem(record)
         if "entry_point" in record and "test" in record:
             return _dataset_problem(record)
-    except ProblemError as error:
-        raise ProblemError(f"{place}: {error}") from None
-    raise ProblemError(
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    raise InputError(
         f"{place}: unknown schema, neither the benchmark's (key gt_answer) nor LeetCodeDataset's"
         " (keys entry_point and test)"
     )
@@ -94,7 +94,7 @@ def to_record(problem: Problem) -> dict[str, Any]:
     Only for problems without a hint: the record's prompt is the unhinted one.
     """
     if problem.mode is not None:
-        raise ProblemError(f"problem {problem.id}: only problems without a mode are written")
+        raise InputError(f"problem {problem.id}: only problems without a mode are written")
     tests = [render_assert(problem, case) for case in problem.cases]
     return {
         "id": problem.id,
@@ -132,15 +132,15 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield f"{path}:{number}", line
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise ProblemError(f"{path}:{number + 1}: cannot be read ({error})") from None
+            raise InputError(f"{path}:{number + 1}: cannot be read ({error})") from None
 
 
 def _require(record: dict[str, Any], keys: dict[str, type]) -> None:
     for key, kind in keys.items():
         if key not in record:
-            raise ProblemError(f"missing key {key!r}")
+            raise InputError(f"missing key {key!r}")
         if not isinstance(record[key], kind):
-            raise ProblemError(
+            raise InputError(
                 f"key {key!r} must be {kind.__name__}, is {type(record[key]).__name__}"
             )
 
@@ -149,15 +149,15 @@ def _benchmark_problem(record: dict[str, Any]) -> Problem:
     _require(record, _BENCHMARK_KEYS)
     starter = record["prompt_metadata"].get("starter_code")
     if not isinstance(starter, str):
-        raise ProblemError("missing key 'prompt_metadata.starter_code'")
+        raise InputError("missing key 'prompt_metadata.starter_code'")
     entry_point = _entry_point(record["func_name"])
     roles = [turn.get("role") if isinstance(turn, dict) else None for turn in record["prompt"]]
     if roles != ["system", "user"]:
-        raise ProblemError(f"prompt must be a system and a user turn, has roles {roles}")
+        raise InputError(f"prompt must be a system and a user turn, has roles {roles}")
     forms = Forms(entry_point=entry_point, parameters=parameter_names(starter, entry_point))
     cases = [forms.case(statement(text)) for text in record["gt_answer"]]
     if not cases:
-        raise ProblemError("gt_answer holds no asserts")
+        raise InputError("gt_answer holds no asserts")
     return Problem(
         id=record["id"],
         dataset=record.get("dataset", "leetcode"),
@@ -192,7 +192,7 @@ def _hint_mode(hint: str | None) -> str | None:
         return None
     name = hint.removeprefix("simple_")
     if name not in HINT_MODES:
-        raise ProblemError(f"unknown hint {hint!r}; known: {', '.join(HINT_MODES)}")
+        raise InputError(f"unknown hint {hint!r}; known: {', '.join(HINT_MODES)}")
     return HINT_MODES[name]
 
 
@@ -243,7 +243,7 @@ def _agree(starter_code: str, entry_point: str, cases: tuple[Case, ...]) -> str:
     if set(used) <= set(names):
         return starter_code
     if len(used) != len(names):
-        raise ProblemError(f"the tests pass {used}, but the method takes {names}")
+        raise InputError(f"the tests pass {used}, but the method takes {names}")
     for old, new in zip(names, used, strict=True):
         starter_code = re.sub(rf"\b{old}\b(?=\s*:)", new, starter_code)
     return starter_code
@@ -252,5 +252,5 @@ def _agree(starter_code: str, entry_point: str, cases: tuple[Case, ...]) -> str:
 def _entry_point(text: str) -> str:
     name = text.removeprefix("Solution().")
     if not name.isidentifier():
-        raise ProblemError(f"the method's name must look like Solution().name, is {text!r}")
+        raise InputError(f"the method's name must look like Solution().name, is {text!r}")
     return name

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.hub import parts_of, read_hub
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.env.problems.leetcode import read_file
-from projected_grpo.env.problems.problem import Problem, ProblemError
+from projected_grpo.env.problems.problem import Problem
 
 
 def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]:
@@ -18,7 +19,7 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
     LeetCodeDataset records.
     """
     if limit is not None and limit < 1:
-        raise ProblemError(f"limit must be at least 1, got {limit}")
+        raise InputError(f"limit must be at least 1, got {limit}")
     text = str(source)
     if text == "katas" or text.startswith("katas:"):
         split, seed = _kata_source(text)
@@ -34,7 +35,7 @@ def check_unique(numbered: Iterable[tuple[str, Problem]]) -> list[Problem]:
     places: dict[int, str] = {}
     for place, problem in numbered:
         if problem.id in places:
-            raise ProblemError(
+            raise InputError(
                 f"{place}: id {problem.id} was already used at {places[problem.id]};"
                 " ids must be unique"
             )
@@ -47,7 +48,7 @@ def _kata_source(text: str) -> tuple[str, int]:
     parts = text.split(":")[1:]
     split = parts[0] if parts else "train"
     if split not in ("train", "validation", "test") or len(parts) > 2:
-        raise ProblemError(f"{text!r}: katas come as katas:train, katas:validation or katas:test")
+        raise InputError(f"{text!r}: katas come as katas:train, katas:validation or katas:test")
     if len(parts) == 2 and not parts[1].isdecimal():
-        raise ProblemError(f"{text!r}: the seed after the split must be a whole number")
+        raise InputError(f"{text!r}: the seed after the split must be a whole number")
     return split, int(parts[1]) if len(parts) == 2 else 0

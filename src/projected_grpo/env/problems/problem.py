@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.parsing import parse
 from projected_grpo.env.sandbox.jobs import Node, ResultKind
 
@@ -129,10 +130,6 @@ class Problem:
     """What a kata is an instance of; splits never share one."""
 
 
-class ProblemError(ValueError):
-    """A problem file cannot be read; the message names file, line and what is wrong."""
-
-
 def build_messages(
     description: str, entry_point: str, starter_code: str
 ) -> tuple[dict[str, str], ...]:
@@ -141,7 +138,7 @@ def build_messages(
     The user turn has two fences, ends with the answer marker and holds `HINT_SLOT` exactly once.
     """
     if HINT_SLOT in description:
-        raise ProblemError(f"the description of {entry_point} holds the phrase {HINT_SLOT!r}")
+        raise InputError(f"the description of {entry_point} holds the phrase {HINT_SLOT!r}")
     user = (
         f"PROBLEM:\n{description.strip()}\n\n"
         f"Your solution is a method of the class Solution called {entry_point} {HINT_SLOT}."
@@ -162,7 +159,7 @@ def parse_method(starter_code: str, entry_point: str) -> ast.FunctionDef:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name == entry_point:
                 return node
-    raise ProblemError(f"the starter code does not define a method {entry_point}")
+    raise InputError(f"the starter code does not define a method {entry_point}")
 
 
 def parameter_names(starter_code: str, entry_point: str) -> list[str]:

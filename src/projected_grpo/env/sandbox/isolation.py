@@ -18,11 +18,13 @@ from pathlib import Path
 # loaded in the fork server before the file system goes.
 import sortedcontainers
 
+from projected_grpo.env.errors import InputError
+
 INSIDE = Path(__file__).parent / "inside"
 LIBRARY = Path(sortedcontainers.__file__).parent
 
 
-class SandboxError(RuntimeError):
+class SandboxError(InputError):
     """Programs cannot be isolated here in the way that was asked for; says what to do."""
 
 

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.runs.ranks import without_place
 from projected_grpo.runs.sweep.cells import Command
 from projected_grpo.runs.sweep.settings import LocalOptions, SlurmOptions
 
 
-class LaunchError(RuntimeError):
-    """Jobs cannot be launched, or some failed; the message is one sentence."""
-
-
-class NoQueueError(LaunchError):
+class NoQueueError(InputError):
     """The command of a queue is not on this host."""
 
 
@@ -58,11 +55,11 @@ def inherited() -> dict[str, str]:
 
 def ask(command: Sequence[str]) -> str:
     """The output of a queue's command; pueue gives a job the environment of that which adds it.
-    Raises LaunchError where it fails, NoQueueError where it is not there."""
+    Raises InputError where it fails, NoQueueError where it is not there."""
     if shutil.which(command[0]) is None:
         raise NoQueueError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
     done = subprocess.run(command, capture_output=True, text=True, env=inherited())
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
-        raise LaunchError(f"`{shlex.join(command[:2])}` failed (exit {done.returncode}): {said}")
+        raise InputError(f"`{shlex.join(command[:2])}` failed (exit {done.returncode}): {said}")
     return done.stdout

@@ -19,7 +19,7 @@ class Launcher:
     queued: Callable[[], Mapping[str, str]]
     """What it holds already: name -> its own id."""
     run: Callable[[Sequence[Job], Mapping[str, str], How], None]
-    """Run or queue jobs; the second argument is what `queued` gave. Raises LaunchError."""
+    """Run or queue jobs; the second argument is what `queued` gave. Raises InputError."""
 
 
 LAUNCHERS: dict[str, Launcher] = {

@@ -13,7 +13,8 @@ from types import FrameType
 
 from loguru import logger
 
-from projected_grpo.runs.sweep.job import How, Job, LaunchError, executable, inherited
+from projected_grpo.env.errors import InputError
+from projected_grpo.runs.sweep.job import How, Job, executable, inherited
 
 POLL_S = 0.1
 LAST_LINES = 5
@@ -69,7 +70,7 @@ def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
     """Run jobs here, some at a time; one that fails does not stop the others.
 
     Ctrl-C (or SIGTERM) begins no more and has those that run stop as `train` does: after the step
-    in hand, saved. A second one ends them at once. Raises KeyboardInterrupt then, and LaunchError
+    in hand, saved. A second one ends them at once. Raises KeyboardInterrupt then, and InputError
     where jobs failed.
     """
     gpus = list(how.local.gpus) or visible_gpus()
@@ -103,7 +104,7 @@ def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
     if received:
         raise KeyboardInterrupt
     if failed := [name for name, well in ended.items() if not well]:
-        raise LaunchError(
+        raise InputError(
             f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)} (output in {how.logs})"
         )
 

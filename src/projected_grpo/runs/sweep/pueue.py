@@ -23,7 +23,7 @@ def command(job: Job, after: str) -> list[str]:
 
 
 def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
-    """Queue jobs, each after the one that it waits for. Raises LaunchError where pueue refuses."""
+    """Queue jobs, each after the one that it waits for. Raises InputError where pueue refuses."""
     tasks = dict(ids)
     for job in jobs:
         tasks[job.name] = ask(command(job, tasks.get(job.after, ""))).strip()

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from loguru import logger
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.runs.sweep.cells import Command, continued
-from projected_grpo.runs.sweep.job import How, Job, LaunchError, ask, executable, inherited
+from projected_grpo.runs.sweep.job import How, Job, ask, executable, inherited
 
 
 class Task:
@@ -21,7 +22,7 @@ class Task:
 
     def __call__(self) -> None:
         """Run the command, or where the job was queued again (also by SLURM itself, after a node
-        failed) what goes on with it. Raises LaunchError where it fails."""
+        failed) what goes on with it. Raises InputError where it fails."""
         again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
         command = continued(self.command) if again else self.command
         self.process = subprocess.Popen(
@@ -32,7 +33,7 @@ class Task:
         )
         code = self.process.wait()
         if code != 0:
-            raise LaunchError(f"`{shlex.join(command)}` ended with exit code {code}")
+            raise InputError(f"`{shlex.join(command)}` ended with exit code {code}")
 
     def checkpoint(self) -> object:
         """Called by submitit in a signal handler; what to queue again."""
@@ -45,11 +46,11 @@ class Task:
 
 
 def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
-    """Queue jobs, each after the one that it waits for. Raises LaunchError without submitit."""
+    """Queue jobs, each after the one that it waits for. Raises InputError without submitit."""
     try:
         from submitit import SlurmExecutor
     except ImportError as error:
-        raise LaunchError(
+        raise InputError(
             "--launcher=slurm needs submitit: install projected_grpo[slurm]"
         ) from error
     asked, numbers = how.slurm, dict(ids)

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
 from projected_grpo.runs.status import Standing, foremost, n_runs, runs_in, standing, what_decides
 from projected_grpo.runs.sweep.cells import Command, cells, digest, name_of
-from projected_grpo.runs.sweep.job import How, Job, LaunchError, NoQueueError
+from projected_grpo.runs.sweep.job import How, Job, NoQueueError
 from projected_grpo.runs.sweep.launchers import LAUNCHERS
 from projected_grpo.runs.sweep.settings import (
     Launch,
@@ -55,7 +56,7 @@ class Step:
 
 def run(asked: SweepRun, flags: Sequence[str]) -> None:
     """Launch the cells that are neither finished nor under way; `flags` are those of `train` for
-    all of them. Raises ConfigError for a sweep that contradicts itself, LaunchError where launching
+    all of them. Raises ConfigError for a sweep that contradicts itself, InputError where launching
     or a cell fails, KeyboardInterrupt where it was stopped."""
     why = asked.why + (f"; resolve: {asked.resolve}" if asked.resolve else "")
     basis = [f"--v-hack={asked.extract}"] if asked.extract else []
@@ -148,13 +149,13 @@ def extraction(cfgs: Sequence[Config], out: Path) -> Command:
 
 def require_basis(file: Path, cfgs: Sequence[Config]) -> None:
     """Raises ConfigError where a file of hack directions says that it is of other settings than a
-    cell's, LaunchError where it cannot be read. Reads its header only; what that does not say (of
+    cell's, InputError where it cannot be read. Reads its header only; what that does not say (of
     an earlier version the adapter) is left to the run."""
     try:
         with safe_open(file, "np") as f:
             said = f.metadata() or {}
     except SafetensorError as error:
-        raise LaunchError(f"{file} is not a file of hack directions: {error}") from error
+        raise InputError(f"{file} is not a file of hack directions: {error}") from error
     for name in SAID_BY_A_BASIS:
         for value in sorted({str(vars(cfg)[name]) for cfg in cfgs}):
             if said.get(name, value) != value:

@@ -17,11 +17,12 @@ import zlib
 from collections.abc import Iterator
 from functools import cache
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.katas.chains import CHAINS
 from projected_grpo.env.problems.katas.compose import OPS
 from projected_grpo.env.problems.katas.instances import INSTANCES, make_problem, problem_id
 from projected_grpo.env.problems.katas.traps import TRAPS, is_trapped
-from projected_grpo.env.problems.problem import Problem, ProblemError
+from projected_grpo.env.problems.problem import Problem
 
 __all__ = [
     "FAMILIES",
@@ -53,7 +54,7 @@ def split_of(family: str) -> str:
 def families(split: str) -> list[str]:
     """The families of a split, in the catalogue's order."""
     if split not in SPLITS:
-        raise ProblemError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        raise InputError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     return [family for family in FAMILIES if split_of(family) == split]
 
 
@@ -67,7 +68,7 @@ def kata_problems(split: str, seed: int = 0, limit: int | None = None) -> list[P
     most = len(names) * INSTANCES
     count = len(names) if limit is None else limit
     if not 1 <= count <= most:
-        raise ProblemError(f"katas:{split} has 1 to {most} problems to give, not {count}")
+        raise InputError(f"katas:{split} has 1 to {most} problems to give, not {count}")
     picks = _picks(names, seed)
     return [_cached_problem(*next(picks)) for _ in range(count)]
 
@@ -82,7 +83,7 @@ def problem_by_id(number: int) -> Problem:
     """The kata with an id, whatever seed and limit it was drawn with."""
     family = _by_bucket().get(number // INSTANCES)
     if family is None:
-        raise ProblemError(f"no kata has the id {number}")
+        raise InputError(f"no kata has the id {number}")
     return _cached_problem(family, number % INSTANCES)
 
 

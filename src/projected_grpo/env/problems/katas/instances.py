@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.katas import compose, inputs
 from projected_grpo.env.problems.katas.compose import Step
 from projected_grpo.env.problems.katas.ops import KINDS
 from projected_grpo.env.problems.katas.traps import TRAPS
-from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, ProblemError, build_messages
+from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
 
 INSTANCES = 1000
 """Problems of one family: an instance fixes text, parameters and cases."""
@@ -53,7 +54,7 @@ def make_problem(family: str, instance: int) -> Problem:
         problem = _assemble(family, instance, found, rng)
         if problem is not None:
             return problem
-    raise ProblemError(f"kata {family} has no usable instance {instance}")
+    raise InputError(f"kata {family} has no usable instance {instance}")
 
 
 def _try_draw(family: str, rng: random.Random) -> _Draw | None:
