@@ -398,12 +398,12 @@ def test_a_server_outlives_the_thread_that_started_it(kind: str) -> None:
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the choice of a launcher says, made anew in this test."""
-    forkserver._usual_launcher.cache_clear()
+    forkserver._default_isolation.cache_clear()
     seen: list[str] = []
     handler = logger.add(lambda message: seen.append(message.record["message"]), level="DEBUG")
     yield seen
     logger.remove(handler)
-    forkserver._usual_launcher.cache_clear()
+    forkserver._default_isolation.cache_clear()
 
 
 @pytest.mark.parametrize("available", [BUBBLEWRAP])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from projected_grpo.env.sandbox.forkserver import ForkServer, Report, ServerDied
+from projected_grpo.env.sandbox.forkserver import ForkServer, ProgramEnd, ServerError
 from projected_grpo.env.sandbox.inside import wire
 from projected_grpo.env.sandbox.jobs import Job, JobResult, Limits, Node, NotPlain, Outcome
 
@@ -47,7 +47,7 @@ class Conversation:
         self._output = -1
         self._inbox = bytearray()
         self._printed = bytearray()
-        self._report: Report | None = None
+        self._report: ProgramEnd | None = None
         self._deadline = time.monotonic() + _STARVED * limits.wall_s + 60
         self._poll = select.poll()
         self._poll.register(self._channel, select.POLLIN)
@@ -75,7 +75,7 @@ class Conversation:
             os.close(self._report.files)
 
     def hold(self, judge: Judge | None) -> JobResult:
-        """Have the whole conversation; raises ServerDied."""
+        """Have the whole conversation; raises ServerError."""
         values: list[Any] = []
         attributes: dict[str, bool] = {}
         invoked = raised = False
@@ -186,7 +186,7 @@ class Conversation:
         )
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise ServerDied("no end within the time that even a starved program gets")
+            raise ServerError("no end within the time that even a starved program gets")
         return dict(self._poll.poll(min(left, wire.BEAT_S) * 1000))
 
     def _send(self, data: memoryview) -> int:
@@ -232,7 +232,7 @@ class Conversation:
         if len(data) > room:
             raise EndedError(Outcome.FAILED, f"printed more than {self._limits.output_kb} KiB")
 
-    def _finish(self) -> Report:
+    def _finish(self) -> ProgramEnd:
         """End the program, hear how it ended, and read what it printed last."""
         self._server.finish()
         if self._report is None:
@@ -259,7 +259,9 @@ _KILLED = {
 }
 
 
-def _judge_end(outcome: Outcome, error: str, report: Report, limits: Limits) -> tuple[Outcome, str]:
+def _judge_end(
+    outcome: Outcome, error: str, report: ProgramEnd, limits: Limits
+) -> tuple[Outcome, str]:
     """The outcome, given what the conversation made of it and how the program really ended.
 
     The CPU time used decides on a timeout, also for a program that gave its last answer before it

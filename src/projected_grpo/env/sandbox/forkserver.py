@@ -15,9 +15,9 @@ from typing import Any
 from loguru import logger
 
 from projected_grpo.env.sandbox.inside import wire
-from projected_grpo.env.sandbox.isolation import INSIDE, LAUNCHERS, LIBRARY, SandboxError
+from projected_grpo.env.sandbox.isolation import INSIDE, LIBRARY, WRAPPERS, SandboxError
 
-KINDS = ("namespaces", *LAUNCHERS)
+ISOLATIONS = ("namespaces", *WRAPPERS)
 """Each way to start a server, and "namespaces": bubblewrap where it works, unshare elsewhere."""
 
 START_S = 60.0
@@ -35,12 +35,12 @@ main(sys.argv[1], [int(end) for end in sys.argv[2].split(",")])
 """
 
 
-class ServerDied(RuntimeError):
+class ServerError(RuntimeError):
     """The fork server has ended or does not answer: our fault, never the program's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ProgramEnd:
     """How a program ended, by the fork server's own observation."""
 
     infra: str = ""
@@ -59,12 +59,12 @@ class ForkServer:
 
     def __init__(self, kind: str) -> None:
         """Start a server and wait until it is ready; raises SandboxError."""
-        if kind not in KINDS:
-            raise SandboxError(f"unknown sandbox {kind!r}; known: {', '.join(KINDS)}")
+        if kind not in ISOLATIONS:
+            raise SandboxError(f"unknown sandbox {kind!r}; known: {', '.join(ISOLATIONS)}")
         if kind != "process" and sys.platform != "linux":
             raise SandboxError(_advice("namespaces are a feature of Linux"))
         if kind == "namespaces":
-            kind = _usual_launcher()
+            kind = _default_isolation()
         self._preludes: set[str] = set()
         with contextlib.ExitStack() as undo:
             self.control, theirs = socket.socketpair()
@@ -107,7 +107,7 @@ class ForkServer:
         return int(json.loads(text)["child-pid"])
 
     def begin(self, request: dict[str, Any], setup_code: str, descriptors: Sequence[int]) -> None:
-        """Start a program that gets `descriptors`; raises ServerDied."""
+        """Start a program that gets `descriptors`; raises ServerError."""
         if setup_code not in self._preludes:
             self._preludes.add(setup_code)
             request = {**request, "prelude": setup_code}
@@ -116,7 +116,7 @@ class ForkServer:
             sent = socket.send_fds(self.control, [message], descriptors)
             self.control.sendall(message[sent:])
         except OSError as error:
-            raise ServerDied(f"the fork server does not listen: {error}") from error
+            raise ServerError(f"the fork server does not listen: {error}") from error
 
     def say_waiting(self) -> None:
         """Say, every `wire.BEAT_S` seconds in which it is so, that the program owes an answer."""
@@ -130,21 +130,21 @@ class ForkServer:
         try:
             self.control.sendall(byte)
         except OSError as error:
-            raise ServerDied(f"the fork server does not listen: {error}") from error
+            raise ServerError(f"the fork server does not listen: {error}") from error
 
-    def report(self, timeout_s: float) -> Report:
-        """Wait for the program's end; raises ServerDied."""
+    def report(self, timeout_s: float) -> ProgramEnd:
+        """Wait for the program's end; raises ServerError."""
         try:
             self.control.settimeout(timeout_s)
             head, files, _, _ = socket.recv_fds(self.control, wire.HEAD_BYTES, 1)
             if len(head) < wire.HEAD_BYTES:
-                raise ServerDied("the fork server has ended")
+                raise ServerError("the fork server has ended")
             payload = self.control.recv(wire.frame_length(head), socket.MSG_WAITALL)
             self.control.settimeout(None)
         except OSError as error:
-            raise ServerDied(f"the fork server does not answer: {error}") from error
+            raise ServerError(f"the fork server does not answer: {error}") from error
         fields = wire.parse(payload)
-        return Report(**fields, files=files[0] if files else -1)
+        return ProgramEnd(**fields, files=files[0] if files else -1)
 
     def close(self) -> None:
         """End the server, gently (it removes its files), by force after five seconds."""
@@ -174,12 +174,12 @@ class ForkServer:
 
 def _start(kind: str, control: socket.socket) -> subprocess.Popen[bytes]:
     with contextlib.ExitStack() as stack:
-        launch = LAUNCHERS[kind](control)
-        ends = (control, *map(stack.enter_context, launch.spare))
+        wrapper = WRAPPERS[kind](control)
+        ends = (control, *map(stack.enter_context, wrapper.spare))
         numbers = [end.fileno() for end in ends]
         return subprocess.Popen(
             [
-                *launch.prefix,
+                *wrapper.prefix,
                 # The interpreter itself, not the virtual environment's link to it. No site, no
                 # bytecode written, UTF-8 whatever the locale, and nothing but the library on the
                 # path.
@@ -199,7 +199,7 @@ def _start(kind: str, control: socket.socket) -> subprocess.Popen[bytes]:
 
 
 @functools.cache
-def _usual_launcher() -> str:
+def _default_isolation() -> str:
     """What "namespaces" is on this machine: a server is started to see whether bubblewrap works."""
     try:
         ForkServer("bubblewrap").close()

@@ -29,8 +29,8 @@ class SandboxError(InputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """How one server is to be started."""
+class Wrapper:
+    """What is put around the command line of one server."""
 
     prefix: Sequence[str] = ()
     """What stands before the interpreter's command line."""
@@ -38,7 +38,7 @@ class Launch:
     """Further descriptors of the control socket that it needs."""
 
 
-def _bubblewrap(control: socket.socket) -> Launch:
+def _bubblewrap(control: socket.socket) -> Wrapper:
     """The prefix for `bwrap`; raises SandboxError where it is not installed."""
     program = shutil.which("bwrap")
     if program is None:
@@ -62,16 +62,16 @@ def _bubblewrap(control: socket.socket) -> Launch:
         *("--proc", "/proc", "--dev-bind", "/dev/null", "/dev/null", "--dir", "/tmp"),
         *("--chdir", "/", "--"),
     ]
-    return Launch(prefix, (info, go))
+    return Wrapper(prefix, (info, go))
 
 
-def _directly(control: socket.socket) -> Launch:
+def _no_wrapper(control: socket.socket) -> Wrapper:
     """Nothing in front: the server makes its namespaces itself, or does without."""
-    return Launch()
+    return Wrapper()
 
 
-LAUNCHERS: dict[str, Callable[[socket.socket], Launch]] = {
+WRAPPERS: dict[str, Callable[[socket.socket], Wrapper]] = {
     "bubblewrap": _bubblewrap,
-    "unshare": _directly,
-    "process": _directly,
+    "unshare": _no_wrapper,
+    "process": _no_wrapper,
 }

@@ -27,7 +27,7 @@ from typing import Self
 from loguru import logger
 
 from projected_grpo.env.sandbox.client import Conversation, Judge
-from projected_grpo.env.sandbox.forkserver import ForkServer, SandboxError, ServerDied
+from projected_grpo.env.sandbox.forkserver import ForkServer, SandboxError, ServerError
 from projected_grpo.env.sandbox.jobs import Job, JobResult, Limits, NotPlain, Outcome
 
 __all__ = [
@@ -94,7 +94,7 @@ class Sandbox:
             assert self._server is not None
             with Conversation(self._server, job, self.limits) as conversation:
                 result = conversation.hold(judge)
-        except (ServerDied, SandboxError) as error:
+        except (ServerError, SandboxError) as error:
             result = JobResult(outcome=Outcome.INFRA_ERROR, error=str(error))
         if result.outcome is Outcome.INFRA_ERROR and self._server is not None:
             self._server.kill()
