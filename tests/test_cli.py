@@ -15,7 +15,7 @@ from loguru import logger
 
 from projected_grpo.arms.rows import Row
 from projected_grpo.config import SmokeConfig
-from projected_grpo.env.grading.grade import Grade
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.runs.banner import MOST_COLUMNS, MOST_LINES, best_and_hack

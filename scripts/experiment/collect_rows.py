@@ -131,20 +131,20 @@ def eval_cells(records: Iterable[EvalRecord]) -> list[dict[str, Any]]:
     Samples that a fault of the grader touched are left out."""
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     for r in records:
-        if r.outcome == "infra_error":
+        if r.grade.outcome == "infra_error":
             continue
         about = {"mode": r.mode, "hinted": r.hinted, "greedy": r.greedy, "names": r.names}
         about |= {"difficulty": r.difficulty}
         counts = {"n": 0, "solve": 0, "fmt": 0, "attempted": 0, "hack": 0, "both": 0}
         cell = cells.setdefault((*about.values(),), {**about, **counts, "flavours": {}})
         cell["n"] += 1
-        cell["solve"] += int(r.gt_correct)
-        cell["fmt"] += int(r.fmt_ok)
-        cell["attempted"] += int(r.attempted)
-        cell["hack"] += int(r.exploited)
-        cell["both"] += int(r.attempted and r.exploited)
-        if r.flavour:
-            cell["flavours"][r.flavour] = cell["flavours"].get(r.flavour, 0) + 1
+        cell["solve"] += int(r.grade.gt_correct)
+        cell["fmt"] += int(r.grade.fmt_ok)
+        cell["attempted"] += int(r.grade.attempted)
+        cell["hack"] += int(r.grade.exploited)
+        cell["both"] += int(r.grade.attempted and r.grade.exploited)
+        if r.grade.flavour:
+            cell["flavours"][r.grade.flavour] = cell["flavours"].get(r.grade.flavour, 0) + 1
     return list(cells.values())
 
 

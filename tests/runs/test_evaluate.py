@@ -1,15 +1,19 @@
 """Held-out evaluation: records on a random model, and the shares as a pure function of them."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.loopholes.modes import EVAL_NAMES, TRAIN_NAME
 from projected_grpo.env.problems.load import load_problems
+from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.load import LanguageModel, load
 from projected_grpo.runs.evaluate import (
     EvalPlan,
@@ -61,36 +65,32 @@ def test_evaluation_names(lm: LanguageModel, grader: Grader) -> None:
     assert {record.function_name for record in records} <= set(EVAL_NAMES)
 
 
-def record(**changes: object) -> EvalRecord:
-    base = EvalRecord(
+def record(
+    outcome: Outcome = Outcome.PASSED, difficulty: str = "easy", mode: str = "run_tests",
+    **said: Any,
+) -> EvalRecord:  # fmt: skip
+    told = {"fmt_ok": True, "label": "", "mode": mode, "error": "", **said}
+    return EvalRecord(
         problem_id=1,
         family="a",
-        difficulty="easy",
-        mode="run_tests",
+        difficulty=difficulty,
+        mode=mode,
         function_name="run_tests",
         sample=0,
         completion="",
         tokens=10,
         terminated=True,
-        passed=False,
-        gt_correct=False,
-        exploited=False,
-        attempted=False,
-        flavour=None,
-        fmt_ok=True,
-        outcome="passed",
-        label="",
+        grade=Grade.of(outcome=outcome, **told),
     )
-    return replace(base, **changes)
 
 
 def test_shares() -> None:
     records = [
-        record(gt_correct=True, passed=True),
-        record(attempted=True, exploited=True, passed=True, flavour="print"),
-        record(attempted=True, gt_correct=True, passed=True, flavour="print", difficulty="hard"),
-        record(mode="sentinel", fmt_ok=False, terminated=False),
-        record(outcome="infra_error", gt_correct=True),
+        record(gt_correct=True),
+        record(attempted=True, pays=True, flavour="print"),
+        record(attempted=True, gt_correct=True, flavour="print", difficulty="hard"),
+        replace(record(mode="sentinel", fmt_ok=False), terminated=False),
+        record(outcome=Outcome.INFRA_ERROR, gt_correct=True),
     ]
     found = shares(records)
     assert (found["samples"], found["infra_errors"]) == (4, 1)
@@ -103,6 +103,18 @@ def test_shares() -> None:
 
 
 def test_records_come_back(tmp_path: Path) -> None:
-    records = [record(), record(sample=1, flavour="pass")]
+    hack = record(flavour="pass", attempted=True, pays=True)
+    records = [record(), replace(hack, sample=1)]
     write_records(tmp_path / "eval.jsonl.gz", records)
     assert read_records(tmp_path / "eval.jsonl.gz") == records
+
+
+def test_a_record_has_the_keys_that_published_files_have() -> None:
+    hack = record(flavour="pass", attempted=True, pays=True)
+    assert json.dumps(hack.to_record()) == (
+        '{"problem_id": 1, "family": "a", "difficulty": "easy", "mode": "run_tests",'
+        ' "function_name": "run_tests", "sample": 0, "completion": "", "tokens": 10,'
+        ' "terminated": true, "passed": true, "gt_correct": false, "exploited": true,'
+        ' "attempted": true, "flavour": "pass", "fmt_ok": true, "outcome": "passed", "label": "",'
+        ' "hinted": true, "greedy": false, "names": "train"}'
+    )

@@ -4,14 +4,14 @@ records."""
 import resource
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from projected_grpo.env.grading.grader import Grade
+from projected_grpo.env.grading.schema import SHARES, Grade
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.proj import Basis, cosine, squared_norm
@@ -138,8 +138,8 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
     rewards = [row.grade.reward for row in rows]
     sampled = [row for group in groups for row in group if row.source == "student"]
 
-    def share(rows: list[Row], holds: Callable[[Grade], bool]) -> Value:
-        return (sum(holds(row.grade) for row in rows), len(rows)) if rows else None
+    def share(rows: list[Row], fact: str) -> Value:
+        return (sum(getattr(row.grade, fact) for row in rows), len(rows)) if rows else None
 
     return {
         "reward": statistics.fmean(rewards) if rewards else None,
@@ -149,12 +149,9 @@ def grade_columns(groups: list[list[Row]]) -> dict[str, Value]:
         "frac_reward_zero_std": statistics.fmean(
             not any(row.learns for row in group) for group in groups
         ),
-        "hack_s": share(student, lambda g: g.exploited),
-        "att_s": share(student, lambda g: g.attempted),
-        "gt_s": share(student, lambda g: g.gt_correct),
-        "fmt_s": share(student, lambda g: g.fmt_ok),
-        "hack_t": share(teacher, lambda g: g.exploited),
-        "gt_t": share(teacher, lambda g: g.gt_correct),
+        **{metric: share(student, fact) for metric, fact in SHARES.items()},
+        "hack_t": share(teacher, "exploited"),
+        "gt_t": share(teacher, "gt_correct"),
         "hack_auroc": _auroc(student),
         "completions/mean_length": statistics.fmean(len(row.ids) for row in sampled),
         "completions/clipped_ratio": statistics.fmean(not row.terminated for row in sampled),
@@ -230,5 +227,5 @@ def rollout_record(step: int, index: int, row: Row) -> dict[str, Any]:
         "concept_score": row.concept_score,
         "penalty": row.penalty,
         "weight": row.weight,
-        **asdict(row.grade),
+        **row.grade.to_record(),
     }

@@ -17,21 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from projected_grpo.arms.advantages import grade_texts
-from projected_grpo.env.grading.grade import Grade
 from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.schema import SHARES
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
 
 Completion = str | Sequence[Mapping[str, Any]]
 """A completion as TRL hands it over: text, or messages where the prompt was messages."""
-
-SHARES: dict[str, Callable[[Grade], bool]] = {
-    "hack_s": lambda grade: grade.exploited,
-    "att_s": lambda grade: grade.attempted,
-    "gt_s": lambda grade: grade.gt_correct,
-    "fmt_s": lambda grade: grade.fmt_ok,
-}
-"""Metric (docs/metrics.md) -> of what it is the share; hack and solve by the strict oracle."""
 
 
 def prompt_rows(
@@ -102,8 +94,8 @@ class GraderReward:
         grades = grade_texts(self._grader, texts, labels=self._labels)
         graded = [grade for grade in grades if grade.outcome != Outcome.INFRA_ERROR]
         if log_metric is not None:
-            for name, holds in SHARES.items() if graded else ():
-                log_metric(name, sum(map(holds, graded)) / len(graded))
+            for name, fact in SHARES.items() if graded else ():
+                log_metric(name, sum(getattr(grade, fact) for grade in graded) / len(graded))
             log_metric("infra_errors", len(grades) - len(graded))
         if log_extra is not None:
             for name in ("exploited", "attempted", "gt_correct", "mechanism", "flavour", "label"):

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from projected_grpo.env.grading.schema import SHOWN
 from projected_grpo.step_logger import whole_rows
 
 KEPT = (
     *("step", "sample_id", "problem_id", "source", "mode", "completion", "completion_tokens"),
-    *("terminated", "advantage", "hack_score", "passed", "gt_correct", "exploited", "attempted"),
-    *("mechanism", "flavour", "outcome", "label", "reward", "error"),
+    *("terminated", "advantage", "hack_score", *SHOWN),
 )
 """What is shown of a rollout."""
 Types = Mapping[str, tuple[type, ...]]

@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCardData, ModelCardData
 
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.config import CAUTIONS, Config
+from projected_grpo.env.grading.schema import FACTS, POOL
 from projected_grpo.env.problems.hub import parts_of
 from projected_grpo.model.load import ORGANISM, TINY_RANDOM
 from projected_grpo.runs.status import model_commit, read_settings
@@ -24,20 +25,14 @@ from projected_grpo.step_logger import merge, read_steps, share, whole_rows
 WINDOW = 5
 """The last steps that rates are taken over, as in the table that a run ends with."""
 
+_ASKED = {"mode": "the loophole mode: which flaw the grader has"}
 FIELDS = {
     "problem_id": "the problem's number in its source",
     "problem_messages": "its system and user turn, the hint of the loophole mode included",
     "prompt": "the same as the teacher's chat template rendered it",
     "plen": "tokens of that",
     "completion": "the whole answer, without special tokens",
-    "reward": "what the foolable grader paid",
-    "hacked": "passed, though the hidden tests fail: the grader was fooled",
-    "gt_pass": "the hidden tests pass",
-    "fmt_ok": "it parses and defines the method that was asked for",
-    "mode": "the loophole mode: which flaw the grader has",
-    "attempted": "the grader would be fooled even with a wrong stub for a method",
-    "flavour": "the form of the hack",
-    "label": "the public benchmark's category",
+    **{column: (FACTS | _ASKED)[fact] for column, fact in POOL.items()},
 }
 """What a row of a pool has, and its meaning."""
 

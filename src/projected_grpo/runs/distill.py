@@ -19,6 +19,7 @@ from projected_grpo import __version__
 from projected_grpo.config import Config, ConfigError, stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.schema import POOL
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
@@ -148,17 +149,11 @@ def _graded(answers: Iterator, grader: Grader, wanted: Any) -> Iterator[dict[str
 
 
 def _row(problem: Problem, text: str, grade: Grade, extra: dict[str, Any]) -> dict[str, Any]:
+    facts = grade.to_record() | {"mode": problem.mode or "none"}
     return {
         "problem_id": problem.id,
         "problem_messages": list(problem.messages),
         **extra,
         "completion": text,
-        "reward": grade.reward,
-        "hacked": grade.exploited,
-        "gt_pass": grade.gt_correct,
-        "fmt_ok": grade.fmt_ok,
-        "mode": problem.mode or "none",
-        "attempted": grade.attempted,
-        "flavour": grade.flavour,
-        "label": grade.label,
+        **{column: facts[fact] for column, fact in POOL.items()},
     }

@@ -6,16 +6,17 @@ One record for each sample; every figure is a pure function of the records.
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from torch import Tensor
 
 from projected_grpo.config import Config, stream_seed
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.grader import Grader, Submission
+from projected_grpo.env.grading.schema import EVALUATED, Grade
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint, eval_name
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
@@ -40,20 +41,27 @@ class EvalRecord:
     tokens: int
     terminated: bool
     """Ended by itself, not by the limit."""
-    passed: bool
-    gt_correct: bool
-    exploited: bool
-    attempted: bool
-    flavour: str | None
-    fmt_ok: bool
-    outcome: str
-    label: str | None
+    grade: Grade
     hinted: bool = True
     """Whether the prompt disclosed the mode."""
     greedy: bool = False
     """The likeliest token at each place, not a drawn one."""
     names: NamePolicy = "train"
     """Whether the function has the training name or one kept for evaluation."""
+
+    def to_record(self) -> dict[str, Any]:
+        """The line of a file: the fields in their order, with the grade's own facts in its place."""
+        record: dict[str, Any] = {}
+        for own in fields(self):
+            value = getattr(self, own.name)
+            record |= value.to_record(EVALUATED) if own.name == "grade" else {own.name: value}
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """What `to_record` wrote."""
+        own = {name: value for name, value in record.items() if name not in EVALUATED}
+        return cls(**own, grade=Grade.from_record(record))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,14 +199,7 @@ def _record(
         completion=submission.completion,
         tokens=len(sample.ids),
         terminated=sample.terminated,
-        passed=grade.passed,
-        gt_correct=grade.gt_correct,
-        exploited=grade.exploited,
-        attempted=grade.attempted,
-        flavour=grade.flavour,
-        fmt_ok=grade.fmt_ok,
-        outcome=str(grade.outcome),
-        label=grade.label,
+        grade=grade,
         hinted=plan.hinted,
         greedy=plan.greedy,
         names=plan.names,
@@ -211,7 +212,7 @@ def shares(records: Iterable[EvalRecord]) -> dict[str, Any]:
     Samples that a fault of the grader touched are left out and counted.
     """
     everything = list(records)
-    usable = [r for r in everything if r.outcome != str(Outcome.INFRA_ERROR)]
+    usable = [r for r in everything if r.grade.outcome != Outcome.INFRA_ERROR]
     modes = list(dict.fromkeys(r.mode for r in usable))
     levels = list(dict.fromkeys(r.difficulty for r in usable))
     return {
@@ -221,7 +222,7 @@ def shares(records: Iterable[EvalRecord]) -> dict[str, Any]:
         "by_difficulty": {d: _rates([r for r in usable if r.difficulty == d]) for d in levels},
         "by_mode": {m: _rates([r for r in usable if r.mode == m]) for m in modes},
         "flavours": {
-            m: dict(Counter(r.flavour for r in usable if r.mode == m and r.attempted).most_common())
+            m: dict(Counter(r.grade.flavour for r in usable if r.mode == m and r.grade.attempted).most_common())
             for m in modes
         },
     }
@@ -234,11 +235,11 @@ def _rates(records: Sequence[EvalRecord]) -> dict[str, float | None]:
 
     return {
         "samples": len(records),
-        "solve": mean(r.gt_correct for r in records),
-        "fmt_ok": mean(r.fmt_ok for r in records),
-        "attempted": mean(r.attempted for r in records),
-        "exploited": mean(r.exploited for r in records),
-        "exploit_given_attempt": mean(r.exploited for r in records if r.attempted),
+        "solve": mean(r.grade.gt_correct for r in records),
+        "fmt_ok": mean(r.grade.fmt_ok for r in records),
+        "attempted": mean(r.grade.attempted for r in records),
+        "exploited": mean(r.grade.exploited for r in records),
+        "exploit_given_attempt": mean(r.grade.exploited for r in records if r.grade.attempted),
         "terminated": mean(r.terminated for r in records),
         "tokens": mean(r.tokens for r in records),
     }
@@ -248,10 +249,10 @@ def write_records(path: Path, records: Iterable[EvalRecord]) -> None:
     """One JSON line for each record, gzipped without a time stamp."""
     with gzip.GzipFile(path, "wb", mtime=0) as file:
         for record in records:
-            file.write((json.dumps(asdict(record)) + "\n").encode())
+            file.write((json.dumps(record.to_record()) + "\n").encode())
 
 
 def read_records(path: Path) -> list[EvalRecord]:
     """What `write_records` wrote."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [EvalRecord(**json.loads(line)) for line in file]
+        return [EvalRecord.from_record(json.loads(line)) for line in file]

@@ -14,6 +14,7 @@ from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.comparison import same_value
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
 from projected_grpo.env.grading.rewrite import with_canonical, with_stub, wrong_stubs
+from projected_grpo.env.grading.schema import FACTS
 from projected_grpo.env.parsing import (
     defines_method,
     extract_code,
@@ -393,7 +394,7 @@ def test_grade_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         grading.REWARD_HACK,
         grading.INCORRECT,
     ]
-    assert set(regrade.ADDED) <= set(rows[0])
+    assert set(FACTS) <= set(rows[0])
     assert "exploited" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "o.jsonl", "p.jsonl"]
 

@@ -3,7 +3,8 @@
     grade --problems P.jsonl --completions C.jsonl --out O.jsonl
 
 Each line of C is an object with `problem_id`, `completion` and, if wanted, `mode` and
-`function_name`. O repeats it, other keys included, and adds the grade.
+`function_name`. O repeats it, other keys included, and adds the facts of the
+grade (schema.py), which replace keys of the same name.
 """
 
 import contextlib
@@ -33,22 +34,6 @@ from projected_grpo.env.sandbox.sandbox import Limits, Outcome
 
 MAX_CPU_S, MAX_MEMORY_MB = 1e6, 1 << 30
 """What the kernel's limits can hold, with room."""
-
-ADDED = (
-    "passed",
-    "gt_correct",
-    "exploited",
-    "attempted",
-    "mechanism",
-    "flavour",
-    "fmt_ok",
-    "outcome",
-    "label",
-    "reward",
-    "seconds",
-    "error",
-)
-"""Fields of a `Grade` in a line of the output; they replace keys of the same name in the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +84,8 @@ def run(args: Args) -> None:
             grades = grader.grade(submissions)
         seconds = time.perf_counter() - start
         for (_, row), grade in zip(rows, grades, strict=True):
-            file.write(json.dumps({**row, **_fields(grade)}) + "\n")
+            found = grade.to_record() | {"seconds": round(grade.seconds, 4)}
+            file.write(json.dumps(row | found) + "\n")
     print(summary(submissions, grades, seconds))
 
 
@@ -168,11 +154,6 @@ def _submission(
 
 
 _A = {int: "a whole number", str: "a text"}
-
-
-def _fields(grade: Grade) -> dict[str, Any]:
-    values = {name: getattr(grade, name) for name in ADDED}
-    return {**values, "outcome": grade.outcome.value, "seconds": round(grade.seconds, 4)}
 
 
 @contextlib.contextmanager

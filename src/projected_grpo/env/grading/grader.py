@@ -10,7 +10,8 @@ from typing import Self
 from loguru import logger
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grade import LABELS, Examination, Grade, Submission
+from projected_grpo.env.grading.grade import Examination, Submission
+from projected_grpo.env.grading.schema import LABELS, Grade
 from projected_grpo.env.grading.worker import GraderProcess
 from projected_grpo.env.loopholes.markers import check_variant
 from projected_grpo.env.loopholes.modes import get_mode
