@@ -50,7 +50,7 @@ class EvalRecord:
     """Whether the function has the training name or one kept for evaluation."""
 
     def to_record(self) -> dict[str, Any]:
-        """The line of a file: the fields in their order, with the grade's own facts in its place."""
+        """The line of a file: the fields in their order, the grade's own facts in its place."""
         record: dict[str, Any] = {}
         for own in fields(self):
             value = getattr(self, own.name)
@@ -222,7 +222,11 @@ def shares(records: Iterable[EvalRecord]) -> dict[str, Any]:
         "by_difficulty": {d: _rates([r for r in usable if r.difficulty == d]) for d in levels},
         "by_mode": {m: _rates([r for r in usable if r.mode == m]) for m in modes},
         "flavours": {
-            m: dict(Counter(r.grade.flavour for r in usable if r.mode == m and r.grade.attempted).most_common())
+            m: dict(
+                Counter(
+                    r.grade.flavour for r in usable if r.mode == m and r.grade.attempted
+                ).most_common()
+            )
             for m in modes
         },
     }
