@@ -221,15 +221,12 @@ def shares(records: Iterable[EvalRecord]) -> dict[str, Any]:
         "all": _rates(usable),
         "by_difficulty": {d: _rates([r for r in usable if r.difficulty == d]) for d in levels},
         "by_mode": {m: _rates([r for r in usable if r.mode == m]) for m in modes},
-        "flavours": {
-            m: dict(
-                Counter(
-                    r.grade.flavour for r in usable if r.mode == m and r.grade.attempted
-                ).most_common()
-            )
-            for m in modes
-        },
+        "flavours": {m: _flavours(r.grade for r in usable if r.mode == m) for m in modes},
     }
+
+
+def _flavours(grades: Iterable[Grade]) -> dict[str | None, int]:
+    return dict(Counter(grade.flavour for grade in grades if grade.attempted).most_common())
 
 
 def _rates(records: Sequence[EvalRecord]) -> dict[str, float | None]:
