@@ -28,8 +28,9 @@ from projected_grpo.integrations.trl import GraderReward, prompt_rows
 from projected_grpo.model.load import DTYPES, load
 from projected_grpo.model.svd import default_cache_dir
 from projected_grpo.runs.commands import ExtractConfig
+from projected_grpo.runs.data import hinted_problems
 from projected_grpo.runs.extract import extract_to_file
-from projected_grpo.runs.session import grader_of, hinted_problems
+from projected_grpo.runs.session import grader_of
 
 SHOWN = ("reward", "hack_s", "att_s", "gt_s", "cos_pre", "cos_update", "removed_frac_update")
 """Of what is logged at every step, what is printed."""

@@ -27,8 +27,10 @@ from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
 from projected_grpo.proj import cosine
+from projected_grpo.runs.banner import labels
+from projected_grpo.runs.data import problems_of_step
 from projected_grpo.runs.directory import RunDir, resumed_config
-from projected_grpo.runs.session import labels, prepare, problems_of_step
+from projected_grpo.runs.session import prepare
 from projected_grpo.runs.teacher_pool import open_pool
 from projected_grpo.step_logger import COLUMNS, read_steps
 from projected_grpo.train import (
@@ -503,7 +505,7 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(
 def test_a_base_that_its_factors_do_not_carry_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("projected_grpo.runs.session.MOST_DRIFT", 1e-7)
+    monkeypatch.setattr("projected_grpo.runs.adapters.MOST_DRIFT", 1e-7)
     with pytest.raises(ConfigError, match=r"decomposition changes this model by .*--dtype=float32"):
         train(settings(tmp_path, dtype="bfloat16"))
     assert not list(tmp_path.iterdir())

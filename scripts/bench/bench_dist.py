@@ -25,7 +25,7 @@ from benchmark import Free, Measured, folder_of, interleaved, machine, ratios, r
 from tabulate import tabulate
 
 from projected_grpo.config import MiniConfig
-from projected_grpo.runs.distributed import ALONE, World, joined
+from projected_grpo.runs.distributed import ALONE, World, process_group
 from projected_grpo.runs.session import Session, prepare
 from projected_grpo.train import run_step
 
@@ -88,7 +88,7 @@ class Steps:
 
 def main(args: Arguments) -> None:
     """Measure and print, in rank 0."""
-    with joined([MiniConfig()]) as world, ExitStack() as stack:
+    with process_group([MiniConfig()]) as world, ExitStack() as stack:
         into = Path(world.lead(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
         folder = world.lead(lambda: folder_of(args, into))
         s = session_of(args, folder, world, stack)

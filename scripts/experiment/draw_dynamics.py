@@ -16,7 +16,7 @@ from pathlib import Path
 from collect_rows import lines
 
 from projected_grpo.report.plots import Style, dynamics, save
-from projected_grpo.report.results import Run, compared, named, shared
+from projected_grpo.report.results import Run, compare, named, shared
 from projected_grpo.report.tables import against_vanilla, arms_table, flavours_table
 
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
         " those of the last steps' attempts.",
     ]
     found = read(folder)
-    against = {label: compared(arms) for label, arms in found.items()}
+    against = {label: compare(arms) for label, arms in found.items()}
     if any(against.values()):
         parts += ["", "## Against vanilla, seed by seed", "", against_vanilla(against).text()]
     for label, arms in found.items():

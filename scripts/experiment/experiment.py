@@ -42,7 +42,7 @@ from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.runs.session import grader_of
-from projected_grpo.runs.status import is_finished, runs_in, what_decides
+from projected_grpo.runs.status import is_finished, runs_by_settings, what_decides
 from projected_grpo.step_logger import whole_rows
 from projected_grpo.train import train_runs
 
@@ -297,7 +297,7 @@ def require_no_fewer(args: Arguments, labels: Mapping[str, str]) -> None:
     out = rows_file(args)
     if not out.is_file():
         return
-    there = runs_in(args.out / "runs")
+    there = runs_by_settings(args.out / "runs")
     kept = {path.name for key in labels for path in there.get(key, [])}
     with gzip.open(out, "rt", encoding="utf-8") as f:
         had = [row["run"] for row in map(json.loads, f) if "settings" in row]
@@ -399,7 +399,7 @@ def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int
 def collect(args: Arguments, labels: Mapping[str, str]) -> None:
     """Write the rows of what there is: of each run ever asked for the finished, or else longest,
     one."""
-    there = runs_in(args.out / "runs")
+    there = runs_by_settings(args.out / "runs")
     extra = {"plan": args.plan, "base": args.base}
     found = [(there[key][0], label) for key, label in labels.items() if key in there]
     write(rows_file(args), [(path, labelled(path, label, extra)) for path, label in found])
@@ -409,7 +409,7 @@ def evaluate_rest(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
     """Evaluate the finished runs that have not been, or not as is asked."""
     if not args.eval_problems:
         return
-    there = runs_in(args.out / "runs")
+    there = runs_by_settings(args.out / "runs")
     waiting: dict[str, Path] = {}
     for _, cfg in asked:
         path = there.get(what_decides(cfg), [None])[0]
@@ -430,7 +430,7 @@ def main(args: Arguments) -> None:
         raise ConfigError(f"{len(twice)} runs of {args.plan} are asked for twice: {twice[0]}")
     labels = note(args, asked)
     require_no_fewer(args, labels)
-    there = runs_in(args.out / "runs")
+    there = runs_by_settings(args.out / "runs")
     finished = {key for key, paths in there.items() if is_finished(paths[0])}
     todo = packs([cfg for _, cfg in asked if what_decides(cfg) not in finished], args.pack)
     logger.info(

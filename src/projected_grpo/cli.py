@@ -131,14 +131,14 @@ def sweep_main(argv: Sequence[str] | None = None) -> None:
     )
 
     def work() -> None:
-        from projected_grpo.runs.sweep import sweep
+        from projected_grpo.runs.sweep import command
 
         if isinstance(asked, SweepRun):
-            sweep.run(asked, flags)
+            command.run(asked, flags)
         elif isinstance(asked, SweepResume):
-            sweep.resume(asked, flags)
+            command.resume(asked, flags)
         else:
-            print(sweep.status(asked.out_dir))
+            print(command.status(asked.out_dir))
 
     sys.exit(say_and_exit(work))
 

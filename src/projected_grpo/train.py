@@ -50,19 +50,12 @@ from projected_grpo.model.loss import (
 )
 from projected_grpo.model.sampling import Sampling, sample_groups
 from projected_grpo.proj import cosine
-from projected_grpo.runs.banner import best_and_hack
+from projected_grpo.runs.banner import best_and_hack, describe, labels
+from projected_grpo.runs.data import problems_of_step
 from projected_grpo.runs.directory import RunDir, append_rows, resumed_config
-from projected_grpo.runs.distributed import World, everyones, joined, summed
+from projected_grpo.runs.distributed import World, add_up_gradients, gather_groups, process_group
 from projected_grpo.runs.refresh import NO_REFRESH, Refresh, refresh, resumed
-from projected_grpo.runs.session import (
-    Session,
-    data_digest,
-    describe,
-    labels,
-    made_from,
-    prepare,
-    problems_of_step,
-)
+from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.teacher_pool import draw_seed
 from projected_grpo.runs.trackers import Trackers
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
@@ -128,7 +121,7 @@ def accumulate_gradients(s: Session, rows: list[Row], kept: Kept | None = None) 
     expected = [0] * len(s.cfgs)
     for row in learning:
         expected[row.run] += len(row.ids)
-    expected = summed(s.world, total, expected)
+    expected = add_up_gradients(s.world, total, expected)
     ensure(
         total.tokens.tolist() == expected and max(expected) <= s.cfg.denominator,
         f"the loss saw {total.tokens.tolist()} tokens of the rows' {expected} "
@@ -230,7 +223,7 @@ def run_step(
     treatments = acting(s, step, refreshed)
     kept = Kept(weighed(treatments) | (s.running.runs if s.running else frozenset()))
     accumulated = accumulate_gradients(s, [row for group in groups for row in group], kept)
-    groups, kept = everyones(s.world, groups, kept, s.adapter.trained)
+    groups, kept = gather_groups(s.world, groups, kept, s.adapter.trained)
     timings["fb"] = lap()
     weights = weigh(treatments, accumulated, kept, len(s.cfgs))
     lr = [learning_rate(cfg, step) for cfg in s.cfgs]
@@ -342,17 +335,17 @@ def train_runs(
     Started by torchrun, this is one of several processes that make one run (distributed.py).
     """
     started = time.perf_counter()
-    with joined(cfgs) as world, ExitStack() as stack:
-        with world.agreed():
+    with process_group(cfgs) as world, ExitStack() as stack:
+        with world.fail_together():
             cfgs, runs = _found(cfgs, named, world)
             trackers = Trackers(cfgs[0].track if world.first else "none")
         s, v_hack = prepare(cfgs, stack, runs[0] if runs else None, world)
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
-            with world.agreed():
+            with world.fail_together():
                 if world.first:
                     runs[0].require_idle()  # another may have gone on with it while this one loaded
-                runs[0].require_data(data_digest(s, 0))
+                runs[0].require_data(s.data_digest(0))
                 done, num_tokens[0] = runs[0].load_checkpoint(
                     s.adapter, s.optimizer, s.quarantine, s.running, cut=world.first
                 )
@@ -363,7 +356,7 @@ def train_runs(
         status = "failed"
         try:
             for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
-                prompt, record = s.first_prompt(n), made_from(s, n)
+                prompt, record = s.first_prompt(n), s.origin(n)
                 made = partial(RunDir.create, cfg, s.device, v_hack[n], prompt, record)
                 runs.append(world.lead(partial(made, s.own.get(n))))
             if world.first:

@@ -36,8 +36,9 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import coefficients, random_orthonormal
+from projected_grpo.runs.banner import labels
 from projected_grpo.runs.refresh import Refresh
-from projected_grpo.runs.session import labels, prepare
+from projected_grpo.runs.session import prepare
 from projected_grpo.train import accumulate_gradients, acting, sample_rows, train, train_runs
 
 

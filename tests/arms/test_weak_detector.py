@@ -11,7 +11,9 @@ from projected_grpo.arms.directions import PairChoice, load_pair_sets
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.pairs.load import load_pairs, pairs_digest
-from projected_grpo.runs.session import hinted_problems, labels, prepare
+from projected_grpo.runs.banner import labels
+from projected_grpo.runs.data import hinted_problems
+from projected_grpo.runs.session import prepare
 from projected_grpo.train import train
 
 MODES = ("run_tests", "sentinel", "stdout_marker", "file_marker")

@@ -39,8 +39,9 @@ from projected_grpo.model.svd import default_cache_dir
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.proj import squared_norm
 from projected_grpo.runs.commands import ExtractConfig
+from projected_grpo.runs.data import hinted_problems
 from projected_grpo.runs.extract import extract_to_file
-from projected_grpo.runs.session import hinted_problems, prepare
+from projected_grpo.runs.session import prepare
 from projected_grpo.runs.teacher_pool import open_pool
 from projected_grpo.train import accumulate_gradients, sample_rows
 

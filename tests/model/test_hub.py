@@ -33,7 +33,7 @@ from projected_grpo.runs.cards import FIELDS, base_lines, model_card
 from projected_grpo.runs.commands import DistillConfig
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distill import distill
-from projected_grpo.runs.sweep.sweep import extraction
+from projected_grpo.runs.sweep.command import extraction
 from projected_grpo.train import train
 
 BIN = Path(sys.executable).parent

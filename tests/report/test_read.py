@@ -13,7 +13,7 @@ pytest.importorskip("pygments")
 
 from projected_grpo.config import SmokeConfig
 from projected_grpo.report.experiments import names_of, split
-from projected_grpo.report.figures import drawn_of
+from projected_grpo.report.figures import figures_of
 from projected_grpo.report.read import read
 from projected_grpo.report.report import report
 from projected_grpo.runs.commands import ReportConfig
@@ -194,7 +194,7 @@ def test_differences_are_drawn_at_every_horizon_and_what_is_missing_is_said(tmp_
     store(tmp_path / "s", "shuffled_v", 1, 45)
     store(tmp_path / "o", "placebo_v", 9, 45)
     (e,) = split(read([tmp_path], 0)[0])
-    found = drawn_of(e)["differences"]
+    found = figures_of(e)["differences"]
     labels = [text.get_text() for text in found.figure.axes[0].get_yticklabels()]
     spans = ("steps 36-40", "steps 41-45")
     arms = ("projected", "norm_matched")

@@ -18,7 +18,7 @@ pytest.importorskip("pygments")
 
 from projected_grpo.cli import report_main
 from projected_grpo.config import SmokeConfig
-from projected_grpo.report.html import MOST_CHARS, highlighted
+from projected_grpo.report.page.render import MOST_CHARS, highlighted
 from projected_grpo.report.report import report
 from projected_grpo.report.rollouts import sample_rollouts
 from projected_grpo.runs.commands import ReportConfig

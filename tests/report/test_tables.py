@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from projected_grpo.report.plots import distributions, dynamics, forest
-from projected_grpo.report.results import Run, compared
+from projected_grpo.report.results import Run, compare
 from projected_grpo.report.stats import Estimate
 from projected_grpo.report.tables import Table, against_vanilla, arms_table, flavours_table, show
 
@@ -72,10 +72,10 @@ def test_a_number_says_its_own_n_and_no_spread_is_no_interval() -> None:
     assert [flat[f"{name} n"], one[f"{name} n"], one["n seeds"]] == ["3", "1", "2"]
     assert one["attempted >= 0.5"] == "0/1"  # nothing is known of the other
     assert float(wide[f"{name} 95 % t low"]) == pytest.approx(0.25 - 4.302653 / 8 / 3**0.5)
-    against = against_vanilla({"e": compared(arms)})
+    against = against_vanilla({"e": compare(arms)})
     assert "-0.250 (n=1)" in against.text() and "1 of 1" in against.text()
     assert "hack (mean paired difference, 95 % t)" in against.text()
-    assert [one.mixed for one in compared(arms)] == [2, 3]
+    assert [one.mixed for one in compare(arms)] == [2, 3]
 
 
 @pytest.mark.parametrize(

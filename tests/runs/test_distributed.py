@@ -26,7 +26,13 @@ from safetensors.torch import load_file
 from projected_grpo.arms.rows import Accumulated
 from projected_grpo.config import ConfigError, MiniConfig
 from projected_grpo.env.errors import InputError
-from projected_grpo.runs.distributed import ALONE, World, joined, require_groups, summed
+from projected_grpo.runs.distributed import (
+    ALONE,
+    World,
+    add_up_gradients,
+    process_group,
+    require_groups,
+)
 from projected_grpo.runs.ranks import Place, alone_of, place_of, without_place
 from projected_grpo.train import train
 
@@ -220,13 +226,13 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
 
 def tell() -> None:
     """What two processes tell each other."""
-    with joined([settings(Path("nowhere"))]) as world:
+    with process_group([settings(Path("nowhere"))]) as world:
         rank = world.rank
         total = Accumulated({"module": torch.zeros(2, 3)})
         total.student["module"] += 1 + rank
         total.tokens += torch.tensor([10, 20]) * (1 + rank)
         total.logp_difference_max += torch.tensor([rank, 1 - rank])  # each has one of the largest
-        assert summed(world, total, [1 + rank, 5]) == [3, 10]
+        assert add_up_gradients(world, total, [1 + rank, 5]) == [3, 10]
         assert total.student["module"].tolist() == [[3] * 3] * 2
         assert total.tokens.tolist() == [30, 60]
         assert total.logp_difference_max.tolist() == [1, 1]
@@ -242,7 +248,7 @@ def tell() -> None:
         with pytest.raises(InputError, match=r"rank 1 has other step than rank 0.*--out-dir"):
             world.require_same(step=str(rank))
         refused = (InputError, "rank 1 cannot go on: no") if rank == 0 else (ConfigError, "no")
-        with pytest.raises(refused[0], match=refused[1]), world.agreed():
+        with pytest.raises(refused[0], match=refused[1]), world.fail_together():
             if rank == 1:
                 raise ConfigError("no")
 
@@ -429,7 +435,7 @@ def test_more_processes_than_groups_or_gpus_and_packs_are_refused(monkeypatch) -
         monkeypatch.setenv(name, value)
     with (
         pytest.raises(ConfigError, match="a pack advances in one process, and this is one of 2"),
-        joined([cfg, replace(cfg, seed=4)]),
+        process_group([cfg, replace(cfg, seed=4)]),
     ):
         raise AssertionError
     assert not torch.distributed.is_initialized()
@@ -475,7 +481,7 @@ def test_cores_are_shared_out_and_alone_nothing_is_decided(monkeypatch) -> None:
 
 def test_alone_there_is_no_process_group() -> None:
     value = torch.ones(3)
-    with joined([settings(Path("nowhere"))]) as world:
+    with process_group([settings(Path("nowhere"))]) as world:
         assert world is ALONE and not torch.distributed.is_initialized()
         world.add_up([value])
         world.largest(value)
@@ -483,5 +489,5 @@ def test_alone_there_is_no_process_group() -> None:
         assert value.tolist() == [1, 1, 1] and world.same({"value": value})
         assert world.gather("mine") == ["mine"] and world.lead(lambda: 7) == 7
         assert world.any(True) and not world.any(False)
-        with pytest.raises(ConfigError, match="mine"), world.agreed():
+        with pytest.raises(ConfigError, match="mine"), world.fail_together():
             raise ConfigError("mine")

@@ -13,7 +13,7 @@ import draw_dynamics
 
 from projected_grpo.config import MiniConfig
 from projected_grpo.report.plots import stacked
-from projected_grpo.report.results import compared
+from projected_grpo.report.results import compare
 from projected_grpo.report.tables import against_vanilla
 
 MINI = {k: v for k, v in json.loads(MiniConfig().to_json()).items() if k != "preset"}
@@ -86,7 +86,7 @@ def test_arms_are_compared_with_the_vanilla_runs_of_their_seeds(tmp_path: Path) 
     runs += [("projected", seed, {**asked, "v_hack_k": 2}, "finished", 8) for seed in (0, 1)]
     runs += [("vanilla", 1, {**asked, "v_hack_k": 2}, "finished", 8)]  # of a pack of its own
     write(tmp_path, runs)
-    found = compared(draw_dynamics.read(tmp_path)["trial"])
+    found = compare(draw_dynamics.read(tmp_path)["trial"])
     about = [[one.name, one.pairs, one.left_out, one.steps] for one in found]
     assert about == [["projected v_hack_k=2", 2, 0, "4-8"], ["projected v_hack_k=32", 3, 1, "4-8"]]
     two, none = (one.by_seed["hack_s"] for one in found)
@@ -112,7 +112,7 @@ def test_settings_of_rivals_and_remedies_do_not_separate_a_pair(tmp_path: Path) 
         f.writelines(f"{json.dumps(row)}\n" for row in rows)
     arms = draw_dynamics.read(tmp_path)["trial"]
     assert len(arms) == 3  # the older vanilla run stands beside the other
-    assert [(one.pairs, one.left_out) for one in compared(arms)] == [(2, 0), (2, 0)]
+    assert [(one.pairs, one.left_out) for one in compare(arms)] == [(2, 0), (2, 0)]
 
 
 def test_one_experiment_twice_is_refused(tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_one_experiment_twice_is_refused(tmp_path: Path) -> None:
     runs += [("projected", 0, {"steps": 4}, "finished", 4)] * 2
     write(tmp_path, runs)
     with pytest.raises(ValueError, match="are the same experiment"):
-        compared(draw_dynamics.read(tmp_path)["trial"])
+        compare(draw_dynamics.read(tmp_path)["trial"])

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from projected_grpo.config import CAUTIONS, PER_RUN, ArmName
 from projected_grpo.report.read import StoredRun
-from projected_grpo.report.results import Comparison, Run, compared, named, shared
+from projected_grpo.report.results import Comparison, Run, compare, named, shared
 from projected_grpo.runs.status import n_runs
 from projected_grpo.step_logger import footnote, marked
 
@@ -46,7 +46,7 @@ class Experiment:
     @cached_property
     def against(self) -> list[Comparison]:
         """Every arm against vanilla; none where no run has a step."""
-        return compared(self.arms) if any(run.rows for run in self.runs) else []
+        return compare(self.arms) if any(run.rows for run in self.runs) else []
 
     @property
     def about(self) -> str:

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from projected_grpo.report import plots as figures
+from projected_grpo.report import plots
 from projected_grpo.report.experiments import Experiment, caution
 from projected_grpo.report.read import StoredRun
-from projected_grpo.report.results import ALIGNMENT, RATES, WINDOW, Comparison, over_seeds, spread
+from projected_grpo.report.results import (
+    ALIGNMENT,
+    RATES,
+    WINDOW,
+    Comparison,
+    has_interval,
+    over_seeds,
+)
 from projected_grpo.report.stats import Estimate, Floats
 
 DYNAMICS = (
@@ -37,36 +44,36 @@ KINDS = ("dynamics", "alignment", "differences", "scores")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class CaptionedFigure:
     """A figure and what is said below it."""
 
-    figure: figures.Figure
+    figure: plots.Figure
     caption: str
 
 
-def drawn_of(e: Experiment) -> dict[str, Drawn]:
+def figures_of(e: Experiment) -> dict[str, CaptionedFigure]:
     """Kind -> figure of an experiment; those without anything to draw are left out."""
-    styles = figures.styles_of(list(e.arms))
+    styles = plots.styles_of(list(e.arms))
     found = {}
     if any(run.rows for run in e.runs):
-        drawn = figures.dynamics(e.name, e.arms, styles)
-        found["dynamics"] = Drawn(figures.for_any_runs(drawn), DYNAMICS)
-    if measured := measured_of(e):
-        drawn = figures.dynamics(e.name, e.arms, styles, measured, limits=None)
-        found["alignment"] = Drawn(figures.for_any_runs(drawn), MEASURED)
-    if lines := differences_of(e):
+        drawn = plots.dynamics(e.name, e.arms, styles)
+        found["dynamics"] = CaptionedFigure(plots.for_any_runs(drawn), DYNAMICS)
+    if measured := measured_columns(e):
+        drawn = plots.dynamics(e.name, e.arms, styles, measured, limits=None)
+        found["alignment"] = CaptionedFigure(plots.for_any_runs(drawn), MEASURED)
+    if lines := drawn_differences(e):
         projected = [label for label in lines if label.startswith("projected")]
-        drawn = figures.forest(e.name, lines, projected, {}, most_ticks=5)
-        found["differences"] = Drawn(drawn, about_differences(e, lines))
-    scores = {name: scores_of(runs) for name, runs in e.arms.items()}
+        drawn = plots.forest(e.name, lines, projected, {}, most_ticks=5)
+        found["differences"] = CaptionedFigure(drawn, differences_caption(e, lines))
+    scores = {name: scores_by_kind(runs) for name, runs in e.arms.items()}
     scores = {name: kinds for name, kinds in scores.items() if any(map(any_score, kinds.values()))}
     if scores:
         title = f"{e.name}: hack scores of student rows, all steps and seeds, by density"
-        found["scores"] = Drawn(figures.distributions(title, scores), SCORES)
+        found["scores"] = CaptionedFigure(plots.distributions(title, scores), SCORES)
     return found
 
 
-def measured_of(e: Experiment) -> dict[str, str]:
+def measured_columns(e: Experiment) -> dict[str, str]:
     """The columns of `ALIGNMENT` that some run of the experiment has values of."""
     return {
         key: title
@@ -75,7 +82,7 @@ def measured_of(e: Experiment) -> dict[str, str]:
     }
 
 
-def differences_of(e: Experiment) -> dict[str, dict[str, Estimate]]:
+def drawn_differences(e: Experiment) -> dict[str, dict[str, Estimate]]:
     """arm and steps -> rate -> difference to vanilla, at every horizon (`reason_against` says
     where not): what is seen early may be gone later."""
     return {
@@ -102,10 +109,10 @@ def reason_against(e: Experiment, one: Comparison) -> str:
     return ""
 
 
-def about_differences(e: Experiment, lines: Mapping[str, Mapping[str, Estimate]]) -> str:
+def differences_caption(e: Experiment, lines: Mapping[str, Mapping[str, Estimate]]) -> str:
     """The caption of the differences that are drawn."""
     parts = [DIFFERENCES]
-    if not all(spread(estimate) for found in lines.values() for estimate in found.values()):
+    if not all(has_interval(estimate) for found in lines.values() for estimate in found.values()):
         parts.append("Hollow: the differences of all seeds are equal, which gives no interval.")
     arms = {one.name for one in e.against if not reason_against(e, one)}
     if len(arms) > 1:
@@ -117,9 +124,9 @@ def about_differences(e: Experiment, lines: Mapping[str, Mapping[str, Estimate]]
     return " ".join(parts)
 
 
-def scores_of(runs: Sequence[StoredRun]) -> dict[str, list[Floats]]:
+def scores_by_kind(runs: Sequence[StoredRun]) -> dict[str, list[Floats]]:
     """kind -> hack scores of each run."""
-    return {kind: [np.array(run.sample.scores[kind]) for run in runs] for kind in figures.KINDS}
+    return {kind: [np.array(run.sample.scores[kind]) for run in runs] for kind in plots.KINDS}
 
 
 def any_score(runs: Sequence[Floats]) -> bool:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from projected_grpo.report.results import RATES, Run, spread
+from projected_grpo.report.results import RATES, Run, has_interval
 from projected_grpo.report.stats import Estimate, Floats
 
 Style = Mapping[str, Any]
@@ -148,7 +148,7 @@ def forest(
         for y, (label, found) in enumerate(lines.items()):
             e = found[key]
             colour = "#1b6ca8" if label in emphasised else GREY
-            face = colour if spread(e) else "white"
+            face = colour if has_interval(e) else "white"
             axis.plot([e.low, e.high], [y, y], color=colour, lw=1.5)
             axis.plot(e.estimate, y, "o", color=colour, mfc=face, ms=5)
         for mark in marks.get(key, ()):
@@ -160,7 +160,7 @@ def forest(
     ticks = [f"{label} (n={_counts(found)})" for label, found in lines.items()]
     axes[0].set_yticks(range(len(lines)), ticks)
     axes[0].set_ylim(len(lines) - 0.5, -0.5)
-    hollow = any(not spread(e) for found in lines.values() for e in found.values())
+    hollow = any(not has_interval(e) for found in lines.values() for e in found.values())
     note = " (hollow: no spread, so no interval)" if hollow else ""
     figure.suptitle(f"{title}: mean paired difference, 95 % t interval{note}", fontsize=9)
     return figure

@@ -17,10 +17,10 @@ from loguru import logger
 
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
-from projected_grpo.report import html as report_page
-from projected_grpo.report import plots as figures
+from projected_grpo.report import plots
 from projected_grpo.report.experiments import Experiment, commit, split
-from projected_grpo.report.figures import KINDS, Drawn, drawn_of
+from projected_grpo.report.figures import KINDS, CaptionedFigure, figures_of
+from projected_grpo.report.page import render
 from projected_grpo.report.read import read
 from projected_grpo.report.results import ALIGNMENT, RATES
 from projected_grpo.report.tables import (
@@ -29,7 +29,7 @@ from projected_grpo.report.tables import (
     against_vanilla,
     arms_table,
     flavours_table,
-    known,
+    number_or_none,
 )
 from projected_grpo.runs.commands import ReportConfig
 from projected_grpo.runs.status import n_runs
@@ -53,12 +53,12 @@ def report(cfg: ReportConfig) -> None:
     if not runs:
         raise InputError(f"there is no run to report in {', '.join(map(str, cfg.runs))}")
     experiments = split(runs)
-    tables, drawn = tables_of(experiments), [drawn_of(e) for e in experiments]
+    tables, drawn = tables_of(experiments), [figures_of(e) for e in experiments]
     try:
         cfg.out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".report_", dir=cfg.out) as made:
             write(Path(made), experiments, tables, drawn, left_out)
-            swap(Path(made), cfg.out)
+            replace_report(Path(made), cfg.out)
     except OSError as error:
         raise InputError(f"cannot write to {cfg.out}: {error.strerror}") from error
     size = (cfg.out / PAGE).stat().st_size / 1e6
@@ -80,7 +80,7 @@ def write(
     folder: Path,
     experiments: Sequence[Experiment],
     tables: Mapping[str, Table],
-    drawn: Sequence[Mapping[str, Drawn]],
+    drawn: Sequence[Mapping[str, CaptionedFigure]],
     left_out: Sequence[str],
 ) -> None:
     """All files of the report, in a folder that is empty."""
@@ -95,14 +95,14 @@ def write(
         shown = []
         for kind in (kind for kind in KINDS if kind in found):
             path = folder / "figures" / f"{kind}_{e.file}"
-            figures.save(found[kind].figure, path)
+            plots.save(found[kind].figure, path)
             svg = path.with_name(f"{path.name}.svg").read_text(encoding="utf-8")
             place = len(KINDS) * number + KINDS.index(kind)
-            shown.append((found[kind].caption, report_page.inline(svg, place)))
-        chapters.append(report_page.Chapter(e.name, f"figures-{number}", e.about, shown))
+            shown.append((found[kind].caption, render.inline(svg, place)))
+        chapters.append(render.Chapter(e.name, f"figures-{number}", e.about, shown))
     notes = [note for e in experiments for note in e.notes]
     samples = {run.about["run"]: run.sample for e in experiments for run in e.runs}
-    write_text(folder / PAGE, report_page.page(chapters, tables, notes, left_out, samples))
+    write_text(folder / PAGE, render.render_page(chapters, tables, notes, left_out, samples))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -110,7 +110,7 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def swap(made: Path, out: Path) -> None:
+def replace_report(made: Path, out: Path) -> None:
     """Put a report in the place of the one that is there, file by file, the page last: none is ever
     half written. What an earlier report has and this one has not is removed, nothing else."""
     new = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
@@ -119,11 +119,11 @@ def swap(made: Path, out: Path) -> None:
     for path in sorted(new, key=lambda path: path.name == PAGE):
         os.replace(made / path, out / path)
     for path in [*(out / "tables").iterdir(), *(out / "figures").iterdir()]:
-        if path.relative_to(out) not in new and ours(path):
+        if path.relative_to(out) not in new and is_report_file(path):
             path.unlink()
 
 
-def ours(path: Path) -> bool:
+def is_report_file(path: Path) -> bool:
     """Is it named as the tables and figures of a report are?"""
     if path.parent.name == "tables":
         return path.stem in TABLES and path.suffix in (".md", ".csv", ".tex")
@@ -136,12 +136,12 @@ def ours(path: Path) -> bool:
 def tables_of(experiments: Sequence[Experiment]) -> dict[str, Table]:
     """File name -> table, over all experiments."""
     against = against_vanilla({e.name: e.against for e in experiments})
-    arms = joined(experiments, [arms_table(e.arms) for e in experiments])
-    flavours = joined(experiments, [flavours_table(e.arms) for e in experiments])
+    arms = stack_tables(experiments, [arms_table(e.arms) for e in experiments])
+    flavours = stack_tables(experiments, [flavours_table(e.arms) for e in experiments])
     return dict(zip(TABLES, (runs_table(experiments), arms, against, flavours), strict=True))
 
 
-def joined(experiments: Sequence[Experiment], tables: Sequence[Table]) -> Table:
+def stack_tables(experiments: Sequence[Experiment], tables: Sequence[Table]) -> Table:
     """One table of several with the same columns, the experiment's name first."""
     pairs = zip(experiments, tables, strict=True)
     body = [[e.name, *row] for e, table in pairs for row in table.body]
@@ -158,8 +158,8 @@ def runs_table(experiments: Sequence[Experiment]) -> Table:
                 steps = f"{len(run.rows)}/{run.settings['steps']}"
                 cells: list[Cell] = [about["run"], e.name, arm, about["seed"]]
                 cells += [about["status"] or "no end recorded", steps]
-                cells += [known(run.late(key)) for key in RATES]
-                cells += [run.onset(), *(known(run.late(key)) for key in ALIGNMENT)]
+                cells += [number_or_none(run.late(key)) for key in RATES]
+                cells += [run.onset(), *(number_or_none(run.late(key)) for key in ALIGNMENT)]
                 cells += [about["device"], commit(run)]
                 body.append(cells)
     headers = ["run", "experiment", "arm", "seed", "status", "steps", *RATES.values(), "onset"]

@@ -188,7 +188,7 @@ def long_enough(runs: Iterable[Run], end: int) -> dict[str, Run]:
     return found
 
 
-def compared(arms: Mapping[str, Sequence[Run]]) -> list[Comparison]:
+def compare(arms: Mapping[str, Sequence[Run]]) -> list[Comparison]:
     """Every arm against the vanilla runs of the same seeds and settings.
 
     Over the last steps of the first `HORIZON`, or of what the runs were asked for or the longest
@@ -238,7 +238,7 @@ def over_seeds(values: Iterable[float]) -> Estimate:
     return Estimate("mean", some.size, value, math.nan, math.nan, 0.95)
 
 
-def spread(e: Estimate) -> bool:
+def has_interval(e: Estimate) -> bool:
     """Is there an interval? That of equal values has width 0 (but for rounding), which is no
     certainty."""
     return e.high - e.low > ROUNDING

@@ -1,4 +1,4 @@
-"""Intervals, paired tests, equivalence tests, power and the verdict on H1: pure functions on numpy.
+"""Intervals, paired tests, equivalence tests and the verdict on H1: pure functions on numpy.
 
 The unit of replication is the seed: arms of one seed share prompts, pool draws and sampling seeds,
 so arms are compared by paired differences over seeds (docs/spec.md). Rollouts of one run are not
@@ -13,7 +13,6 @@ sample shows no spread, not that there is none; `docs/method.md` has the measure
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -66,22 +65,6 @@ class Equivalence(Estimate):
     """The larger of the two one-sided p values."""
     equivalent: bool
     """The interval lies inside (-margin, margin): both one-sided tests reject at alpha."""
-
-
-@dataclass(frozen=True, slots=True)
-class Power:
-    """Power of a paired t test at n pairs, and the pairs it needs."""
-
-    estimator: str
-    n: int
-    effect: float
-    sd: float
-    alpha: float
-    one_sided: bool
-    power: float
-    target: float
-    needed_n: int | None
-    """Fewest pairs whose power reaches `target`; None where even `max_n` do not."""
 
 
 Verdict = Literal["supported", "partial", "falsified", "untestable"]
@@ -205,66 +188,6 @@ def holm(p_values: Sequence[float] | Floats) -> Floats:
     return adjusted
 
 
-def power_paired(
-    effect: float,
-    sd: float,
-    n: int,
-    *,
-    alpha: float = 0.05,
-    one_sided: bool = False,
-    target: float = 0.8,
-    max_n: int = 10_000,
-) -> Power:
-    """Power of the paired t test with n pairs for a true mean difference `effect`, where single
-    differences have deviation `sd` (both in one unit), and the pairs needed for power `target`.
-
-    Exact up to rounding: the noncentral t probability, integrated over the distribution of the
-    sample's deviation. A one-sided test rejects on the side of `effect`. The sd of a pilot is
-    itself uncertain (four seeds: a 95 % interval from 0.57 to 3.7 times it), so plan with more than
-    its point estimate.
-    """
-    if not (math.isfinite(effect) and 0 < sd < math.inf and 0 < alpha < 1):
-        raise ValueError(f"bad effect, sd or alpha: {effect}, {sd}, {alpha}")
-    if n < 2 or not alpha < target < 1:
-        raise ValueError(f"power wants n >= 2 and alpha < target < 1, got {n}, {target}")
-
-    def at(pairs: int) -> float:
-        return _t_test_power(abs(effect) / sd, pairs, alpha, one_sided)
-
-    needed = None
-    if at(max_n) >= target:
-        low, needed = 1, max_n  # power grows with n
-        while needed - low > 1:
-            middle = (low + needed) // 2
-            low, needed = (middle, needed) if at(middle) < target else (low, middle)
-    sides = "one-sided" if one_sided else "two-sided"
-    return Power(f"{sides} paired t test", n, effect, sd, alpha, one_sided, at(n), target, needed)
-
-
-@lru_cache(maxsize=8)
-def _legendre() -> tuple[Floats, Floats]:
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    return nodes, weights
-
-
-def _t_test_power(standardised: float, n: int, alpha: float, one_sided: bool) -> float:
-    """P(reject) = E over s of P(Z + delta > t s), with s^2 ~ chi^2_df / df and delta = sqrt(n)
-    effect / sd; the other side is added for a two-sided test."""
-    df = n - 1
-    delta = standardised * math.sqrt(n)
-    critical = student_t_quantile(1 - (alpha if one_sided else alpha / 2), df)
-    nodes, weights = _legendre()
-    # s has mean near 1 and deviation near 1 / sqrt(2 df): ten of them leave out less than 1e-12.
-    low, high = max(0.0, 1 - 10 / math.sqrt(2 * df)), 1 + 10 / math.sqrt(2 * df)
-    s = low + (high - low) * (nodes + 1) / 2
-    log_norm = math.log(2) + df / 2 * math.log(df / 2) - math.lgamma(df / 2)
-    weight = weights * (high - low) / 2 * np.exp(log_norm + (df - 1) * np.log(s) - df * s**2 / 2)
-    rejected = np.array([_NORMAL.cdf(delta - critical * v) for v in s])
-    if not one_sided:
-        rejected += [_NORMAL.cdf(-delta - critical * v) for v in s]
-    return min(1.0, float(weight @ rejected))
-
-
 # --- Within a run
 
 
@@ -322,79 +245,6 @@ def _or_nan(statistic: Callable[[Floats], float], rows: Floats) -> float:
         return float(statistic(rows))
     except (ValueError, ZeroDivisionError):
         return math.nan
-
-
-def wilson_interval(k: int, n: int, level: float = 0.95) -> Estimate:
-    """Rate of k successes in n >= 1 independent trials with the score interval (Wilson 1927).
-
-    Rows that share a problem are not independent; use `clustered_bootstrap` for those.
-    """
-    if not 0 <= k <= n or n < 1:
-        raise ValueError(f"want 0 <= k <= n and n >= 1, got k={k}, n={n}")
-    _check_level(level)
-    z = _NORMAL.inv_cdf((1 + level) / 2)
-    rate = k / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    # Exactly 0 and 1 at the ends, where the formula leaves a rounding error.
-    low, high = (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
-    return Estimate("rate, Wilson interval", n, rate, low, high, level)
-
-
-def auroc(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> Estimate:
-    """P(score of a positive > score of a negative), a tie counting one half (Mann-Whitney).
-
-    scores (n,), labels (n,) of 0 and 1, at least two of each; n counts rows, taken as independent
-    (else give this function's `estimate` to `clustered_bootstrap`). The interval uses the variance
-    of DeLong et al. (1988) on the logit scale, which keeps it inside [0, 1]. Where that variance is
-    0 (perfect separation, constant scores) it is Newcombe's (2006, method 5) score interval, and
-    `estimator` says so.
-    """
-    x, y = _vector(scores, "scores"), _vector(labels, "labels")
-    if x.size != y.size or not np.isin(y, (0, 1)).all():
-        raise ValueError(f"want labels 0 and 1, one a score; {x.size} scores, {y.size} labels")
-    _check_level(level)
-    positive, negative = x[y == 1], x[y == 0]
-    if min(positive.size, negative.size) < 2:
-        raise ValueError(f"want two of each label, got {positive.size} and {negative.size}")
-    # Placement: the share of the other class that a row beats; its mean is the AUROC.
-    above = _placements(positive, negative)
-    below = 1 - _placements(negative, positive)
-    area = float(above.mean())
-    variance = above.var(ddof=1) / above.size + below.var(ddof=1) / below.size
-    z = _NORMAL.inv_cdf((1 + level) / 2)
-    if variance > ROUNDING**2 and 0 < area < 1:
-        half = z * math.sqrt(variance) / (area * (1 - area))
-        logit = math.log(area / (1 - area))
-        low, high = (1 / (1 + math.exp(-max(v, -700))) for v in (logit - half, logit + half))
-        return Estimate("AUROC, DeLong interval", x.size, area, low, high, level)
-    low, high = _newcombe(area, positive.size, negative.size, z)
-    return Estimate("AUROC, Newcombe interval", x.size, area, low, high, level)
-
-
-def _placements(x: Floats, other: Floats) -> Floats:
-    """For every x, the share of `other` below it, ties counting one half."""
-    ordered = np.sort(other)
-    twice = np.searchsorted(ordered, x, "left") + np.searchsorted(ordered, x, "right")
-    return twice / (2 * other.size)
-
-
-def _newcombe(area: float, m: int, n: int, z: float) -> tuple[float, float]:
-    """The t with |area - t| = z sqrt(V(t)), V being Hanley & McNeil's (1982) variance with both
-    class sizes replaced by their mean in its numerator."""
-
-    def outside(t: float) -> bool:
-        v = t * (1 - t) * (1 + ((m + n) / 2 - 1) * ((1 - t) / (2 - t) + t / (1 + t))) / (m * n)
-        return abs(area - t) > z * math.sqrt(v)
-
-    limits = []
-    for far in (0.0, 1.0):
-        near = area
-        for _ in range(60):
-            middle = (near + far) / 2
-            near, far = (near, middle) if outside(middle) else (middle, far)
-        limits.append(near)
-    return limits[0], limits[1]
 
 
 # --- The preregistered decision

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from tabulate import tabulate
 
-from projected_grpo.report.results import ONSET, RATES, WINDOW, Comparison, Run, over_seeds, spread
+from projected_grpo.report.results import (
+    ONSET,
+    RATES,
+    WINDOW,
+    Comparison,
+    Run,
+    has_interval,
+    over_seeds,
+)
 from projected_grpo.report.stats import Estimate
 
 Cell = str | int | float | Estimate | None
@@ -67,7 +75,7 @@ class Table:
     def _values(self, cell: Cell, header: str) -> list[str | int | float | None]:
         if not isinstance(cell, Estimate):
             return [cell] if header not in self.estimators else [cell, None, None, None]
-        limits = [cell.low, cell.high] if spread(cell) else [None, None]
+        limits = [cell.low, cell.high] if has_interval(cell) else [None, None]
         return [cell.estimate if cell.n else None, *limits, cell.n]
 
 
@@ -88,7 +96,7 @@ def show(cell: Cell, seeds: object = None) -> str:
 def _estimate(e: Estimate, seeds: object) -> str:
     if not e.n:
         return "-"
-    interval = f" [{e.low:.3f}, {e.high:.3f}]" if spread(e) else ""
+    interval = f" [{e.low:.3f}, {e.high:.3f}]" if has_interval(e) else ""
     flat = e.n > 1 and not interval
     notes = ["no spread"] * flat + [f"n={e.n}"] * (flat or e.n != seeds)
     return f"{e.estimate:.3f}{interval}" + (f" ({', '.join(notes)})" if notes else "")
@@ -97,7 +105,7 @@ def _estimate(e: Estimate, seeds: object) -> str:
 # --- What they say
 
 
-def whole(runs: Iterable[Run]) -> list[Run]:
+def longest_runs(runs: Iterable[Run]) -> list[Run]:
     """The runs of an arm that took all the steps asked for; where none did, those that came as far
     as the longest. Others ended earlier: their last steps are not these runs'."""
     some = [run for run in runs if run.rows]
@@ -107,10 +115,10 @@ def whole(runs: Iterable[Run]) -> list[Run]:
 
 
 def arms_table(arms: Mapping[str, Sequence[Run]]) -> Table:
-    """One line an arm, over the runs of it that came furthest (`whole`)."""
+    """One line an arm, over the runs of it that came furthest (`longest_runs`)."""
     body: list[list[Cell]] = []
     for arm, asked in arms.items():
-        runs = whole(asked)
+        runs = longest_runs(asked)
         counted = [run for run in runs if not math.isnan(run.area())]
         onsets = [run.onset() for run in counted]
         steps = max((len(run.rows) for run in runs), default=0)
@@ -152,7 +160,7 @@ def flavours_table(arms: Mapping[str, Sequence[Run]]) -> Table:
     body: list[list[Cell]] = []
     for arm, asked in arms.items():
         counts: Counter[str] = Counter()
-        for run in whole(asked):
+        for run in longest_runs(asked):
             for row in run.rows[-WINDOW:]:
                 counts.update(row["flavours"])
         total = sum(counts.values())
@@ -161,6 +169,6 @@ def flavours_table(arms: Mapping[str, Sequence[Run]]) -> Table:
     return Table(["arm", "attempts", "share by flavour"], body)
 
 
-def known(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
     """A number of one run, None where nothing was counted."""
     return None if math.isnan(value) else value

@@ -1,16 +1,22 @@
-"""The adapters by the name of their setting."""
+"""The adapters by the name of their setting, and the check that one changes nothing at first."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from loguru import logger
 from torch import nn
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import AdapterName, ConfigError
 from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.svd import default_cache_dir
+
+PROBE_TOKENS = 128
+MOST_DRIFT = 0.05
+"""Nats a token that wrapping may change the policy by; SmolLM2-135M in bf16 has 0.002."""
 
 Make = Callable[[nn.Module], Adapter]
 """model -> the adapter in that model."""
@@ -61,3 +67,33 @@ def adapter_of(cfg: AdapterSettings, n_runs: int = 1) -> Make:
     """How to make the adapter that the settings ask for, of so many runs. Raises ConfigError where
     there is none; call it before a model is loaded."""
     return ADAPTERS[cfg.adapter](cfg, n_runs)
+
+
+def attach_adapter(make: Make, lm: LanguageModel, n_runs: int, prompts: list[list[int]]) -> Adapter:
+    """Put the adapter into the model, if at delta_S = 0 it is still the model that was loaded.
+
+    In bf16 the factors are rounded, and every later figure is relative to that same rounded map, so
+    a base that suffered (outlier channels, one huge singular value) would not show in any of them.
+    Raises ConfigError for such a base.
+    """
+    if n_runs == 1 and lm.model.dtype == torch.float32:  # at delta_S = 0 that is W itself
+        return make(lm.model)
+    dense = _log_probs(lm, prompts)
+    adapter = make(lm.model)
+    with adapter.disabled():
+        drift = float((dense.exp() * (dense - _log_probs(lm, prompts))).sum(-1).mean())
+    logger.info("rounding KL(loaded || wrapped at delta_S = 0) = {:.2g} nats a token", drift)
+    if not drift < MOST_DRIFT:
+        raise ConfigError(
+            f"in {lm.model.dtype} the decomposition changes this model by {drift:.2g} nats a "
+            f"token, more than {MOST_DRIFT}: set --dtype=float32"
+        )
+    return adapter
+
+
+@torch.no_grad()
+def _log_probs(lm: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
+    """log p of every next token at the start of some prompts, (prompts, tokens, vocabulary)."""
+    tokens = min(PROBE_TOKENS, *(len(prompt) for prompt in prompts))
+    ids = torch.tensor([prompt[:tokens] for prompt in prompts], device=lm.model.device)
+    return lm.model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)

@@ -1,17 +1,100 @@
-"""Two completions of a step to look at, as text: a table of rates does not show what a model
-writes."""
+"""What a run says on the console beside its rows: what runs, and two completions to look at, since
+a table of rates does not show what a model writes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import torch
+from loguru import logger
+
+from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import Row
+from projected_grpo.arms.treatment import Treatment
+from projected_grpo.config import OF_REMEDIES, PER_RUN, Config
+from projected_grpo.model.memory import estimate
+from projected_grpo.runs.session import Session
 
 MOST_LINES, MOST_COLUMNS = 30, 160
-"""What is shown of a completion: of more lines the first and the last. rollouts.jsonl has all."""
+"""The most that is shown of a completion: of more lines the first and the last ones. rollouts.jsonl
+has all."""
+
+
+def describe(s: Session) -> None:
+    """Log what runs, on what, and how much of it."""
+    cfg = s.cfg
+    runs = len(s.cfgs)
+    trained = sum(p.numel() for p in s.adapter.trained.values()) // runs
+    base = [p for p in s.lm.model.parameters() if not p.requires_grad]
+    total = sum(p.numel() for p in (*base, *s.adapter.aside)) + trained
+    groups: dict[str, list[Config]] = {}
+    for label, one in zip(labels(s.cfgs), s.cfgs, strict=True):
+        groups.setdefault(label, []).append(one)
+    for label, mine in groups.items():
+        seeds = ", ".join(str(one.seed) for one in mine)
+        logger.info("arm      {} (seeds {}): {}", label, seeds, ARMS[mine[0].arm].meaning)
+    logger.info(
+        "model    {} ({}, {}): {:,} of {:,} parameters train",
+        cfg.model,
+        cfg.dtype,
+        torch.cuda.get_device_name(s.device) if s.device.type == "cuda" else s.device,
+        trained,
+        total,
+    )
+    for text in dict.fromkeys(_v_in_words(s, t) for t in s.treatments):
+        logger.info("V        {}", text)
+    logger.info(
+        "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts{}; "
+        "{} problems, {} steps",
+        cfg.prompts_per_step, cfg.group, cfg.student_rows, cfg.teacher_rows,
+        cfg.prompts_per_step * cfg.group, f" x {runs} runs" if runs > 1 else "", len(s.problems),
+        cfg.steps,
+    )  # fmt: skip
+    longest = max(len(prompts[p.id]) for prompts in s.prompts for p in s.problems)
+    most = -(-cfg.prompts_per_step // s.world.size)
+    if s.world.size > 1:
+        logger.info("world    {} processes, {} prompts each at most", s.world.size, most)
+    needed = estimate(replace(cfg, prompts_per_step=most), s.lm, s.adapter, longest)
+    logger.info("memory   {}", needed)
+    if s.device.type == "cuda" and needed.peak > (room := torch.cuda.mem_get_info()[1]):
+        logger.warning(
+            "the GPU has {:.1f} GiB: lower --micro-batch-tokens or --sampling-tokens, or add "
+            "--checkpoint-activations",
+            room / 2**30,
+        )
+
+
+def _v_in_words(s: Session, t: Treatment) -> str:
+    axes, every = sum(len(V) for V in t.V.values()), s.cfgs[int(t.runs[0])].refresh_every
+    again = f", extracted again every {every} steps" if every else ""
+    return f"{axes} axes in {len(t.V)} of {len(s.adapter.trained)} modules{again}"
+
+
+def labels(cfgs: Sequence[Config]) -> list[str]:
+    """What to call each run beside the others, its seed apart: its arm, and those settings that
+    vary in the pack; those of remedies only where they are not the preset's."""
+    varied = [
+        name
+        for name in PER_RUN
+        if name not in ("arm", "seed") and len({vars(cfg)[name] for cfg in cfgs}) > 1
+    ]
+    found: list[str] = []
+    for cfg in cfgs:
+        had, default = vars(cfg), vars(type(cfg)())
+        named = [n for n in varied if n not in OF_REMEDIES or had[n] != default[n]]
+        shown = (f"{n.removeprefix('v_hack_')}={_text(had[n])}" for n in named)
+        found.append(" ".join([cfg.arm, *shown]))
+    return found
+
+
+def _text(value: object) -> str:
+    """A setting's value in a label: names in a row, or all."""
+    text = (",".join(value) or "all") if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def best_and_hack(names: Sequence[str], rows: Sequence[Sequence[Row]]) -> Iterator[str]:
-    """Of a step's rollouts the best student one that is no hack, and the best hack, by reward, one
-    of each for all runs of a pack together; `names` and `rows` run by run."""
+    """Yield the best student rollout of a step that is no hack, and the best hack, by reward: one
+    of each for all runs of a pack together. `names` and `rows` are given run by run."""
     student = [row for mine in rows for row in mine if row.source == "student"]
     for title, hacked in (("best", False), ("hack", True)):
         some = [row for row in student if row.grade.exploited == hacked]
@@ -24,11 +107,12 @@ def best_and_hack(names: Sequence[str], rows: Sequence[Sequence[Row]]) -> Iterat
         how = ", ".join(filter(None, (g.mechanism, g.flavour))) if hacked else solved
         score = "" if row.hack_score is None else f", hack score {row.hack_score:+.3f}"
         about = f"problem {row.problem.id} ({row.mode}), reward {g.reward:.3g}, {how}{score}"
-        yield f"{title}: {names[row.run]}, {about}\n{_shown(row.text)}"
+        yield f"{title}: {names[row.run]}, {about}\n{_indented(row.text)}"
 
 
-def _shown(text: str) -> str:
-    """Indented, its middle left out where it is long, and nothing in it that a terminal obeys."""
+def _indented(text: str) -> str:
+    """The text indented, without its middle where it is long, and without anything that a terminal
+    obeys."""
     lines = text.splitlines()
     if len(lines) > MOST_LINES:
         half = MOST_LINES // 2

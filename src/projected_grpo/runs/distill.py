@@ -27,9 +27,10 @@ from projected_grpo.model.sampling import Sampling, sample_groups
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.cards import dataset_card
 from projected_grpo.runs.commands import DistillConfig
+from projected_grpo.runs.data import hinted_problems
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.provenance import git
-from projected_grpo.runs.session import grader_of, hinted_problems
+from projected_grpo.runs.session import grader_of
 from projected_grpo.runs.teacher_pool import TEMPLATES, open_pool, write_pool
 
 KEEP = {

@@ -113,7 +113,7 @@ class World(Place):
                 # What went wrong on the GPU before is told here, and not as another's fault
                 torch.cuda.current_stream(flat.device).synchronize()
                 self.wait()
-            with _answered():
+            with _answering():
                 work(flat)
             with torch.no_grad():
                 for tensor, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
@@ -122,7 +122,7 @@ class World(Place):
     def wait(self) -> None:
         """Until all have come here."""
         if self.size > 1:
-            with _answered():
+            with _answering():
                 dist.all_reduce(torch.zeros(1))
 
     def any(self, here: bool) -> bool:
@@ -136,12 +136,12 @@ class World(Place):
         if self.size == 1:
             return [mine]
         found: list[Any] = [None] * self.size
-        with _answered():
+        with _answering():
             dist.all_gather_object(found, mine)
         return found
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:
         """What one process refuses inside (a ValueError: what a user can mend), all refuse. Nothing
         else of a World may be used inside: who has failed is not there for it."""
         try:
@@ -156,7 +156,7 @@ class World(Place):
     def lead(self, work: Callable[[], T]) -> T:
         """Rank 0 does it; all get what it gives, or refuse what it refuses."""
         done: list[T] = []
-        with self.agreed():
+        with self.fail_together():
             if self.first:
                 done.append(work())
         return self.gather(done)[0][0]
@@ -165,7 +165,7 @@ class World(Place):
         """Rank 0 does it before the others do: what it left in a cache they find there."""
         done: list[T] = []
         for turn in (self.first, not self.first):
-            with self.agreed():
+            with self.fail_together():
                 if turn:
                     done.append(work())
         return done[0]
@@ -199,7 +199,7 @@ ALONE = World()
 
 
 @contextmanager
-def _answered() -> Iterator[None]:
+def _answering() -> Iterator[None]:
     """Around nothing but a message of torch.distributed, whose failures are RuntimeErrors."""
     try:
         yield
@@ -214,7 +214,7 @@ def _answered() -> Iterator[None]:
 
 
 @contextmanager
-def joined(cfgs: Sequence[Config]) -> Iterator[World]:
+def process_group(cfgs: Sequence[Config]) -> Iterator[World]:
     """The processes of this run, joined to each other while the context lasts. Raises ConfigError
     where there are more of them than they have work."""
     place = place_of(os.environ)
@@ -251,7 +251,7 @@ def require_groups(world: World, cfg: Config) -> None:
         )
 
 
-def summed(world: World, total: Accumulated, expected: Sequence[int]) -> list[int]:
+def add_up_gradients(world: World, total: Accumulated, expected: Sequence[int]) -> list[int]:
     """Make `total` that of all processes; returns the sum of what they expect of each run (N)."""
     counts = total.tokens.new_tensor(expected)
     world.add_up([*total.sums, counts])
@@ -259,7 +259,7 @@ def summed(world: World, total: Accumulated, expected: Sequence[int]) -> list[in
     return counts.tolist()
 
 
-def everyones(
+def gather_groups(
     world: World, groups: list[list[Row]], kept: Kept, trained: Mapping[str, Tensor]
 ) -> tuple[list[list[Row]], Kept]:
     """The groups of all processes, in the order of prompts, and the rows kept of all of them, in

@@ -1,4 +1,4 @@
-"""The runs of a folder: by which settings each was made, and how far it is.
+"""How far the runs of a folder are, and by which settings each was made.
 
 All of it is read from the run directories (config.json, run.json, steps.jsonl); nothing is kept
 elsewhere, so nothing else can disagree with them. Imports no torch: `sweep status` answers at once.
@@ -38,13 +38,13 @@ def read_settings(run: Path, preset: type[Config] | None = None) -> Config:
 
 
 def what_decides(cfg: Config) -> str:
-    """All settings that decide a run's rows: what it is recognised by."""
+    """All settings that decide a run's rows, as JSON: a run is recognised by them."""
     left_out = {*MACHINE_SETTINGS, "out_dir", "resume"}
     stored = json.loads(cfg.to_json())
     return json.dumps({k: v for k, v in stored.items() if k not in left_out}, sort_keys=True)
 
 
-def runs_in(folder: Path) -> dict[str, list[Path]]:
+def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
     """The run directories of a folder by what decides them; finished ones first, then by length."""
     found: dict[str, list[Path]] = {}
     # by run.json: a folder with only a config.json may be a model
@@ -62,7 +62,7 @@ def n_runs(n: int) -> str:
 
 
 def is_finished(run: Path) -> bool:
-    """Has it taken all its steps?"""
+    """Whether it has taken all its steps."""
     return _record(run).get("status") == "finished"
 
 
@@ -71,7 +71,7 @@ def _record(run: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Progress:
     """How far a run is."""
 
     run: Path
@@ -82,10 +82,10 @@ class Standing:
     """Seconds since the last row was written."""
 
 
-def standing(run: Path) -> Standing:
+def read_progress(run: Path) -> Progress:
     """Read how far a run is. Raises InputError where its settings cannot be read."""
     rows = run / "steps.jsonl"
-    return Standing(
+    return Progress(
         run=run,
         cfg=read_settings(run),
         state=_state(_record(run)),
@@ -94,23 +94,23 @@ def standing(run: Path) -> Standing:
     )
 
 
-def foremost(runs: Sequence[Path]) -> Standing:
-    """Of one or more runs with the same settings, in the order of `runs_in`, the one that speaks
-    for them: one that is finished, one that is running, or else the longest."""
-    found = [standing(run) for run in runs]
+def representative(runs: Sequence[Path]) -> Progress:
+    """The run that speaks for those with the same settings, given in the order of
+    `runs_by_settings`: one that is finished, one that is running, or else the longest."""
+    found = [read_progress(run) for run in runs]
     order: tuple[State, ...] = ("finished", "running")
     return next((one for state in order for one in found if one.state == state), found[0])
 
 
 def runs_in_another_process(run: Path) -> bool:
-    """Does a process of this host, other than this one, run it now?"""
+    """Whether a process of this host, other than this one, runs it now."""
     record = _record(run)
     return _state(record) == "running" and _latest(record)["process"]["pid"] != os.getpid()
 
 
 def model_commit(record: Mapping[str, Any]) -> str | None:
-    """The commit of the hub that a run's base model was loaded at, by its run.json; of one that an
-    earlier version started, that at which it went on. None of what is not from the hub."""
+    """The commit of the hub that a run's base model was loaded at, by its run.json. An early run
+    has recorded it only when it was resumed. None for a model that is not from the hub."""
     found = (entry.get("model_commit") for entry in (record, *record.get("resumed", ())))
     return next((commit for commit in found if commit), None)
 
@@ -127,7 +127,7 @@ def _state(record: dict[str, Any]) -> State:
         return "elsewhere"
     if any(process[name] != here[name] for name in ("host", "boot", "pid_namespace")):
         return "elsewhere"
-    return "running" if _began(process["pid"]) == process["began"] else "died"
+    return "running" if _start_ticks(process["pid"]) == process["began"] else "died"
 
 
 def this_process() -> dict[str, Any] | None:
@@ -140,11 +140,11 @@ def this_process() -> dict[str, Any] | None:
         "boot": (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
         "pid_namespace": os.readlink(PROC / "self/ns/pid"),
         "pid": os.getpid(),
-        "began": _began(os.getpid()),
+        "began": _start_ticks(os.getpid()),
     }
 
 
-def _began(pid: int) -> int | None:
+def _start_ticks(pid: int) -> int | None:
     """When a living process began, in clock ticks since the host did; None where there is none."""
     try:
         # what follows the name, which may hold anything: the state, and 19 fields on the start

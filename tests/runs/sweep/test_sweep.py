@@ -22,12 +22,12 @@ from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
 from projected_grpo.runs.directory import RunDir
-from projected_grpo.runs.status import runs_in, standing, this_process
+from projected_grpo.runs.status import read_progress, runs_by_settings, this_process
 from projected_grpo.runs.sweep import local
-from projected_grpo.runs.sweep.cells import continued
-from projected_grpo.runs.sweep.job import How, Job, executable
+from projected_grpo.runs.sweep.command import extraction, require_basis, status
+from projected_grpo.runs.sweep.grid import continuation
+from projected_grpo.runs.sweep.job import LaunchOptions, SweepJob, python_command
 from projected_grpo.runs.sweep.settings import LocalOptions
-from projected_grpo.runs.sweep.sweep import extraction, require_basis, status
 
 SWEEP = [sys.executable, "-m", "projected_grpo", "sweep"]
 TINY = ("--steps=2", "--problems=katas:validation", "--mix-ratio=0", "--max-new=24", "--no-labels")
@@ -202,7 +202,7 @@ def test_a_run_that_is_running_is_not_gone_on_with(tmp_path: Path) -> None:
     (run / "rollouts.jsonl").touch()
     RunDir(run).require_idle()  # this very process may
     done = subprocess.run(
-        executable(("train", "smoke", f"--resume={run}")), capture_output=True, text=True
+        python_command(("train", "smoke", f"--resume={run}")), capture_output=True, text=True
     )
     assert done.returncode == 1
     assert done.stderr == (f"error: {run} is running in another process: stop that one, or wait\n")
@@ -210,9 +210,9 @@ def test_a_run_that_is_running_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_without_proc_a_run_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_dir(tmp_path, process=this_process())
-    assert standing(run).state == "running"
+    assert read_progress(run).state == "running"
     monkeypatch.setattr("projected_grpo.runs.status.PROC", tmp_path / "proc")
-    assert this_process() is None and standing(run).state == "elsewhere"
+    assert this_process() is None and read_progress(run).state == "elsewhere"
 
 
 def test_status_is_a_table_of_the_folder(tmp_path: Path) -> None:
@@ -230,11 +230,11 @@ def test_status_is_a_table_of_the_folder(tmp_path: Path) -> None:
 
 def test_a_stopped_command_is_continued_by_the_run_that_it_made(tmp_path: Path) -> None:
     command = ("train", "smoke", "--seed=3", f"--out-dir={tmp_path}", "--threads=2")
-    assert continued(command) == command
+    assert continuation(command) == command
     run = run_dir(tmp_path, "--seed=3", status="stopped")
-    assert continued(command) == ("train", "smoke", f"--resume={run}", "--seed=3", "--threads=2")
-    assert continued(continued(command)) == continued(command)
-    assert continued(("extract-vhack", "--out=v")) == ("extract-vhack", "--out=v")
+    assert continuation(command) == ("train", "smoke", f"--resume={run}", "--seed=3", "--threads=2")
+    assert continuation(continuation(command)) == continuation(command)
+    assert continuation(("extract-vhack", "--out=v")) == ("extract-vhack", "--out=v")
 
 
 # --- pueue: a program of that name writes down what it is given
@@ -342,14 +342,14 @@ def test_a_queue_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 # --- local
 
 
-def run_local(tmp_path: Path, jobs: list[Job], monkeypatch, **options) -> None:
+def run_local(tmp_path: Path, jobs: list[SweepJob], monkeypatch, **options) -> None:
     """Jobs whose command is a Python text and its arguments."""
     monkeypatch.setattr(
         "projected_grpo.runs.sweep.local.executable",
         lambda command: [sys.executable, "-c", *command],
     )
     (tmp_path / "logs").mkdir()
-    local.run(jobs, {}, How(logs=tmp_path / "logs", local=LocalOptions(**options)))
+    local.run(jobs, {}, LaunchOptions(logs=tmp_path / "logs", local=LocalOptions(**options)))
 
 
 def test_local_runs_n_at_a_time_each_on_a_gpu_of_its_own(tmp_path: Path, monkeypatch) -> None:
@@ -357,7 +357,7 @@ def test_local_runs_n_at_a_time_each_on_a_gpu_of_its_own(tmp_path: Path, monkeyp
         "import os, sys, time; begin = time.time(); time.sleep(.4);"
         "print(os.environ['CUDA_VISIBLE_DEVICES'], begin, time.time(), file=open(sys.argv[1], 'w'))"
     )
-    jobs = [Job(name=f"j{i}", command=(text, str(tmp_path / f"j{i}"))) for i in range(5)]
+    jobs = [SweepJob(name=f"j{i}", command=(text, str(tmp_path / f"j{i}"))) for i in range(5)]
     run_local(tmp_path, jobs, monkeypatch, gpus=("4", "7"))
     ran = [(tmp_path / job.name).read_text().split() for job in jobs]
     assert {gpu for gpu, *_ in ran} == {"4", "7"}
@@ -372,7 +372,7 @@ def test_a_job_is_none_of_the_processes_of_a_run(tmp_path: Path, monkeypatch) ->
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("LOCAL_SCRATCH", "kept")
     text = "import os, sys; print(*os.environ, file=open(sys.argv[1], 'w'))"
-    run_local(tmp_path, [Job(name="j", command=(text, str(tmp_path / "j")))], monkeypatch)
+    run_local(tmp_path, [SweepJob(name="j", command=(text, str(tmp_path / "j")))], monkeypatch)
     names = (tmp_path / "j").read_text().split()
     assert "LOCAL_SCRATCH" in names and not {"WORLD_SIZE", "TORCHELASTIC_RUN_ID"} & set(names)
 
@@ -397,11 +397,11 @@ def test_local_survives_what_crashes_and_begins_nothing_after_it(
     well = "import sys, pathlib; pathlib.Path(sys.argv[1]).touch()"
     crash = "import os; print('last words', flush=True); os.kill(os.getpid(), 11)"
     jobs = [
-        Job(name="crashes", command=(crash,)),
-        Job(name="refuses", command=("raise SystemExit(2)",)),
-        Job(name="waits", command=(well, str(tmp_path / "waits")), after="crashes"),
-        Job(name="runs", command=(well, str(tmp_path / "runs"))),
-        Job(name="follows", command=(well, str(tmp_path / "follows")), after="runs"),
+        SweepJob(name="crashes", command=(crash,)),
+        SweepJob(name="refuses", command=("raise SystemExit(2)",)),
+        SweepJob(name="waits", command=(well, str(tmp_path / "waits")), after="crashes"),
+        SweepJob(name="runs", command=(well, str(tmp_path / "runs"))),
+        SweepJob(name="follows", command=(well, str(tmp_path / "follows")), after="runs"),
     ]
     with pytest.raises(InputError, match="3 of 5 jobs failed: crashes, "):
         run_local(tmp_path, jobs, monkeypatch)
@@ -423,8 +423,8 @@ def rows_in(out: Path) -> dict[str, int]:
     """Arm -> rows of its run so far."""
     return {
         train_arm: one.steps
-        for runs in runs_in(out).values()
-        for one in map(standing, runs)
+        for runs in runs_by_settings(out).values()
+        for one in map(read_progress, runs)
         for train_arm in [one.cfg.arm]
     }
 
@@ -444,14 +444,16 @@ def test_a_local_sweep_from_the_outside(tmp_path: Path) -> None:
         [*SWEEP, *asked], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     wait_for(lambda: len(rows_in(out)) == 2 and min(rows_in(out).values()) >= 2)
-    (killed,) = (r for rs in runs_in(out).values() for r in rs if "_projected_" in r.name)
-    assert standing(killed).state == "running"
+    (killed,) = (r for rs in runs_by_settings(out).values() for r in rs if "_projected_" in r.name)
+    assert read_progress(killed).state == "running"
     os.kill(json.loads((killed / "run.json").read_text())["process"]["pid"], signal.SIGKILL)
-    wait_for(lambda: standing(killed).state == "died")
+    wait_for(lambda: read_progress(killed).state == "died")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "killed by SIGKILL" in said and "stopped " in said
-    states = {one.cfg.arm: one for rs in runs_in(out).values() for one in map(standing, rs)}
+    states = {
+        one.cfg.arm: one for rs in runs_by_settings(out).values() for one in map(read_progress, rs)
+    }
     assert states["vanilla"].state == "stopped" and 2 <= states["vanilla"].steps < 80
 
     again = sweep(*asked)
@@ -460,7 +462,9 @@ def test_a_local_sweep_from_the_outside(tmp_path: Path) -> None:
     assert rows_in(out) == {"vanilla": 80, "projected": 80}
     alone = tmp_path / "alone"
     subprocess.run(
-        executable(("train", "smoke", "--seed=1", "--steps=80", *TINY[1:], f"--out-dir={alone}")),
+        python_command(
+            ("train", "smoke", "--seed=1", "--steps=80", *TINY[1:], f"--out-dir={alone}")
+        ),
         check=True,
         capture_output=True,
     )
@@ -507,8 +511,8 @@ def test_a_slurm_sweep_waits_for_its_basis_and_goes_on_when_warned(
     wait_for(lambda: rows_in(out).get("vanilla", 0) >= 2)
     (job,) = (line.split()[0] for line in lines if "_vanilla_" in line)
     ask("scancel", "--signal=USR2", job)  # as SLURM itself does before a time limit
-    (run,) = (r for rs in runs_in(out).values() for r in rs if "_vanilla_" in r.name)
-    wait_for(lambda: standing(run).state == "stopped")
+    (run,) = (r for rs in runs_by_settings(out).values() for r in rs if "_vanilla_" in r.name)
+    wait_for(lambda: read_progress(run).state == "stopped")
     wait_for(lambda: "PD" in ask("squeue", "--noheader", "--format=%t", f"--jobs={job}"))
     # SLURM waits two minutes; within a second it would still know the job as revoked
     ask("scontrol", "update", f"JobId={job}", "StartTime=now+5")
@@ -533,4 +537,4 @@ def test_a_slurm_job_whose_basis_failed_does_not_wait_for_ever(
     assert done.returncode == 0, done.stderr
     queue = ["squeue", "--noheader"]
     wait_for(lambda: not subprocess.run(queue, capture_output=True, env=slurm).stdout, 120)
-    assert not runs_in(tmp_path)
+    assert not runs_by_settings(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.ranks import without_place
-from projected_grpo.runs.sweep.cells import Command
+from projected_grpo.runs.sweep.grid import Command
 from projected_grpo.runs.sweep.settings import LocalOptions, SlurmOptions
 
 
@@ -20,7 +20,7 @@ class NoQueueError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SweepJob:
     """One command to run."""
 
     name: str
@@ -33,7 +33,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class LaunchOptions:
     """All that launchers are told."""
 
     logs: Path
@@ -42,12 +42,12 @@ class How:
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 
-def executable(command: Command) -> list[str]:
+def python_command(command: Command) -> list[str]:
     """The same command, run by this very interpreter and installation."""
     return [sys.executable, "-m", "projected_grpo", *command]
 
 
-def inherited() -> dict[str, str]:
+def job_environment() -> dict[str, str]:
     """The environment of jobs: what torchrun set for this process would make each of them one of
     several processes, which waits for the others."""
     return without_place(os.environ)
@@ -58,7 +58,7 @@ def ask(command: Sequence[str]) -> str:
     Raises InputError where it fails, NoQueueError where it is not there."""
     if shutil.which(command[0]) is None:
         raise NoQueueError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
-    done = subprocess.run(command, capture_output=True, text=True, env=inherited())
+    done = subprocess.run(command, capture_output=True, text=True, env=job_environment())
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
         raise InputError(f"`{shlex.join(command[:2])}` failed (exit {done.returncode}): {said}")

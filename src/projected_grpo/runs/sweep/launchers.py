@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from projected_grpo.runs.sweep import local, pueue, slurm
-from projected_grpo.runs.sweep.job import How, Job
+from projected_grpo.runs.sweep.job import LaunchOptions, SweepJob
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Launcher:
 
     queued: Callable[[], Mapping[str, str]]
     """What it holds already: name -> its own id."""
-    run: Callable[[Sequence[Job], Mapping[str, str], How], None]
+    run: Callable[[Sequence[SweepJob], Mapping[str, str], LaunchOptions], None]
     """Run or queue jobs; the second argument is what `queued` gave. Raises InputError."""
 
 

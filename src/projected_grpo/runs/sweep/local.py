@@ -14,7 +14,12 @@ from types import FrameType
 from loguru import logger
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.runs.sweep.job import How, Job, executable, inherited
+from projected_grpo.runs.sweep.job import (
+    LaunchOptions,
+    SweepJob,
+    job_environment,
+    python_command,
+)
 
 POLL_S = 0.1
 LAST_LINES = 5
@@ -57,16 +62,16 @@ def _signals() -> Iterator[list[int]]:
 
 
 @dataclass(slots=True)
-class _Running:
+class _Process:
     """A job that runs here."""
 
-    job: Job
+    job: SweepJob
     process: subprocess.Popen[bytes]
     told: int = 0
     """Signals that were passed on to it."""
 
 
-def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
+def run(jobs: Sequence[SweepJob], ids: Mapping[str, str], how: LaunchOptions) -> None:
     """Run jobs here, some at a time; one that fails does not stop the others.
 
     Ctrl-C (or SIGTERM) begins no more and has those that run stop as `train` does: after the step
@@ -76,7 +81,7 @@ def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
     gpus = list(how.local.gpus) or visible_gpus()
     free = list(range(how.local.at_once or len(gpus) or 1))
     waiting, ended = list(jobs), dict[str, bool]()  # name -> did it end well?
-    running: dict[int, _Running] = {}  # by slot
+    running: dict[int, _Process] = {}  # by slot
     with _signals() as received:
         while running or (waiting and not received):
             for slot, one in list(running.items()):
@@ -99,7 +104,7 @@ def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
                 waiting.remove(job)
                 slot = free.pop(0)
                 gpu = gpus[slot % len(gpus)] if gpus else None
-                running[slot] = _Running(job, _begin(job, gpu, how.logs))
+                running[slot] = _Process(job, _begin(job, gpu, how.logs))
             time.sleep(POLL_S)
     if received:
         raise KeyboardInterrupt
@@ -109,12 +114,12 @@ def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
         )
 
 
-def _begin(job: Job, gpu: str | None, logs: Path) -> subprocess.Popen[bytes]:
-    environment = inherited() | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+def _begin(job: SweepJob, gpu: str | None, logs: Path) -> subprocess.Popen[bytes]:
+    environment = job_environment() | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
     logger.info("began    {}{}", job.name, "" if gpu is None else f" on GPU {gpu}")
     with (logs / f"{job.name}.log").open("ab") as log:
         return subprocess.Popen(
-            executable(job.command),
+            python_command(job.command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -124,7 +129,7 @@ def _begin(job: Job, gpu: str | None, logs: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _report(job: Job, code: int, logs: Path) -> None:
+def _report(job: SweepJob, code: int, logs: Path) -> None:
     if code in (0, STOPPED):
         logger.info("{} {}", "finished" if code == 0 else "stopped ", job.name)
         return

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from loguru import logger
 
-from projected_grpo.runs.sweep.job import How, Job, ask, executable
+from projected_grpo.runs.sweep.job import LaunchOptions, SweepJob, ask, python_command
 
 
-def command(job: Job, after: str) -> list[str]:
+def command(job: SweepJob, after: str) -> list[str]:
     """`pueue add` for a job, to begin once the task `after` has ended well. pueue joins words with
     spaces and gives them to a shell, so the command is one quoted word."""
     label = f"{job.name}: why: {job.why}" if job.why else job.name
@@ -18,11 +18,11 @@ def command(job: Job, after: str) -> list[str]:
         *("pueue", "add", "--print-task-id"),
         *(("--after", after) if after else ()),
         *("--label", label, "--working-directory", str(Path.cwd())),
-        *("--", shlex.join(executable(job.command))),
+        *("--", shlex.join(python_command(job.command))),
     ]
 
 
-def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
+def run(jobs: Sequence[SweepJob], ids: Mapping[str, str], how: LaunchOptions) -> None:
     """Queue jobs, each after the one that it waits for. Raises InputError where pueue refuses."""
     tasks = dict(ids)
     for job in jobs:

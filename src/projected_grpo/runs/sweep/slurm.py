@@ -9,8 +9,14 @@ from collections.abc import Mapping, Sequence
 from loguru import logger
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.runs.sweep.cells import Command, continued
-from projected_grpo.runs.sweep.job import How, Job, ask, executable, inherited
+from projected_grpo.runs.sweep.grid import Command, continuation
+from projected_grpo.runs.sweep.job import (
+    LaunchOptions,
+    SweepJob,
+    ask,
+    job_environment,
+    python_command,
+)
 
 
 class Task:
@@ -24,10 +30,10 @@ class Task:
         """Run the command, or where the job was queued again (also by SLURM itself, after a node
         failed) what goes on with it. Raises InputError where it fails."""
         again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        command = continued(self.command) if again else self.command
+        command = continuation(self.command) if again else self.command
         self.process = subprocess.Popen(
-            executable(command),
-            env=inherited(),
+            python_command(command),
+            env=job_environment(),
             # SLURM warns every process of a job, and one that does not heed this signal would end
             preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
         )
@@ -45,7 +51,7 @@ class Task:
         return DelayedSubmission(Task(self.command))
 
 
-def run(jobs: Sequence[Job], ids: Mapping[str, str], how: How) -> None:
+def run(jobs: Sequence[SweepJob], ids: Mapping[str, str], how: LaunchOptions) -> None:
     """Queue jobs, each after the one that it waits for. Raises InputError without submitit."""
     try:
         from submitit import SlurmExecutor

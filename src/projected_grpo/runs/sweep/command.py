@@ -17,9 +17,16 @@ from tabulate import tabulate
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
-from projected_grpo.runs.status import Standing, foremost, n_runs, runs_in, standing, what_decides
-from projected_grpo.runs.sweep.cells import Command, cells, digest, name_of
-from projected_grpo.runs.sweep.job import How, Job, NoQueueError
+from projected_grpo.runs.status import (
+    Progress,
+    n_runs,
+    read_progress,
+    representative,
+    runs_by_settings,
+    what_decides,
+)
+from projected_grpo.runs.sweep.grid import Command, expand_grid, queue_name, short_digest
+from projected_grpo.runs.sweep.job import LaunchOptions, NoQueueError, SweepJob
 from projected_grpo.runs.sweep.launchers import LAUNCHERS
 from projected_grpo.runs.sweep.settings import (
     Launch,
@@ -44,8 +51,8 @@ UNDER_WAY = ("finished", "running")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What becomes of one cell or run."""
+class Decision:
+    """What is done about one cell or run."""
 
     name: str
     what: str
@@ -61,52 +68,53 @@ def run(asked: SweepRun, flags: Sequence[str]) -> None:
     why = asked.why + (f"; resolve: {asked.resolve}" if asked.resolve else "")
     basis = [f"--v-hack={asked.extract}"] if asked.extract else []
     about = [f"--out-dir={asked.out_dir}", *([f"--why={why}"] if why else [])]
-    wanted = cells(
+    wanted = expand_grid(
         asked.presets, asked.arms, asked.seeds, asked.override, [*basis, *flags], about
     )  # fmt: skip
     queued = _queued(asked)
-    there = runs_in(asked.out_dir)
-    steps: list[Step] = []
+    there = runs_by_settings(asked.out_dir)
+    decisions: list[Decision] = []
     for cell in wanted:
         if runs := there.get(what_decides(cell.cfg)):
-            one = foremost(runs)
-            steps.append(_next(cell.name, one, cell.goes_on(one.run), queued, asked.elsewhere))
+            one = representative(runs)
+            decisions.append(
+                _decide(cell.name, one, cell.resume_command(one.run), queued, asked.elsewhere)
+            )
         elif cell.name in queued:
-            steps.append(Step(cell.name, "queued"))
+            decisions.append(Decision(cell.name, "queued"))
         else:
-            steps.append(Step(cell.name, "begin", cell.begins()))
+            decisions.append(Decision(cell.name, "begin", cell.start_command()))
     after = ""
-    begins = any(step.what == "begin" for step in steps)
+    begins = any(one.what == "begin" for one in decisions)
     if asked.extract and begins and asked.extract.is_file():
         require_basis(asked.extract, [cell.cfg for cell in wanted])
     elif asked.extract and begins:
-        after = f"extract_{asked.extract.stem}_{digest(str(asked.extract.absolute()))}"
+        after = f"extract_{asked.extract.stem}_{short_digest(str(asked.extract.absolute()))}"
         basis_command = extraction([cell.cfg for cell in wanted], asked.extract)
-        steps.insert(
-            0, Step(after, "queued") if after in queued else Step(after, "begin", basis_command)
-        )
-    _launch(asked, steps, queued, why, after)
+        first = Decision(after, "begin", basis_command)
+        decisions.insert(0, Decision(after, "queued") if after in queued else first)
+    _launch(asked, decisions, queued, why, after)
 
 
 def resume(asked: SweepResume, flags: Sequence[str]) -> None:
     """Go on with every run of a folder that was stopped, failed or died; of those with the same
     settings, the longest. `flags` are for all of them. Raises as `run` does."""
     queued = _queued(asked)
-    steps: list[Step] = []
-    for runs in runs_in(asked.out_dir).values():
-        one = foremost(runs)
+    decisions: list[Decision] = []
+    for runs in runs_by_settings(asked.out_dir).values():
+        one = representative(runs)
         command = ("train", one.cfg.preset_name, f"--resume={one.run}", *flags)
         train_settings(command[1:])  # refuses what `train` would
-        steps.append(_next(name_of(one.cfg), one, command, queued, asked.elsewhere))
-    _launch(asked, steps, queued)
+        decisions.append(_decide(queue_name(one.cfg), one, command, queued, asked.elsewhere))
+    _launch(asked, decisions, queued)
 
 
 def status(folder: Path) -> str:
     """A table of a folder's runs, and how many there are of each state."""
-    runs = sorted(run for runs in runs_in(folder).values() for run in runs)
+    runs = sorted(run for runs in runs_by_settings(folder).values() for run in runs)
     if not runs:
         return f"no runs in {folder}"
-    found = [standing(run) for run in runs]
+    found = [read_progress(run) for run in runs]
     varied = [
         name
         for name in vars(found[0].cfg)
@@ -189,49 +197,49 @@ def _queued(asked: Launch) -> Mapping[str, str]:
         return {}
 
 
-def _next(
-    name: str, one: Standing, command: Command, queued: Mapping[str, str], elsewhere: bool
-) -> Step:
+def _decide(
+    name: str, one: Progress, command: Command, queued: Mapping[str, str], elsewhere: bool
+) -> Decision:
     """What becomes of a run that is there. `elsewhere`: also of one that cannot be seen."""
     if one.state in UNDER_WAY:
-        return Step(name, one.state)
+        return Decision(name, one.state)
     if name in queued:
-        return Step(name, "queued")
+        return Decision(name, "queued")
     if one.state in GOES_ON or elsewhere:
-        return Step(name, "resume", command)
-    return Step(name, one.state)
+        return Decision(name, "resume", command)
+    return Decision(name, one.state)
 
 
 def _launch(
     asked: Launch,
-    steps: Sequence[Step],
+    decisions: Sequence[Decision],
     queued: Mapping[str, str],
     why: str = "",
     after: str = "",
 ) -> None:
     """Say what becomes of each, and do it. What begins does so after the job `after`."""
-    for step in steps:
-        logger.info("{: <9} {}  {}", step.what, step.name, shlex.join(step.command))
+    for one in decisions:
+        logger.info("{: <9} {}  {}", one.what, one.name, shlex.join(one.command))
     jobs = [
-        Job(
-            name=step.name,
-            command=step.command,
+        SweepJob(
+            name=one.name,
+            command=one.command,
             why=why,
-            after=after if step.what == "begin" and step.name != after else "",
+            after=after if one.what == "begin" and one.name != after else "",
         )
-        for step in steps
-        if step.command
+        for one in decisions
+        if one.command
     ]
-    if any(step.what == "elsewhere" for step in steps):
+    if any(one.what == "elsewhere" for one in decisions):
         logger.warning(
             "runs that are elsewhere recorded no end and may still be running on another host: "
             "--elsewhere goes on with them, where you know that they are not"
         )
-    logger.info("{} of {} to launch with {}", len(jobs), len(steps), asked.launcher)
+    logger.info("{} of {} to launch with {}", len(jobs), len(decisions), asked.launcher)
     if jobs and not asked.dry_run:
         logs = asked.out_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        how = How(logs=logs, local=asked.local, slurm=asked.slurm)
+        how = LaunchOptions(logs=logs, local=asked.local, slurm=asked.slurm)
         LAUNCHERS[asked.launcher].run(jobs, queued, how)
 
 

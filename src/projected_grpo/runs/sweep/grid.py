@@ -1,6 +1,6 @@
 """The cells of a sweep, arms x seeds x presets x overrides: each is one `train` command line.
 
-A cell is recognised by what decides its rows (catalogue.py), not by its name or by who launched it:
+A cell is recognised by what decides its rows (status.py), not by its name or by who launched it:
 the run directory of a command typed by hand counts as well.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.runs.commands import named_settings, train_settings
-from projected_grpo.runs.status import foremost, runs_in, what_decides
+from projected_grpo.runs.status import representative, runs_by_settings, what_decides
 
 Command = tuple[str, ...]
 """A console command of this package and its arguments: ("train", "fast", "--arm=projected")."""
@@ -25,18 +25,18 @@ OF_THE_SWEEP = {
 """Settings that a cell has from the sweep -> by what they are given there."""
 
 
-def name_of(cfg: Config) -> str:
+def queue_name(cfg: Config) -> str:
     """What a run is called in a queue: the same settings always give it, others never do."""
-    return f"{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{digest(what_decides(cfg))}"
+    return f"{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{short_digest(what_decides(cfg))}"
 
 
-def digest(text: str) -> str:
+def short_digest(text: str) -> str:
     """A short name for a long text."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class GridCell:
     """One run that is asked for."""
 
     preset: str
@@ -49,26 +49,26 @@ class Cell:
     @property
     def name(self) -> str:
         """What it is called in a queue."""
-        return name_of(self.cfg)
+        return queue_name(self.cfg)
 
-    def begins(self) -> Command:
+    def start_command(self) -> Command:
         """The command that begins it."""
         return ("train", self.preset, *self.flags, *self.about)
 
-    def goes_on(self, run: Path) -> Command:
+    def resume_command(self, run: Path) -> Command:
         """The command that goes on with its run; the flags are given again, as those that say where
         and how fast may have changed since."""
         return ("train", self.preset, f"--resume={run}", *self.flags)
 
 
-def cells(
+def expand_grid(
     presets: Sequence[str],
     arms: Sequence[str],
     seeds: Sequence[int],
     overrides: Sequence[str],
     flags: Sequence[str],
     about: Sequence[str],
-) -> list[Cell]:
+) -> list[GridCell]:
     """Every cell, seed by seed so that an early end leaves whole comparisons. An override is a text
     of `train` flags, and `flags` are those of all cells. Raises ConfigError where two cells are the
     same run, or flags say what the sweep says."""
@@ -97,12 +97,12 @@ def cells(
     return found
 
 
-def _cell(preset: str, flags: Command, about: Sequence[str]) -> Cell:
+def _cell(preset: str, flags: Command, about: Sequence[str]) -> GridCell:
     cfg = train_settings([preset, *flags, *about])
-    return Cell(preset, flags, tuple(about), cfg)
+    return GridCell(preset, flags, tuple(about), cfg)
 
 
-def continued(command: Command) -> Command:
+def continuation(command: Command) -> Command:
     """What to run where a `train` command was stopped: it goes on with the run that it made, or
     begins again where it had not come so far. Other commands begin again."""
     if command[0] != "train":
@@ -110,8 +110,8 @@ def continued(command: Command) -> Command:
     cfg = train_settings(command[1:])
     if cfg.resume is not None:
         return command
-    made = runs_in(cfg.out_dir).get(what_decides(cfg))
+    made = runs_by_settings(cfg.out_dir).get(what_decides(cfg))
     if made is None:
         return command
     flags = (word for word in command[2:] if not word.startswith("--out-dir="))
-    return ("train", command[1], f"--resume={foremost(made).run}", *flags)
+    return ("train", command[1], f"--resume={representative(made).run}", *flags)

@@ -24,7 +24,7 @@ from projected_grpo.report.results import ONSET, WINDOW
 from projected_grpo.report.rollouts import RolloutSample
 from projected_grpo.report.tables import Table
 
-PARTS = Path(__file__).parent / "page"
+PARTS = Path(__file__).parent
 FAMILIES = {
     Token.Keyword: "k",
     Token.Operator.Word: "k",
@@ -54,7 +54,7 @@ class Chapter:
     """Caption and SVG."""
 
 
-def page(
+def render_page(
     chapters: Sequence[Chapter],
     tables: Mapping[str, Table],
     notes: Sequence[str],

@@ -1,0 +1,95 @@
+"""The problems that a run trains on: which ones, with which hints, in which order."""
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+
+from loguru import logger
+
+from projected_grpo.config import Config, ConfigError, stream_seed
+from projected_grpo.env.grading.comparison import one_answer
+from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint, assign_modes
+from projected_grpo.env.problems.load import load_problems
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.runs.teacher_pool import Pool, open_pool
+
+
+def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:
+    """The problems of a source that can be trained on, each with the hint of its mode; `mode` is
+    that of problems which name none, or several that share them out (config.py).
+
+    Those whose hidden tests all expect one value are left out: a constant would be graded correct.
+    """
+    problems = load_problems(source, limit)
+    kept = [p for p in problems if not one_answer(p)]
+    if len(kept) < len(problems):
+        logger.info(
+            "{} of {} problems left out: their tests all expect one value, a constant would pass",
+            len(problems) - len(kept),
+            len(problems),
+        )
+    of_problem = assign_modes(kept, mode.split(","), seed=0)  # of the data, not of a run
+    return [apply_hint(p, of_problem[p.id], TRAIN_NAME) for p in kept]
+
+
+def short_enough(
+    cfg: Config, problems: list[Problem], prompts: dict[int, list[int]]
+) -> list[Problem]:
+    """The problems whose prompt fits. Raises ConfigError where fewer are left than a step needs."""
+    kept = [p for p in problems if len(prompts[p.id]) <= cfg.max_prompt]
+    if len(kept) < len(problems):
+        logger.info(
+            "{} of {} problems left out: prompt above {} tokens",
+            len(problems) - len(kept),
+            len(problems),
+            cfg.max_prompt,
+        )
+    if len(kept) < cfg.prompts_per_step:
+        raise ConfigError(
+            f"{cfg.problems} has {len(kept)} problems with at most {cfg.max_prompt} prompt tokens, "
+            f"fewer than the {cfg.prompts_per_step} prompts of a step: set --prompts-per-step "
+            f"{max(len(kept), 1)}"
+        )
+    return kept
+
+
+def with_teacher(cfg: Config, problems: list[Problem]) -> tuple[list[Problem], Pool | None]:
+    """The problems that the teacher pool has enough rows for, and that pool, None where the run
+    takes no teacher rows. Raises ConfigError where fewer problems are left than a step needs."""
+    if cfg.teacher_rows == 0:
+        return problems, None
+    pool = open_pool(cfg.teacher_pool, problems, cfg.teacher_rows)
+    if len(pool.problems) < cfg.prompts_per_step:
+        raise ConfigError(
+            f"the teacher pool {cfg.teacher_pool} has at least {cfg.teacher_rows} rows for "
+            f"{len(pool.problems)} of {len(problems)} problems, fewer than the "
+            f"{cfg.prompts_per_step} prompts of a step: add rows to it, or lower --mix-ratio or "
+            "--prompts-per-step"
+        )
+    return pool.problems, pool
+
+
+def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> list[Problem]:
+    """The P different problems of a step. Each epoch has a new order; problems that would not fill
+    a step wait for the next one."""
+    steps_per_epoch = len(problems) // P
+    epoch, position = divmod(step - 1, steps_per_epoch)
+    order = random.Random(stream_seed("order", seed, epoch)).sample(problems, len(problems))
+    return order[position * P : (position + 1) * P]
+
+
+def data_digest(
+    problems: Sequence[Problem],
+    prompts: Mapping[int, list[int]],
+    pool: Pool | None,
+    teacher_rows: int,
+) -> str:
+    """sha256 over what the rows of a run are made from: prompts (problem id -> token ids), modes,
+    hidden tests, teacher rows."""
+    h = hashlib.sha256()
+    for p in problems:
+        answers = pool.draw(p, teacher_rows, 0) if pool is not None else []
+        h.update(repr((p.id, p.mode, prompts[p.id], p.cases, answers)).encode())
+    if pool is not None:
+        h.update(pool.digest.encode())
+    return h.hexdigest()
