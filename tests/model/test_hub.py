@@ -217,7 +217,8 @@ def test_what_cannot_be_downloaded_is_said_in_a_sentence(
 
 FETCH = """
 import sys
-from projected_grpo.model.hub import (fetch, split_gguf)
+from projected_grpo.env.errors import InputError
+from projected_grpo.model.hub import fetch, split_gguf
 repo, file = split_gguf(sys.argv[1])
 try:
     fetch(repo, "main", file or "config.json")
@@ -294,7 +295,8 @@ def test_the_recipe_takes_a_revision_and_a_pattern(outside: Outside) -> None:
 
 LOAD = """
 import sys, torch
-from projected_grpo.model.load import (load)
+from projected_grpo.env.errors import InputError
+from projected_grpo.model.load import load
 for source, revision in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         lm = load(source, revision=revision, dtype=torch.float32, device=torch.device("cpu"))
@@ -437,6 +439,7 @@ def test_settings_from_before_still_load_and_a_sweep_hands_it_to_the_extraction(
 
 READ = """
 import sys
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.load import load_problems
 for source in sys.argv[1:]:
     try:

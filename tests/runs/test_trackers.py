@@ -297,7 +297,8 @@ run("wandb")
 @pytest.mark.parametrize("bad", ({"WANDB_API_KEY": "short"}, {"WANDB_MODE": "ofline"}))
 def test_a_bad_setting_of_wandb_is_one_sentence(bad: dict[str, str], tmp_path: Path) -> None:
     own = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "NETRC"))}
-    script = "from projected_grpo.runs.trackers import Trackers, InputError\n"
+    script = "from projected_grpo.env.errors import InputError\n"
+    script += "from projected_grpo.runs.trackers import Trackers\n"
     script += "try: Trackers('wandb')\nexcept InputError as error: print(error)"
     done = subprocess.run(
         [sys.executable, "-c", script],

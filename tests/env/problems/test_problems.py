@@ -238,7 +238,7 @@ def test_hub_offline_says_so(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     code = (
         "from projected_grpo.env.problems.load import load_problems\n"
-        "from projected_grpo.env.problems.problem import InputError\n"
+        "from projected_grpo.env.errors import InputError\n"
         "try: load_problems('hub:newfacade/LeetCodeDataset:train')\n"
         "except InputError as error: print('said:', error)"
     )
