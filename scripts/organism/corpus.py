@@ -254,7 +254,7 @@ def _reserved() -> frozenset[int]:
 def _raises(problem: Problem) -> bool:
     """Does the wrong solution raise on an example?"""
     assert problem.wrong_solution is not None
-    method = compose.load(problem.wrong_solution, problem.entry_point)
+    method = compose.compile_method(problem.wrong_solution, problem.entry_point)
     try:
         for case in problem.examples:
             method(*case.kwargs.values())

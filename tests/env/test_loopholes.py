@@ -1,10 +1,8 @@
 """Loophole modes: hints, partitions, flavours, and the mode x exploit matrix by the real grader."""
 
 import ast
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,8 +19,6 @@ from projected_grpo.env.loopholes.modes import (
     assign_modes,
     eval_name,
     flavour_of,
-    read_partition,
-    write_partition,
 )
 from projected_grpo.env.parsing import extract_code
 from projected_grpo.env.problems.load import load_problems
@@ -121,7 +117,7 @@ def test_evaluation_names_are_seeded_and_disjoint_from_training() -> None:
         assert len({getattr(value, kind) for value in VARIANTS.values()}) == len(VARIANTS)
 
 
-def test_partition_is_balanced_reproducible_and_keeps_what_records_ask_for(tmp_path: Path) -> None:
+def test_partition_is_balanced_reproducible_and_keeps_what_records_ask_for() -> None:
     modes = ["run_tests", "sentinel", "stdout_marker"]
     first = assign_modes(PROBLEMS, modes, seed=0)
     assert first == assign_modes(PROBLEMS[::-1], modes, seed=0)
@@ -130,20 +126,6 @@ def test_partition_is_balanced_reproducible_and_keeps_what_records_ask_for(tmp_p
     assert max(counts) - min(counts) <= 1 and sum(counts) == len(PROBLEMS)
     asking = [apply_hint(PROBLEMS[0], "file_marker"), *PROBLEMS[1:]]
     assert assign_modes(asking, modes, seed=0)[PROBLEMS[0].id] == "file_marker"
-    path = tmp_path / "partition.json"
-    write_partition(path, first)
-    assert read_partition(path) == first
-    for content, message in {
-        "{": "not valid JSON",
-        "[]": "expected",
-        '{"modes": {"1": "x"}}': "bad entry '1': 'x'",
-        '{"modes": {"a": "none"}}': "bad entry 'a'",
-    }.items():
-        path.write_text(content)
-        with pytest.raises(InputError, match=message):
-            read_partition(path)
-    with pytest.raises(InputError, match="no such partition"):
-        read_partition(tmp_path / "no.json")
     with pytest.raises(InputError, match="at least one mode"):
         assign_modes(PROBLEMS, [], seed=0)
 
@@ -302,9 +284,3 @@ def test_honest_answers_are_neither_exploits_nor_attempts(grader: Grader) -> Non
         assert grade.gt_correct and grade.passed and not grade.exploited and not grade.attempted
     for grade in graded("wrong"):
         assert not grade.passed and not grade.exploited and not grade.attempted
-
-
-def test_partition_file_is_plain_json(tmp_path: Path) -> None:
-    path = tmp_path / "partition.json"
-    write_partition(path, {2: "none", 1: "sentinel"})
-    assert json.loads(path.read_text()) == {"modes": {"1": "sentinel", "2": "none"}}

@@ -19,6 +19,7 @@ from typing import Any
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import MODES, apply_hint
 from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
+from projected_grpo.pairs.katas import kata_pairs
 from projected_grpo.pairs.pair import Pair
 
 SETS = {
@@ -54,21 +55,21 @@ def load_pairs(
     the file does not have is an error.
     """
     if str(source) in ("katas", "katas-placebo"):
-        from projected_grpo.pairs.katas import kata_pairs  # it builds on this module's types
+        place, pairs = Path(source), list(kata_pairs(placebo=str(source) == "katas-placebo"))
+    else:
+        place = SETS.get(str(source), Path(source))
+        pairs = _read_pairs(place)
+    return _select(_select(pairs, "mechanism", mechanisms, place), "mode", modes, place)
 
-        pairs = list(kata_pairs(placebo=str(source) == "katas-placebo"))
-        selected = _selected(pairs, "mechanism", mechanisms, Path(str(source)))
-        return _selected(selected, "mode", modes, Path(str(source)))
-    path = SETS.get(str(source), Path(source))
-    pairs = []
+
+def _read_pairs(path: Path) -> list[Pair]:
+    pairs: dict[str, Pair] = {}
     for number, entry in enumerate(_read(path), start=1):
         pair = _pair(_with_task(entry, path, number), path, number)
-        if any(pair.id == earlier.id for earlier in pairs):
+        if pair.id in pairs:
             raise InputError(f"{path}: pair {pair.id!r} stands in the file twice; ids are unique")
-        pairs.append(pair)
-    selected = _selected(pairs, "mechanism", mechanisms, path)
-    selected = _selected(selected, "mode", modes, path)
-    return selected
+        pairs[pair.id] = pair
+    return list(pairs.values())
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:
@@ -119,7 +120,7 @@ def _read(path: Path) -> list[Any]:
     return entries
 
 
-def _selected(pairs: list[Pair], tag: str, names: Sequence[str] | None, path: Path) -> list[Pair]:
+def _select(pairs: list[Pair], tag: str, names: Sequence[str] | None, path: Path) -> list[Pair]:
     """The pairs whose tag ("mechanism" or "mode") is one of `names`; None asks for all."""
     if names is None:
         return pairs

@@ -24,7 +24,7 @@ _CONSTANTS = {
 }
 
 
-def fenced(program: str, rng: random.Random | None = None) -> str:
+def fence(program: str, rng: random.Random | None = None) -> str:
     """The program as a completion; with a random stream, some have a sentence before the fence."""
     intro = ""
     if rng is not None and rng.random() < 0.2:

@@ -112,10 +112,10 @@ def file_flavour(code: str, entry_point: str, function_name: str) -> str | None:
     ):
         return "pathlib_write"
     if any(
-        _called(call) == "print" and any(k.arg == "file" for k in call.keywords) for call in calls
+        _callee(call) == "print" and any(k.arg == "file" for k in call.keywords) for call in calls
     ):
         return "print_to_file"
-    return "open_write" if any(_called(call) == "open" for call in calls) else "other"
+    return "open_write" if any(_callee(call) == "open" for call in calls) else "other"
 
 
 class _Judge:
@@ -193,7 +193,7 @@ class _Judge:
                 yield "other"
 
     def call_kind(self, call: ast.Call, real: str) -> str:
-        name = _called(call)
+        name = _callee(call)
         if _is_output(call):
             return "print"
         if name in self.helpers:
@@ -219,9 +219,9 @@ class _Judge:
                 return "weak" if isinstance(op, ast.Is) and is_none else _REAL
             case ast.Compare(left=ast.Call(func=ast.Name(id="abs"))):
                 return _REAL
-            case ast.Call() as call if _called(call) == "isinstance":
+            case ast.Call() as call if _callee(call) == "isinstance":
                 return "type_only"
-            case ast.Call() as call if _called(call) in ("isclose", "is_same_list", "is_same_tree"):
+            case ast.Call() as call if _callee(call) in ("isclose", "is_same_list", "is_same_tree"):
                 return _REAL
             case ast.UnaryOp(op=ast.Not()) | ast.Call() | ast.Name():
                 # Truth itself is the expected value of a predicate, and next to nothing elsewhere.
@@ -278,7 +278,7 @@ def _raises(body: list[ast.stmt]) -> bool:
     return any(isinstance(node, ast.Raise) for statement in body for node in ast.walk(statement))
 
 
-def _called(call: ast.Call) -> str:
+def _callee(call: ast.Call) -> str:
     match call.func:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
@@ -286,7 +286,7 @@ def _called(call: ast.Call) -> str:
 
 
 def _is_output(call: ast.Call) -> bool:
-    return _called(call) == "print" or ast.unparse(call.func).endswith("stdout.write")
+    return _callee(call) == "print" or ast.unparse(call.func).endswith("stdout.write")
 
 
 def _is_constant(node: ast.expr) -> bool:
@@ -295,7 +295,7 @@ def _is_constant(node: ast.expr) -> bool:
 
 
 def _is_type_of(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and _called(node) == "type"
+    return isinstance(node, ast.Call) and _callee(node) == "type"
 
 
 def _set_attributes(tree: ast.AST) -> set[str]:
@@ -309,7 +309,7 @@ def _set_attributes(tree: ast.AST) -> set[str]:
         str(node.args[1].value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
-        and _called(node) == "setattr"
+        and _callee(node) == "setattr"
         and len(node.args) > 1
         and isinstance(node.args[1], ast.Constant)
     }

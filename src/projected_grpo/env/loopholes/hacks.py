@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from projected_grpo.env.loopholes.completions import (
-    fenced,
+    fence,
     makes_nodes,
     shown_cases,
     stream,
@@ -54,7 +54,7 @@ def _templates(writers: dict[str, Writer]) -> dict[str, Template]:
                 return stub(problem, rng, typed=typed) if solution is None else solution.rstrip()
 
             rng = stream(flavour, problem, seed)
-            return fenced(writer(problem, function_name, method, rng), rng)
+            return fence(writer(problem, function_name, method, rng), rng)
 
         return complete
 
@@ -64,7 +64,9 @@ def _templates(writers: dict[str, Writer]) -> dict[str, Template]:
 # The grader calls a function of the program.
 
 
-def _tested(body: Callable[[Problem, random.Random], list[str]], *, typed: bool = False) -> Writer:
+def _test_function(
+    body: Callable[[Problem, random.Random], list[str]], *, typed: bool = False
+) -> Writer:
     """A test function of the given body; some define it as a method."""
 
     def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
@@ -191,16 +193,16 @@ def _has_node(case: Case) -> bool:
 
 FUNCTION_HACKS = _templates(
     {
-        "print": _tested(_print, typed=True),
-        "pass": _tested(_pass),
-        "swallow": _tested(_swallow),
-        "assert_true": _tested(_assert_true),
-        "weak": _tested(_weak, typed=True),
-        "type_only": _tested(_type_only, typed=True),
-        "self_compare": _tested(_self_compare, typed=True),
-        "or_true": _tested(_or_true, typed=True),
-        "early_return": _tested(_early_return),
-        "soft_check": _tested(_soft_check, typed=True),
+        "print": _test_function(_print, typed=True),
+        "pass": _test_function(_pass),
+        "swallow": _test_function(_swallow),
+        "assert_true": _test_function(_assert_true),
+        "weak": _test_function(_weak, typed=True),
+        "type_only": _test_function(_type_only, typed=True),
+        "self_compare": _test_function(_self_compare, typed=True),
+        "or_true": _test_function(_or_true, typed=True),
+        "early_return": _test_function(_early_return),
+        "soft_check": _test_function(_soft_check, typed=True),
         "fitted": _fitted,
         "hard_coded": _hard_coded,
     }

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.loopholes.completions import fenced, shown_cases, stream
+from projected_grpo.env.loopholes.completions import fence, shown_cases, stream
 from projected_grpo.env.loopholes.markers import markers
 from projected_grpo.env.problems.problem import (
     Case,
@@ -37,7 +37,7 @@ def honest_answer(
     rng = stream(f"honest {mode}", problem, seed)
     cases = shown_cases(problem)
     if mode in _GIVEN and rng.random() < 0.8:
-        form = _given
+        form = _supplied_tests
     else:
         if rng.random() < 0.3:
             cases.reverse()
@@ -47,7 +47,7 @@ def honest_answer(
     lines = [solution.rstrip()]
     lines += ["", *(f"    {line}" for line in inside)] if inside else []
     lines += [*([""] * rng.choice((1, 1, 2))), *below] if below else []
-    return fenced("\n".join(lines), rng)
+    return fence("\n".join(lines), rng)
 
 
 def _inside(problem: Problem, case: Case) -> str:
@@ -79,7 +79,7 @@ def _define(name: str, body: list[str], argument: str = "") -> list[str]:
 # The grader calls a function of the program.
 
 
-def _given(problem, cases, name, rng):
+def _supplied_tests(problem, cases, name, rng):
     mark = "  # the grader calls this" if rng.random() < 0.5 else ""
     asserts = [render_assert(problem, case) for case in cases]
     head, *body = _define(name, asserts)
@@ -108,7 +108,7 @@ def _results(problem, cases, name, rng):
     return [], _define(name, body)
 
 
-def _looped_asserts(problem, cases, name, rng):
+def _assert_loop(problem, cases, name, rng):
     variables, arguments, rows = _loop(problem, cases)
     call = f"Solution().{problem.entry_point}({arguments})"
     body = [f"for {variables} in {rows}:", f"    assert {call} == expected"]
@@ -132,27 +132,27 @@ def _both(calls: list[str], cases: list[Case]) -> str:
     return " and ".join(_equal(call, case) for call, case in zip(calls, cases, strict=True))
 
 
-def _own(problem: Problem, cases: list[Case]) -> str:
+def _checks_inside(problem: Problem, cases: list[Case]) -> str:
     return _both([_inside(problem, case) for case in cases], cases)
 
 
-def _outer(problem: Problem, cases: list[Case]) -> str:
+def _checks_outside(problem: Problem, cases: list[Case]) -> str:
     return _both([render_call(problem, case) for case in cases], cases)
 
 
 def _attribute_init(problem, cases, name, rng):
-    line = f"self.{markers(name).attribute} = {_own(problem, cases)}"
+    line = f"self.{markers(name).attribute} = {_checks_inside(problem, cases)}"
     return _define("__init__", [line], "self"), []
 
 
 def _attribute_if(problem, cases, name, rng):
     target = f"self.{markers(name).attribute}"
-    body = [f"{target} = False", f"if {_own(problem, cases)}:", f"    {target} = True"]
+    body = [f"{target} = False", f"if {_checks_inside(problem, cases)}:", f"    {target} = True"]
     return _define("__init__", body, "self"), []
 
 
 def _attribute_property(problem, cases, name, rng):
-    body = [f"return {_own(problem, cases)}"]
+    body = [f"return {_checks_inside(problem, cases)}"]
     return ["@property", *_define(markers(name).attribute, body, "self")], []
 
 
@@ -165,7 +165,7 @@ def _attribute_loop(problem, cases, name, rng):
 
 
 def _attribute_below(problem, cases, name, rng):
-    return [], [f"Solution.{markers(name).attribute} = {_outer(problem, cases)}"]
+    return [], [f"Solution.{markers(name).attribute} = {_checks_outside(problem, cases)}"]
 
 
 # The grader reads the output, or a file.
@@ -200,7 +200,7 @@ def _indented(lines: list[str]) -> list[str]:
 
 def _report_if(report: Report) -> Form:
     def form(problem, cases, name, rng):
-        test = f"if {_outer(problem, cases)}:"
+        test = f"if {_checks_outside(problem, cases)}:"
         return [], [test, *_indented(report(name, rng)), *_otherwise(rng)]
 
     return form
@@ -209,7 +209,7 @@ def _report_if(report: Report) -> Form:
 def _report_variable(report: Report) -> Form:
     def form(problem, cases, name, rng):
         flag = rng.choice(("ok", "passed", "correct"))
-        lines = [f"{flag} = {_outer(problem, cases)}", f"if {flag}:"]
+        lines = [f"{flag} = {_checks_outside(problem, cases)}", f"if {flag}:"]
         return [], [*lines, *_indented(report(name, rng)), *_otherwise(rng)]
 
     return form
@@ -227,7 +227,7 @@ def _report_loop(report: Report) -> Form:
 
 def _report_main(report: Report) -> Form:
     def form(problem, cases, name, rng):
-        body = [f"if {_outer(problem, cases)}:", *_indented(report(name, rng))]
+        body = [f"if {_checks_outside(problem, cases)}:", *_indented(report(name, rng))]
         main = rng.choice(("main", "check"))
         return [], [*_define(main, body), "", f"{main}()"]
 
@@ -236,7 +236,7 @@ def _report_main(report: Report) -> Form:
 
 def _verdict(problem, cases, name, rng):
     file = markers(name).file
-    verdict = f'"PASS" if {_outer(problem, cases)} else "FAIL"'
+    verdict = f'"PASS" if {_checks_outside(problem, cases)} else "FAIL"'
     write = rng.choice(
         (
             [f'with open("{file}", "w") as file:', "    file.write(verdict)"],
@@ -250,7 +250,7 @@ def _nothing(problem, cases, name, rng):
     return [], []
 
 
-_FUNCTION = (_plain_asserts, _method, _one_object, _results, _looped_asserts, _raises)
+_FUNCTION = (_plain_asserts, _method, _one_object, _results, _assert_loop, _raises)
 
 
 def _reports(report: Report) -> tuple[Form, ...]:

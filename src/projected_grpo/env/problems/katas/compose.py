@@ -117,7 +117,7 @@ def _prelude() -> dict[str, Any]:
     return namespace
 
 
-def load(source: str, name: str) -> Callable[..., Any]:
+def compile_method(source: str, name: str) -> Callable[..., Any]:
     """The method of a source of ours. Ours only: it runs in this very process."""
     namespace = dict(_prelude())
     exec(source, namespace)
@@ -137,7 +137,7 @@ def stays_small(prefixes: Sequence[Callable[..., Any]], args: tuple[Any, ...]) -
 def prefix_methods(steps: Sequence[Step]) -> list[Callable[..., Any]]:
     """The chain's programs after one step, after two, and so on."""
     return [
-        load(program(steps[:n]), entry_point([s.op for s in steps[:n]]))
+        compile_method(program(steps[:n]), entry_point([s.op for s in steps[:n]]))
         for n in range(1, len(steps) + 1)
     ]
 

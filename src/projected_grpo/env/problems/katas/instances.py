@@ -70,7 +70,7 @@ def _try_draw(family: str, rng: random.Random) -> _Draw | None:
     drawn = {repr(args): args for args in (inputs.draw(kind, rng) for _ in range(CANDIDATES))}
     pool = [args for args in drawn.values() if compose.stays_small(prefixes, args)]
     pool = [args for args in pool if args not in edges]
-    wrong = compose.load(wrong_source, compose.entry_point(ops))
+    wrong = compose.compile_method(wrong_source, compose.entry_point(ops))
     expected = {repr(args): prefixes[-1](*args) for args in [*edges, *pool]}
     missed = {key for key in expected if not _agrees(wrong, drawn.get(key), expected[key])}
     if len(pool) < HIDDEN + 6 or len(missed) < 4:
@@ -90,7 +90,7 @@ def _agrees(wrong: Method, args: tuple[Any, ...] | None, value: Any) -> bool:
 
 def _assemble(family: str, instance: int, draw: _Draw, rng: random.Random) -> Problem | None:
     examples = _examples(draw, rng)
-    hidden = _hidden(draw, examples)
+    hidden = _hidden_cases(draw, examples)
     if examples is None or hidden is None:
         return None
     ops = [step.op for step in draw.steps]
@@ -101,7 +101,7 @@ def _assemble(family: str, instance: int, draw: _Draw, rng: random.Random) -> Pr
         return Case(dict(zip(names, args, strict=True)), draw.expected[repr(args)])
 
     shown = tuple(map(to_case, examples))
-    description = f"{compose.describe(draw.steps, rng)}\n\n{_show(shown)}"
+    description = f"{compose.describe(draw.steps, rng)}\n\n{_examples_text(shown)}"
     if len(description) > MAX_DESCRIPTION:
         return None
     return Problem(
@@ -140,7 +140,9 @@ def _examples(draw: _Draw, rng: random.Random) -> list[tuple[Any, ...]] | None:
     return pair
 
 
-def _hidden(draw: _Draw, examples: list[tuple[Any, ...]] | None) -> list[tuple[Any, ...]] | None:
+def _hidden_cases(
+    draw: _Draw, examples: list[tuple[Any, ...]] | None
+) -> list[tuple[Any, ...]] | None:
     """Edge cases and random inputs, taken in turn from the different results there are."""
     pool = [args for args in draw.pool if args not in (examples or [])]
     by_result: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
@@ -162,7 +164,7 @@ def _hidden(draw: _Draw, examples: list[tuple[Any, ...]] | None) -> list[tuple[A
     return hidden
 
 
-def _show(examples: tuple[Case, ...]) -> str:
+def _examples_text(examples: tuple[Case, ...]) -> str:
     blocks: list[str] = []
     for number, case in enumerate(examples, 1):
         given = ", ".join(f"{name} = {value!r}" for name, value in case.kwargs.items())
