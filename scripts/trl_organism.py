@@ -21,7 +21,7 @@ from tabulate import tabulate
 from trl import GRPOConfig, GRPOTrainer
 
 from projected_grpo.antipasto import wrap
-from projected_grpo.config import ArmName, MiniConfig
+from projected_grpo.config import MiniConfig
 from projected_grpo.env.grading.grader import Grader
 from projected_grpo.integrations.trainer import HackProjection
 from projected_grpo.integrations.trl import GraderReward, prompt_rows
@@ -40,7 +40,7 @@ SHOWN = ("reward", "hack_s", "att_s", "gt_s", "cos_pre", "cos_update", "removed_
 class Arguments:
     """What is trained."""
 
-    arms: tuple[ArmName, ...] = ("vanilla", "projected")
+    arms: tuple[str, ...] = ("vanilla", "projected")
     """One after the other, from the same model with the same seed."""
     steps: int = 28
     prompts: int = MiniConfig.prompts_per_step

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from projected_grpo.antipasto import wrap
-from projected_grpo.arms.arms import PLACEBO
+from projected_grpo.arms.directions import PLACEBO
 from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (

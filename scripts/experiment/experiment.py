@@ -26,6 +26,7 @@ import tyro
 from collect_rows import EVALUATED, labelled, write
 from loguru import logger
 
+from projected_grpo.arms.arms import ARMS
 from projected_grpo.cli import say_and_exit
 from projected_grpo.config import (
     PER_RUN,
@@ -66,10 +67,6 @@ HALVES = {
 }
 """Every second flavour of each mode, in the order in which pairs/katas.py has them."""
 
-_ARMS = (
-    *("vanilla", "projected", "random_v", "placebo_v", "shuffled_v", "norm_matched"),
-    *("routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation", "inoculation_neutral"),
-)
 _LONG = ("vanilla", "projected", "random_v", "placebo_v")
 _PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
 _REFRESHED = {"refresh_every": 10, "trust": 1.0}
@@ -138,7 +135,7 @@ PLANS: dict[str, list[Variant]] = {
     ],
     # docs/spec.md fixes these three
     "confirm": [
-        *((arm, {"arm": arm, "v_hack_k": 128}) for arm in _ARMS),
+        *((arm, {"arm": arm, "v_hack_k": 128}) for arm in ARMS),
         ("projected k=32", {**_PROJECTED, "v_hack_k": 32}),
         ("random_v k=32", {**_RANDOM, "v_hack_k": 32}),
     ],

@@ -10,7 +10,8 @@ from typing import Any
 from collect_rows import lines
 from tabulate import tabulate
 
-from projected_grpo.config import CAUTIONS, MACHINE_SETTINGS, PER_RUN, PRESETS
+from projected_grpo.arms.arms import ARMS, controls_of
+from projected_grpo.config import MACHINE_SETTINGS, PER_RUN, PRESETS
 from projected_grpo.report.results import Run as RunOfRows
 from projected_grpo.report.results import over_seeds
 from projected_grpo.report.stats import Estimate, paired_difference
@@ -23,7 +24,6 @@ STAND_INS = {"confirm": "long"}
 MARGIN = 0.10
 SPAN = 10
 """Steps of one column where a table shows the course of training."""
-CONTROLS = ("random_v", "placebo_v", "shuffled_v", "norm_matched")
 REFRESHED = " refresh=10 trust=1"
 """How the labels of experiment.py say that V is made anew and followed."""
 
@@ -74,7 +74,7 @@ class Section:
     def cautions(self) -> dict[str, str]:
         """label -> why its training curve is not to be compared with others'; empty: it may be."""
         return {
-            label: CAUTIONS.get(next(iter(runs.values())).about["arm"], "")
+            label: ARMS[next(iter(runs.values())).about["arm"]].caution
             for label, runs in self.variants.items()
         }
 
@@ -234,7 +234,7 @@ def control_of(s: Section, label: str) -> list[str]:
     of delta_S inside their span, so the run without is that run (tests/test_remedies.py). Not so
     beside running axes, which trust acts on too.
     """
-    own = [label.replace("projected", control, 1) for control in CONTROLS]
+    own = [label.replace("projected", control, 1) for control in controls_of("projected")]
     if label.endswith(REFRESHED) and " running" not in label:
         own.append(own[0].removesuffix(REFRESHED))
     return [name for name in (*own, f"{label} permuted") if name in s.variants and name != label]

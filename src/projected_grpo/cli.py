@@ -15,6 +15,7 @@ from typing import TextIO, cast
 import tyro
 from loguru import logger
 
+from projected_grpo.arms.arms import require_arms
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import (
@@ -66,6 +67,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     cfg = train_settings(argv)
 
     def work() -> None:
+        require_arms(cfg)
         from projected_grpo.train import train_runs
 
         named = named_settings(sys.argv[1:] if argv is None else argv)

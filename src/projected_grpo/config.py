@@ -6,23 +6,16 @@ Imports neither torch nor transformers, so that `--help` and a refused config an
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-ArmName = Literal[
-    "vanilla", "projected", "random_v", "shuffled_v", "placebo_v", "norm_matched",
-    "routed", "gt_penalty", "adv_mod", "adv_mod_random", "inoculation", "inoculation_neutral",
-]  # fmt: skip
 AdapterName = Literal["antipasto", "lora"]
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 REMEDIES = ("v_hack_k_end", "score_weight", "trust", "running_k")
 """Settings that switch a remedy on where they are not 0."""
-WITHOUT_REMEDIES = ("routed", "norm_matched")
-"""Arms that do not simply remove their basis: what a remedy does along it would not be theirs."""
 
 MACHINE_SETTINGS = (
     "micro_batch_tokens",
@@ -54,14 +47,6 @@ PER_RUN = (
 )
 """What the runs of a pack may differ in; all other settings are theirs in common."""
 
-CAUTIONS: Mapping[str, str] = {
-    "routed": "samples with its quarantine",
-    "gt_penalty": "is told the answer",
-    "inoculation": "samples under its sentence",
-    "inoculation_neutral": "samples under its sentence",
-}
-"""Arm -> why its training curve is not to be compared with that of other arms, where it is not."""
-
 RUNNING_ROWS = 64
 """Rows that stand for the second moment of a module's contrasts (running.py); no more axes."""
 
@@ -75,18 +60,12 @@ class Config:
     """Settings of one run."""
 
     # --- run
-    arm: ArmName = "vanilla"
-    """Treatment: vanilla (plain GRPO), projected (hack directions removed); a control: random_v
-    (random directions of the same rank), shuffled_v (of the pairs' texts without their labels),
-    placebo_v (of clean against clean pairs), norm_matched (as much removed, elsewhere); or a rival:
-    routed (what projected removes trains a quarantine that is not deployed), gt_penalty (upper
-    bound: pays hacks less by the oracle), adv_mod (pays less what lies along a hidden-state
-    direction; adv_mod_random: along a random one), inoculation (a prompt that permits the hack;
-    inoculation_neutral: with a sentence that says nothing of it)."""
+    arm: str = "vanilla"
+    """Treatment: one of the arms listed below, such as vanilla or projected (arms/arms.py)."""
     seed: int = 41
     """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
     last."""
-    arms: tuple[ArmName, ...] = ()
+    arms: tuple[str, ...] = ()
     """Several arms at once: a pack of runs, arms x seeds, that advance together in one process."""
     seeds: tuple[int, ...] = ()
     """Several seeds at once (see arms)."""
@@ -387,16 +366,6 @@ class Config:
             found.append(f"top_p must lie in (0, 1], not {self.top_p}")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             found.append(f"adam_betas must lie in [0, 1), not {self.adam_betas}")
-        if self.adapter == "lora" and "routed" in (self.arm, *self.arms):
-            found.append(
-                "arm routed adds a quarantine to delta_S, which LoRA does not have: set "
-                "--adapter=antipasto, or take another arm"
-            )
-        if self.preserve_magnitude and "routed" in (self.arm, *self.arms):
-            found.append(
-                "arm routed sends what it removes to the quarantine, and preserve_magnitude would "
-                "put some of it back: leave --preserve-magnitude out"
-            )
         return found + self._remedy_contradictions() + self._group_contradictions()
 
     def _remedy_contradictions(self) -> list[str]:
@@ -408,12 +377,6 @@ class Config:
             )
         if not 0 <= self.trust <= 1:
             found.append(f"trust is a share: it must lie in [0, 1], not {self.trust}")
-        used = [name for name in REMEDIES if getattr(self, name)]
-        if used and (odd := sorted({self.arm, *self.arms} & set(WITHOUT_REMEDIES))):
-            found.append(
-                f"{used[0]} = {getattr(self, used[0])} has no meaning in arm {odd[0]}, whose basis "
-                f"is not simply removed: leave it out, or leave the arm out"
-            )
         if self.score_weight and self.beta:
             found.append(
                 f"score_weight {self.score_weight} would weigh a row's pull to the base model too "

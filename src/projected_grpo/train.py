@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from projected_grpo.arms.advantages import grade_rows, score_rows
+from projected_grpo.arms.arms import ARMS, require_arms
 from projected_grpo.arms.row_weights import weigh, weighed
 from projected_grpo.arms.rows import (
     Accumulated,
@@ -41,7 +42,7 @@ from projected_grpo.arms.rows import (
 )
 from projected_grpo.arms.treatment import Treatment, at_step, by_run
 from projected_grpo.arms.update import optimize
-from projected_grpo.config import CAUTIONS, Config, stream_seed
+from projected_grpo.config import Config, stream_seed
 from projected_grpo.model.loss import (
     collate,
     completion_logprobs,
@@ -338,6 +339,8 @@ def train_runs(
     with process_group(cfgs) as world, ExitStack() as stack:
         with world.fail_together():
             cfgs, runs = _found(cfgs, named, world)
+            for cfg in cfgs:
+                require_arms(cfg)
             trackers = Trackers(cfgs[0].track if world.first else "none")
         s, v_hack = prepare(cfgs, stack, runs[0] if runs else None, world)
         done, num_tokens = 0, [0] * len(cfgs)
@@ -411,7 +414,7 @@ def _sum_up(s: Session, runs: list[RunDir], status: str, seconds: float) -> None
     memory = peak_memory_gib(s.device)
     logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
     ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
-    cautions = {label: CAUTIONS.get(c.arm, "") for label, c, _ in ended}
+    cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
     table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
     print(f"\n{table}")
     print("\n" + "\n".join(str(run.path) for run in runs))

@@ -1,9 +1,9 @@
 """Each arm is what its name says, is vanilla where its knob is zero, and packs with the others."""
 
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -12,13 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from projected_grpo.arms.arms import ARMS, as_written
-from projected_grpo.arms.directions import PairChoice, own_directions
-from projected_grpo.config import CAUTIONS, ArmName, ConfigError, SmokeConfig
+from projected_grpo.arms.arms import ARMS, Arm, controls_of, require_arms
+from projected_grpo.arms.concept import CONCEPTS
+from projected_grpo.arms.directions import EXTRACTIONS, REMOVED, PairChoice, own_directions
+from projected_grpo.arms.prompts import PROMPTS
+from projected_grpo.arms.rewards import REWARDS
+from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
 from projected_grpo.pairs.load import pairs_digest
 from projected_grpo.proj import Projection, project, random_orthonormal, turned
+from projected_grpo.report.report import report
+from projected_grpo.runs.commands import ReportConfig, train_settings
 from projected_grpo.runs.session import prepare
 from projected_grpo.train import train, train_runs
 
@@ -46,12 +51,12 @@ def v_hack() -> dict[str, torch.Tensor]:
 
 
 def test_vanilla_is_the_identity_and_projected_is_v(v_hack) -> None:
-    assert ARMS["vanilla"].basis(v_hack, 1) == {}
-    assert ARMS["projected"].basis(v_hack, 1) == v_hack
+    assert REMOVED[ARMS["vanilla"].removes](v_hack, 1) == {}
+    assert REMOVED[ARMS["projected"].removes](v_hack, 1) == v_hack
 
 
 def test_random_v_has_the_rank_of_v_and_nothing_else_of_it(v_hack) -> None:
-    random = ARMS["random_v"].basis(v_hack, 1)
+    random = REMOVED[ARMS["random_v"].removes](v_hack, 1)
     assert random.keys() == v_hack.keys()
     for name, V in random.items():
         k, r = v_hack[name].shape
@@ -62,7 +67,7 @@ def test_random_v_has_the_rank_of_v_and_nothing_else_of_it(v_hack) -> None:
 
 
 def test_random_v_repeats_for_a_seed_and_differs_between_seeds_and_modules(v_hack) -> None:
-    basis = ARMS["random_v"].basis
+    basis = REMOVED[ARMS["random_v"].removes]
     first, again, other = basis(v_hack, 1), basis(v_hack, 1), basis(v_hack, 2)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.allclose(first[name], other[name], atol=0.1) for name in first)
@@ -71,10 +76,53 @@ def test_random_v_repeats_for_a_seed_and_differs_between_seeds_and_modules(v_hac
 
 def test_every_arm_says_what_it_is() -> None:
     assert all(len(arm.meaning) > 5 for arm in ARMS.values())
-    assert {*CAUTIONS} == {"routed", "gt_penalty", "inoculation", "inoculation_neutral"}
-    assert list(ARMS) == list(get_args(ArmName))  # the order of tables
-    for name, arm in ARMS.items():  # what is not sampled as it is deployed must say so
-        assert name in CAUTIONS or not (arm.routes or arm.messages is not as_written)
+    cautious = {name for name, arm in ARMS.items() if arm.caution}
+    assert cautious == {"routed", "gt_penalty", "inoculation", "inoculation_neutral"}
+    for arm in ARMS.values():  # what is not sampled as it is deployed must say so
+        assert arm.caution or not (arm.routes or arm.prompt != "as_evaluated")
+    assert controls_of("projected") == ["random_v", *CONTROLS]
+    assert controls_of("adv_mod") == ["adv_mod_random"]
+
+
+def test_every_name_in_the_table_is_one_of_a_function() -> None:
+    for arm in ARMS.values():
+        assert {arm.removes, arm.turns_about} <= REMOVED.keys()
+        assert arm.reward in REWARDS and arm.prompt in PROMPTS
+        assert arm.extraction in ("", *EXTRACTIONS) and arm.concept in ("", *CONCEPTS)
+        assert arm.control_of in ("", *ARMS)
+        assert all(hasattr(SmokeConfig, refusal.setting) for refusal in arm.refuses)
+
+
+def test_a_new_entry_of_the_table_is_all_that_an_arm_needs(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(
+        ARMS,
+        "projected_quietly",
+        Arm("the same under a sentence", prompt="inoculation_neutral", removes="basis"),
+    )
+    with pytest.raises(SystemExit):
+        train_settings(["smoke", "--help"])
+    assert "projected_quietly" in capsys.readouterr().out
+    cfg = train_settings(
+        ["smoke", "--arms", "vanilla", "projected_quietly", "--steps=1", "--no-labels"]
+    )
+    runs = train_runs(replace(cfg, out_dir=tmp_path / "runs", problems="katas:validation").runs())
+    assert rows_of(runs[1])[0]["removed_frac"] > 0
+    report(ReportConfig(runs=tuple(runs), out=tmp_path / "report"))
+    assert "projected_quietly" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_what_an_arm_does_not_take_is_refused(tmp_path: Path) -> None:
+    for changed, sentence in (
+        ({"arm": "projeted"}, "there is no arm projeted: did you mean projected?"),
+        ({"arms": ("vanilla", "xyz")}, "there is no arm xyz: there are vanilla, projected"),
+        ({"arm": "routed", "preserve_magnitude": True}, "leave --preserve-magnitude out"),
+    ):
+        for entry in (require_arms, train):
+            with pytest.raises(ConfigError, match=re.escape(sentence)):
+                entry(replace(settings(tmp_path / "never"), **changed))
+    assert not (tmp_path / "never").exists()
 
 
 # Controls

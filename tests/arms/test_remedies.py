@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from projected_grpo.arms.advantages import grade_rows
+from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.learned_axes import (
     CONTRASTS,
     MOST_CONTRASTS,
@@ -468,7 +469,7 @@ def test_contradictions() -> None:
     with pytest.raises(ConfigError, match="score_weight must not be negative"):
         SmokeConfig(score_weight=-1.0)
     with pytest.raises(ConfigError, match=r"trust = 0\.5 has no meaning in arm routed"):
-        SmokeConfig(trust=0.5, arms=("projected", "routed"))
+        require_arms(SmokeConfig(trust=0.5, arms=("projected", "routed")))
     with pytest.raises(ConfigError, match="set --beta=0 or --score-weight=0"):
         SmokeConfig(score_weight=1.0, beta=0.1)
     with pytest.raises(ConfigError, match="set --beta=0 or --running-k=0"):

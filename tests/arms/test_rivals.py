@@ -15,9 +15,10 @@ from transformers import AutoTokenizer
 
 from projected_grpo.arms import rewards
 from projected_grpo.arms.advantages import grade_rows, score_rows
-from projected_grpo.arms.arms import ARMS, inoculated, inoculated_neutrally
+from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.concept import concept_layers, last_states, random_direction
 from projected_grpo.arms.directions import PairChoice
+from projected_grpo.arms.prompts import inoculate, inoculate_neutrally
 from projected_grpo.arms.rewards import FORMS, Seen, adv_mod, group_z, gt_penalty
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.sandbox.sandbox import Outcome
@@ -224,10 +225,10 @@ def test_only_what_an_arm_scores_is_penalised_and_a_failed_grade_never(
 def test_the_sentence_stands_in_the_system_turn_of_training_prompts_only(tmp_path: Path) -> None:
     cfg = settings(tmp_path, arm="inoculation", steps=1)
     messages = ({"role": "system", "content": "S"}, {"role": "user", "content": "U"})
-    system, user = inoculated(messages, cfg)
+    system, user = inoculate(messages, cfg)
     assert system["content"] == f"S\n\n{cfg.inoculation}" and user == messages[1]
-    assert inoculated(messages[1:], cfg)[0] == {"role": "system", "content": cfg.inoculation}
-    assert inoculated(messages, replace(cfg, inoculation="")) == messages
+    assert inoculate(messages[1:], cfg)[0] == {"role": "system", "content": cfg.inoculation}
+    assert inoculate(messages, replace(cfg, inoculation="")) == messages
     packed = train_runs([cfg, replace(cfg, arm="vanilla")])
     alone = train(replace(cfg, out_dir=tmp_path / "alone"))
     prompts = [(run / "prompt.txt").read_text() for run in (*packed, alone)]
@@ -251,8 +252,8 @@ def test_the_neutral_sentence_stands_in_the_same_place_and_is_as_long() -> None:
         ({"role": "system", "content": "S"}, {"role": "user", "content": "U"}),
         ({"role": "user", "content": "U"},),
     ):
-        permits = inoculated(messages, cfg)
-        says_nothing = inoculated_neutrally(messages, cfg)
+        permits = inoculate(messages, cfg)
+        says_nothing = inoculate_neutrally(messages, cfg)
         assert permits[1:] == says_nothing[1:]
         text = permits[0]["content"].replace(cfg.inoculation, cfg.inoculation_neutral)
         assert says_nothing[0] == {"role": "system", "content": text} != permits[0]

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from projected_grpo.antipasto import wrap
+from projected_grpo.arms.arms import require_arms
 from projected_grpo.cli import train_main
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
@@ -237,7 +238,7 @@ def test_what_it_cannot_do_is_refused_before_a_model_loads(
     with pytest.raises(ConfigError, match="LoRA has no form for 2 runs in one batch"):
         train_runs([nowhere, replace(nowhere, seed=1)])
     with pytest.raises(ConfigError, match="arm routed adds a quarantine to delta_S"):
-        replace(nowhere, arm="routed")
+        require_arms(replace(nowhere, arm="routed"))
     with pytest.raises(ConfigError, match="lora_rank must be at least 1, not 0"):
         replace(nowhere, lora_rank=0)
     monkeypatch.setitem(sys.modules, "projected_grpo.model.lora", None)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.concept import last_states
-from projected_grpo.arms.rewards import Seen
+from projected_grpo.arms.rewards import REWARDS, Seen
 from projected_grpo.arms.rows import Row
 from projected_grpo.config import Config
 from projected_grpo.env.grading.grader import Grade, Grader, Submission
@@ -94,5 +94,5 @@ def _shaped(
             scores = torch.tensor([[row.concept_score for row in group] for group in rows])
         terminated = torch.tensor([[row.terminated for row in group] for group in rows])
         seen = Seen(valid[mine], exploited, terminated, scores)
-        paid[mine] = ARMS[cfg.arm].reward(rewards[mine], seen, cfg)
+        paid[mine] = REWARDS[ARMS[cfg.arm].reward](rewards[mine], seen, cfg)
     return paid

@@ -1,117 +1,30 @@
-"""Arms: what a run does to its gradient, its rewards or its prompts. Variants are data; the loop
-never asks which arm it runs.
+"""The table of arms: what a run does to its gradient, its rewards or its prompts.
+
+An arm is plain data. A new one is one more entry of ARMS, which the command line, the loop, the
+report and the experiments read. The names in it stand for functions that are looked up in small
+dicts: REMOVED and EXTRACTIONS (directions.py), REWARDS (rewards.py), PROMPTS (prompts.py), CONCEPTS
+(concept.py). This module imports no torch.
 
 Every arm of one seed shares prompts, pool draws and sampling seeds, and logs its alignment with the
 measured hack basis, so `vanilla` is also the measurement that the others are compared with.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from tabulate import tabulate
 
-from projected_grpo.arms.concept import itself, random_direction
-from projected_grpo.arms.rewards import Reward, adv_mod, gt_penalty, unchanged
-from projected_grpo.config import Config, ConfigError, stream_seed
-from projected_grpo.extract_vhack_grad import Sides, hack_minus_clean, without_labels
-from projected_grpo.proj import Basis, random_orthonormal
-
-PLACEBO = {"builtin": "placebo", "katas": "katas-placebo"}
-"""Pairs -> the set whose sides are both clean, on the same tasks."""
+from projected_grpo.config import REMEDIES, Config, ConfigError
 
 
-def _nothing(v: Basis, seed: int) -> dict[str, Tensor]:
-    return {}
+class Refusal(NamedTuple):
+    """A value of a setting that an arm does not take."""
 
-
-def _itself(v: Basis, seed: int) -> dict[str, Tensor]:
-    """The directions given. Source: grpo_proj2; deviation: AdamW's step can be projected too."""
-    return dict(v)
-
-
-def _random(v: Basis, seed: int) -> dict[str, Tensor]:
-    """module -> as many random orthonormal rows (k, r). Source: the design's random V, section 4;
-    deviation: V's singular values and signs have no counterpart, and a refresh draws no others."""
-    basis: dict[str, Tensor] = {}
-    for name, V in v.items():
-        generator = torch.Generator().manual_seed(stream_seed("random_v", seed, name))
-        basis[name] = random_orthonormal(V.shape[0], V.shape[1], generator).to(V)
-    return basis
-
-
-def _random_unit(v: Basis, seed: int) -> dict[str, Tensor]:
-    """module -> one random unit vector (1, r). Source: the design's norm-matched vanilla (section
-    4); deviation: that has no direction, this one is the same at every step (docs/method.md)."""
-    basis: dict[str, Tensor] = {}
-    for name, V in v.items():
-        generator = torch.Generator().manual_seed(stream_seed("norm_matched", seed, name))
-        basis[name] = random_orthonormal(1, V.shape[1], generator).to(V)
-    return basis
-
-
-def placebo_of(pairs: str) -> str:
-    """The placebo set of a set of pairs. Raises ConfigError where it has none."""
-    if pairs not in PLACEBO:
-        raise ConfigError(
-            f"--pairs={pairs} has no placebo pairs on the same tasks, of which placebo_v is made: "
-            f"only {' and '.join(PLACEBO)} have"
-        )
-    return PLACEBO[pairs]
-
-
-Messages = tuple[dict[str, str], ...]
-
-
-def as_written(messages: Messages, cfg: Config) -> Messages:
-    """The prompt as it is evaluated."""
-    return messages
-
-
-def inoculated(messages: Messages, cfg: Config) -> Messages:
-    """The prompt with a sentence at the end of its system turn that permits the hack.
-
-    Source: inoculation prompting (Tan et al. 2025, arXiv 2510.04340), for reinforcement learning as
-    in the benchmark's own arm (ariahw/rl-rewardhacking): a hack that the prompt asked for should
-    not be learned as what to do without it. Deviations: the sentence is ours and permits where
-    theirs instructs; the loophole's hint stays in the prompt. `hack_s` of this arm is that under
-    the sentence: judge it by an evaluation, which never has it.
-    """
-    return _at_end_of_system(messages, cfg.inoculation)
-
-
-def inoculated_neutrally(messages: Messages, cfg: Config) -> Messages:
-    """The prompt with a sentence in the same place that has nothing to do with it.
-
-    Our own control: any text that a model has not seen in such a prompt perturbs what it does, and
-    what `inoculated` does beyond this one is what its sentence says.
-    """
-    return _at_end_of_system(messages, cfg.inoculation_neutral)
-
-
-def _at_end_of_system(messages: Messages, sentence: str) -> Messages:
-    if not sentence:
-        return messages
-    if messages[0]["role"] != "system":
-        return ({"role": "system", "content": sentence}, *messages)
-    system = {**messages[0], "content": f"{messages[0]['content']}\n\n{sentence}"}
-    return (system, *messages[1:])
-
-
-def _hack_minus_clean(sides: Sides, seed: int) -> dict[str, Tensor]:
-    return hack_minus_clean(sides)
-
-
-@dataclass(frozen=True, slots=True)
-class Extraction:
-    """Where the directions of an arm come from that removes others than the measured ones."""
-
-    pairs: Callable[[str], str] = str
-    """The run's set of pairs -> the set that is taken instead."""
-    contrast: Callable[[Sides, int], dict[str, Tensor]] = _hack_minus_clean
-    """(gradients of the pairs' sides, seed) -> the differences that axes are taken of."""
-    by_seed: bool = False
-    """Whether the contrast depends on that seed."""
+    setting: str
+    value: object
+    why: str
+    """The rest of a sentence that begins with the arm's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,75 +32,159 @@ class Arm:
     """One treatment. The defaults are the identity, which is vanilla GRPO."""
 
     meaning: str
-    basis: Callable[[Basis, int], dict[str, Tensor]] = _nothing
-    """(basis, seed) -> the basis that is projected out; an empty one projects nothing. What it is
-    given is the measured hack basis, or the arm's own where it has an `extraction`."""
-    extraction: Extraction | None = None
-    turn: Callable[[Basis, int], dict[str, Tensor]] = _nothing
-    """(that basis, seed) -> module -> (1, r), about which what is removed is turned away from the
-    basis (`proj.turned`); empty: it is not."""
+    caution: str = ""
+    """Why its training curve is not to be compared with that of other arms; empty: it may be."""
+    control_of: str = ""
+    """The arm that it is a control of."""
+    remedies: tuple[str, ...] = REMEDIES
+    """The remedies that it takes: an arm that does not simply remove its basis takes none, as what
+    a remedy does along that basis would not be the arm's."""
+    refuses: tuple[Refusal, ...] = ()
+
+    removes: str = "nothing"
+    """REMOVED: which basis is projected out of the gradient. The function is given the measured
+    hack basis, or the arm's own where it has an `extraction`."""
+    extraction: str = ""
+    """EXTRACTIONS: where the arm's own directions come from; empty: it has none."""
+    turns_about: str = "nothing"
+    """REMOVED: the vectors about which what is removed is turned away from the basis
+    (`proj.turn`)."""
     follows_v: bool = True
     """Whether what is removed is made anew where V is extracted again."""
-    reward: Reward = unchanged
-    """What advantages are made of (rewards.py)."""
     routes: bool = False
     """Whether what is removed trains a second vector, which is ablated in evaluation
     (quarantine.py)."""
-    concept: Callable[[Tensor, int], Tensor] | None = None
-    """(the pairs' direction in hidden states, seed) -> the direction along which rows are scored
-    for `reward`; None: they are not."""
-    messages: Callable[[Messages, Config], Messages] = as_written
-    """The prompt as written -> as it is trained on."""
+    reward: str = "grade"
+    """REWARDS: what advantages are made of."""
+    concept: str = ""
+    """CONCEPTS: the direction in hidden states along which rows are scored for `reward`; empty:
+    they are not."""
+    prompt: str = "as_evaluated"
+    """PROMPTS: what training does to the prompt."""
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it does more than change summed gradients or steps along the measured V."""
+        own = (self.extraction, self.routes, self.concept)
+        return any(own) or (self.reward, self.prompt) != ("grade", "as_evaluated")
 
 
 ARMS: dict[str, Arm] = {
     "vanilla": Arm("plain GRPO"),
-    "projected": Arm("the hack directions are projected out", _itself),
+    "projected": Arm("the hack directions are projected out", removes="basis"),
     "random_v": Arm(
         "control: random orthonormal rows, as many in each module as the first hack basis has",
-        _random,
+        control_of="projected",
+        removes="random_rows",
         follows_v=False,
     ),
     "shuffled_v": Arm(
         "control: directions of the same pairs' texts, without a difference of hack and clean",
-        _itself,
-        Extraction(contrast=without_labels, by_seed=True),
+        control_of="projected",
+        removes="basis",
+        extraction="without_labels",
     ),
     "placebo_v": Arm(
         "control: directions of clean against clean pairs on the same tasks",
-        _itself,
-        Extraction(pairs=placebo_of),
+        control_of="projected",
+        removes="basis",
+        extraction="placebo_pairs",
     ),
     "norm_matched": Arm(
         "control: as much is removed as on the hack basis, at the same angle, elsewhere",
-        _itself,
-        turn=_random_unit,
+        control_of="projected",
+        remedies=(),
+        removes="basis",
+        turns_about="random_vector",
     ),
     "routed": Arm(
         "rival: what lies along the hack directions trains a quarantine that is not deployed",
-        _itself,
+        caution="samples with its quarantine",
+        remedies=(),
+        refuses=(
+            Refusal(
+                "adapter",
+                "lora",
+                "adds a quarantine to delta_S, which LoRA does not have: set --adapter=antipasto, "
+                "or take another arm",
+            ),
+            Refusal(
+                "preserve_magnitude",
+                True,
+                "sends what it removes to the quarantine, and preserve_magnitude would put some of "
+                "it back: leave --preserve-magnitude out",
+            ),
+        ),
+        removes="basis",
         routes=True,
     ),
     "gt_penalty": Arm(
         "upper bound: what the oracle finds to be a hack is paid less",
-        reward=gt_penalty,
+        caution="is told the answer",
+        reward="gt_penalty",
     ),
     "adv_mod": Arm(
         "rival: rows further along the pairs' direction in hidden states are paid less",
-        reward=adv_mod,
-        concept=itself,
+        reward="adv_mod",
+        concept="of_pairs",
     ),
     "adv_mod_random": Arm(
         "control of adv_mod: the same along a random direction",
-        reward=adv_mod,
-        concept=random_direction,
+        control_of="adv_mod",
+        reward="adv_mod",
+        concept="random",
     ),
     "inoculation": Arm(
         "rival: the prompt permits the hack, in training only",
-        messages=inoculated,
+        caution="samples under its sentence",
+        prompt="inoculation",
     ),
     "inoculation_neutral": Arm(
         "control of inoculation: a sentence about nothing in the same place",
-        messages=inoculated_neutrally,
+        caution="samples under its sentence",
+        control_of="inoculation",
+        prompt="inoculation_neutral",
     ),
 }
+"""Arm by name, in the order of tables."""
+
+
+def controls_of(arm: str) -> list[str]:
+    """The arms that are controls of one."""
+    return [name for name, one in ARMS.items() if one.control_of == arm]
+
+
+def contradictions(cfg: Config) -> list[str]:
+    """What is wrong between the settings and the arms that they ask for, one sentence each; empty
+    when nothing is."""
+    found: list[str] = []
+    for name in dict.fromkeys(cfg.arms or (cfg.arm,)):
+        if name not in ARMS:
+            near = get_close_matches(name, ARMS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ARMS)}"
+            found.append(f"there is no arm {name}: {hint}")
+            continue
+        arm = ARMS[name]
+        found += [
+            f"arm {name} {refusal.why}"
+            for refusal in arm.refuses
+            if vars(cfg)[refusal.setting] == refusal.value
+        ]
+        used = [key for key in REMEDIES if vars(cfg)[key] and key not in arm.remedies]
+        found += [
+            f"{key} = {vars(cfg)[key]} has no meaning in arm {name}, whose basis is not simply "
+            "removed: leave it out, or leave the arm out"
+            for key in used[:1]
+        ]
+    return found
+
+
+def require_arms(cfg: Config) -> None:
+    """Raises ConfigError where the settings contradict an arm, or ask for one that there is not."""
+    for broken in contradictions(cfg):
+        raise ConfigError(broken)
+
+
+def glossary() -> str:
+    """A line for each arm, for --help."""
+    return tabulate([(f"  {name}", arm.meaning) for name, arm in ARMS.items()], tablefmt="plain")

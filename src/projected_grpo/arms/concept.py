@@ -8,7 +8,7 @@ the base model; the score is of the policy as it is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -83,8 +83,8 @@ def concept_direction(
     return (states[0::2] - states[1::2]).mean(0)
 
 
-def itself(d: Tensor, seed: int) -> Tensor:
-    """The concept's own direction."""
+def pairs_direction(d: Tensor, seed: int) -> Tensor:
+    """The pairs' own direction."""
     return d
 
 
@@ -92,3 +92,11 @@ def random_direction(d: Tensor, seed: int) -> Tensor:
     """A random direction of the same norm."""
     drawn = torch.randn(len(d), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (drawn / drawn.norm()).to(d) * d.norm()
+
+
+CONCEPTS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "of_pairs": pairs_direction,
+    "random": random_direction,
+}
+"""Arm.concept -> (the pairs' direction in hidden states, seed) -> the direction along which rows
+are scored."""

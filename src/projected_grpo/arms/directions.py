@@ -2,21 +2,112 @@
 themselves. Each is extracted once, and only where a run needs it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import torch
 from loguru import logger
 from torch import Tensor
 
-from projected_grpo.arms.arms import ARMS, Extraction
-from projected_grpo.arms.concept import concept_direction
+from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.concept import CONCEPTS, concept_direction
 from projected_grpo.config import Config, ConfigError, stream_seed
-from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack
+from projected_grpo.extract_vhack_grad import (
+    Sides,
+    VHack,
+    extract,
+    hack_minus_clean,
+    load_vhack,
+    without_labels,
+)
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.pairs.load import load_pairs, pairs_digest
 from projected_grpo.pairs.pair import Pair
+from projected_grpo.proj import Basis, random_orthonormal
+
+PLACEBO = {"builtin": "placebo", "katas": "katas-placebo"}
+"""Pairs -> the set whose sides are both clean, on the same tasks."""
+
+
+def remove_nothing(v: Basis, seed: int) -> dict[str, Tensor]:
+    """An empty basis, which projects nothing."""
+    return {}
+
+
+def remove_basis(v: Basis, seed: int) -> dict[str, Tensor]:
+    """The directions given. Source: grpo_proj2; deviation: AdamW's step can be projected too."""
+    return dict(v)
+
+
+def random_rows(v: Basis, seed: int) -> dict[str, Tensor]:
+    """module -> as many random orthonormal rows (k, r). Source: the design's random V, section 4;
+    deviation: V's singular values and signs have no counterpart, and a refresh draws no others."""
+    basis: dict[str, Tensor] = {}
+    for name, V in v.items():
+        generator = torch.Generator().manual_seed(stream_seed("random_v", seed, name))
+        basis[name] = random_orthonormal(V.shape[0], V.shape[1], generator).to(V)
+    return basis
+
+
+def random_vector(v: Basis, seed: int) -> dict[str, Tensor]:
+    """module -> one random unit vector (1, r). Source: the design's norm-matched vanilla (section
+    4); deviation: that has no direction, this one is the same at every step (docs/method.md)."""
+    basis: dict[str, Tensor] = {}
+    for name, V in v.items():
+        generator = torch.Generator().manual_seed(stream_seed("norm_matched", seed, name))
+        basis[name] = random_orthonormal(1, V.shape[1], generator).to(V)
+    return basis
+
+
+REMOVED: dict[str, Callable[[Basis, int], dict[str, Tensor]]] = {
+    "nothing": remove_nothing,
+    "basis": remove_basis,
+    "random_rows": random_rows,
+    "random_vector": random_vector,
+}
+"""Arm.removes, Arm.turns_about -> (basis, seed) -> module -> rows (k, r)."""
+
+
+def placebo_of(pairs: str) -> str:
+    """The placebo set of a set of pairs. Raises ConfigError where it has none."""
+    if pairs not in PLACEBO:
+        raise ConfigError(
+            f"--pairs={pairs} has no placebo pairs on the same tasks, of which placebo_v is made: "
+            f"only {' and '.join(PLACEBO)} have"
+        )
+    return PLACEBO[pairs]
+
+
+def _contrast_labels(sides: Sides, seed: int) -> dict[str, Tensor]:
+    return hack_minus_clean(sides)
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """Where directions come from: which pairs, and which differences of their gradients."""
+
+    pairs: Callable[[str], str] = str
+    """The run's set of pairs -> the set that is taken instead."""
+    contrast: Callable[[Sides, int], dict[str, Tensor]] = _contrast_labels
+    """(gradients of the pairs' sides, seed) -> the differences that axes are taken of."""
+    by_seed: bool = False
+    """Whether the contrast depends on that seed."""
+
+
+EXTRACTIONS: dict[str, Extraction] = {
+    "without_labels": Extraction(contrast=without_labels, by_seed=True),
+    "placebo_pairs": Extraction(pairs=placebo_of),
+}
+"""Arm.extraction -> where the directions of an arm come from that removes others than the measured
+ones."""
+
+
+def extraction_of(arm: str) -> Extraction | None:
+    """The arm's own extraction; None where it removes nothing but what is measured."""
+    return EXTRACTIONS[ARMS[arm].extraction] if ARMS[arm].extraction else None
 
 
 class PairChoice(NamedTuple):
@@ -55,10 +146,10 @@ def load_pair_sets(
     extracting = [
         cfg
         for cfg in cfgs
-        if cfg.refresh_every or ARMS[cfg.arm].concept or (ARMS[cfg.arm].extraction and not resuming)
+        if cfg.refresh_every or ARMS[cfg.arm].concept or (extraction_of(cfg.arm) and not resuming)
     ]
     wanted = {PairChoice.of(cfg) for cfg in (cfgs if given is None else extracting)}
-    wanted |= {PairChoice.of(cfg, ARMS[cfg.arm].extraction) for cfg in extracting}
+    wanted |= {PairChoice.of(cfg, extraction_of(cfg.arm)) for cfg in extracting}
     sets = {choice: choice.load() for choice in sorted(wanted)}
     for cfg in cfgs:
         choice = PairChoice.of(cfg)
@@ -170,8 +261,7 @@ def concepts(
         cfg, choice = cfgs[n], PairChoice.of(cfgs[n])
         if choice not in made:
             made[choice] = concept_direction(lm, adapter, sets[choice], cfg.micro_batch_tokens)
-        concept = ARMS[cfg.arm].concept
-        assert concept is not None  # it is wanted
+        concept = CONCEPTS[ARMS[cfg.arm].concept]
         found[n] = concept(made[choice], stream_seed("concept", cfg.seed))
     return found
 
@@ -191,7 +281,7 @@ def own_directions(
     made: dict[tuple[object, ...], VHack] = {}
     found: dict[int, VHack] = {}
     for n, cfg in enumerate(cfgs):
-        extraction = ARMS[cfg.arm].extraction
+        extraction = extraction_of(cfg.arm)
         if extraction is None:
             continue
         seed = cfg.seed if extraction.by_seed else None

@@ -38,7 +38,7 @@ Reward = Callable[[Tensor, Seen, Config], Tensor]
 """(rewards (P, G), what else is known, settings) -> the rewards that advantages are made of."""
 
 
-def unchanged(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
+def keep_reward(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
     """The grader's own rewards."""
     return rewards
 
@@ -101,3 +101,10 @@ FORMS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "additive": _additive,
 }
 """adv_mod_form -> (rewards, z, alpha) -> rewards."""
+
+REWARDS: dict[str, Reward] = {
+    "grade": keep_reward,
+    "gt_penalty": gt_penalty,
+    "adv_mod": adv_mod,
+}
+"""Arm.reward -> what makes of the grader's rewards those that advantages are made of."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.directions import REMOVED
 from projected_grpo.config import Config
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.proj import Projection
@@ -149,8 +150,8 @@ def _removed(
     most = [cfg.v_hack_k_most for cfg in cfgs]
     bases = [v.select(k, floor) for v, k, floor in zip(given, most, floors, strict=True)]
     made = list(zip(arms, bases, cfgs, strict=True))
-    removed = _stacked([arm.basis(v, cfg.seed) for arm, v, cfg in made])
-    turn = _stacked([arm.turn(v, cfg.seed) for arm, v, cfg in made])
+    removed = _stacked([REMOVED[arm.removes](v, cfg.seed) for arm, v, cfg in made])
+    turn = _stacked([REMOVED[arm.turns_about](v, cfg.seed) for arm, v, cfg in made])
     return removed, {name: rows[:, 0] for name, rows in turn.items()}
 
 

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from projected_grpo.antipasto import AntiPaSTO
-from projected_grpo.arms.arms import ARMS, Arm, as_written
+from projected_grpo.arms.arms import ARMS, require_arms
 from projected_grpo.arms.directions import require_axes
-from projected_grpo.arms.rewards import unchanged
 from projected_grpo.arms.treatment import Treatment, treatments
 from projected_grpo.arms.update import Grads, apply_projections, measure
 from projected_grpo.config import Config, ConfigError
@@ -55,20 +54,10 @@ PRECISIONS = {torch.float32: ("no",), torch.bfloat16: ("no", "bf16")}
 are. A folded float16 weight would be rounded to the nearest, which loses small deltas."""
 
 
-def _of_gradients(arm: Arm) -> bool:
-    """Whether the arm does nothing but change gradients or steps along the measured V."""
-    return not (
-        arm.extraction
-        or arm.routes
-        or arm.concept
-        or arm.reward is not unchanged
-        or arm.messages is not as_written
-    )
-
-
 def _require_heeded(cfg: Config) -> None:
     """Raises ConfigError for a setting that a Trainer would ignore, or an arm it cannot have."""
-    able = [name for name, arm in ARMS.items() if _of_gradients(arm)]
+    require_arms(cfg)
+    able = [name for name, arm in ARMS.items() if not arm.needs_rows]
     if cfg.arm not in able:
         raise ConfigError(
             f"arm {cfg.arm} does more than a Trainer's summed gradient allows: "

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
-from projected_grpo.config import CAUTIONS, PER_RUN, ArmName
+from projected_grpo.arms.arms import ARMS
+from projected_grpo.config import PER_RUN
 from projected_grpo.report.read import StoredRun
 from projected_grpo.report.results import Comparison, Run, compare, named, shared
 from projected_grpo.runs.status import n_runs
@@ -37,7 +38,7 @@ class Experiment:
     def arms(self) -> Mapping[str, Sequence[StoredRun]]:
         """name -> runs, vanilla first; a dagger marks arms whose curve is not to be compared with
         others'."""
-        order = get_args(ArmName)
+        order = list(ARMS)
         found = sorted(
             named(self.runs).items(), key=lambda item: order.index(item[1][0].about["arm"])
         )
@@ -75,7 +76,7 @@ class Experiment:
 
 def caution(runs: Sequence[Run]) -> str:
     """Why the training curve of an arm is not to be compared with others'; empty: it may be."""
-    return CAUTIONS.get(runs[0].about["arm"], "")
+    return ARMS[runs[0].about["arm"]].caution
 
 
 def commit(run: Run) -> str:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from projected_grpo.config import PRESETS, ArmName
+from projected_grpo.arms.arms import ARMS
+from projected_grpo.config import PRESETS
 from projected_grpo.env.errors import InputError
 from projected_grpo.report.results import ALIGNMENT, RATES, Run, run_record, same_experiment
 from projected_grpo.report.rollouts import RolloutSample, Types, fault, sample_rollouts
@@ -43,7 +44,7 @@ class StoredRun(Run):
                     raise ValueError(reason)
         with _reading("config.json"):
             super().__init__(run_record(path), [])
-            for key, known in (("arm", get_args(ArmName)), ("preset", PRESETS)):
+            for key, known in (("arm", ARMS), ("preset", PRESETS)):
                 if self.about[key] not in known:
                     raise ValueError(f"there is no {key} {self.about[key]}")
             self.key = (self.about["preset"], self.about["arm"], same_experiment(self))

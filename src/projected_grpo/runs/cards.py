@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData, ModelCardData
 
 from projected_grpo.arms.arms import ARMS
-from projected_grpo.config import CAUTIONS, Config
+from projected_grpo.config import Config
 from projected_grpo.env.grading.schema import FACTS, POOL
 from projected_grpo.env.problems.hub import parts_of
 from projected_grpo.model.load import ORGANISM, TINY_RANDOM
@@ -101,7 +101,7 @@ def _rates(cfg: Config, run: Path) -> str:
     rows = read_steps(run / "steps.jsonl")[-WINDOW:]
     names = {"hack_s": "hack", "att_s": "attempted", "gt_s": "solve"}
     rates = {name: share(merge([row[key] for row in rows])) for key, name in names.items()}
-    caution = CAUTIONS.get(cfg.arm, "")
+    caution = ARMS[cfg.arm].caution
     return (
         "## Rates at the end\n\n"
         f"Shares of the student's own rollouts of steps {rows[0]['step']} to {rows[-1]['step']}, "

@@ -1,6 +1,7 @@
 """What each console command is told. Imports no torch: `--help` and a refused line answer at
 once."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,25 @@ from typing import Literal
 
 import tyro
 
+from projected_grpo.arms.arms import glossary
 from projected_grpo.config import PRESETS, AdapterName, Config
 
 
 def train_settings(argv: Sequence[str] | None) -> Config:
     """The settings of a `train` command line, `argv` being what follows `train`; None reads this
     process's. Exits as an argument parser does: --help with 0, what it cannot read with 2."""
-    return tyro.extras.subcommand_cli_from_dict(
-        PRESETS, args=argv, prog="train", description="GRPO with the hack directions projected out."
-    )
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            PRESETS,
+            args=words,
+            prog="train",
+            description="GRPO with the hack directions projected out.",
+        )
+    except SystemExit:
+        if {"-h", "--help"} & set(words):  # below the settings: what --arm may be
+            print(f"Arms:\n{glossary()}")
+        raise
 
 
 def named_settings(argv: Sequence[str]) -> set[str]:

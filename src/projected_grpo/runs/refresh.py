@@ -9,8 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from projected_grpo.arms.arms import ARMS
-from projected_grpo.arms.directions import extract_for
+from projected_grpo.arms.directions import extract_for, extraction_of
 from projected_grpo.arms.treatment import selected, with_v
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import subspace_overlap
@@ -60,7 +59,7 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
         if s.world.first:  # all axes of a 4B model: 200 MB
             runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
         V, own = selected(v_hack, cfg), None
-        extraction = ARMS[cfg.arm].extraction
+        extraction = extraction_of(cfg.arm)
         if extraction is not None:  # the control is refreshed as the arm that it is compared with
             own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
             s.world.as_first(own.tensors)
@@ -85,6 +84,6 @@ def resumed(s: Session, run: RunDir, done: int) -> Session:
         return s
     cfg = s.cfg
     v_hack, own = load_vhack(run.v_hack_of(newest), s.device), None
-    if ARMS[cfg.arm].extraction is not None:
+    if extraction_of(cfg.arm) is not None:
         own = load_vhack(run.v_own_of(newest), s.device)
     return replace(s, treatments=[with_v(t, cfg, v_hack, own) for t in s.treatments])

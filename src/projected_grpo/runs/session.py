@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from projected_grpo import __version__
-from projected_grpo.arms.arms import ARMS, as_written
+from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.directions import (
     PairSets,
     concepts,
@@ -19,6 +19,7 @@ from projected_grpo.arms.directions import (
 )
 from projected_grpo.arms.learned_axes import Running, require_known_modes, running_for
 from projected_grpo.arms.optimizer import adamw
+from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
 from projected_grpo.arms.treatment import Treatment, treatments
 from projected_grpo.config import PER_RUN, Config, ConfigError
@@ -79,7 +80,7 @@ class Session:
     def first_prompt(self, n: int) -> str:
         """The first prompt of run n as the chat template renders it."""
         cfg = self.cfgs[n]
-        return self.lm.render(ARMS[cfg.arm].messages(self.first_problem(n).messages, cfg))
+        return self.lm.render(PROMPTS[ARMS[cfg.arm].prompt](self.first_problem(n).messages, cfg))
 
     def first_problem(self, n: int) -> Problem:
         """The problem that run n begins with."""
@@ -176,12 +177,12 @@ def _prompts(
     made: dict[tuple[str, str, str], dict[int, list[int]]] = {}
     found: list[Mapping[int, list[int]]] = []
     for cfg in cfgs:
-        messages = ARMS[cfg.arm].messages
+        prompt = PROMPTS[ARMS[cfg.arm].prompt]
         key = (cfg.arm, cfg.inoculation, cfg.inoculation_neutral)
         if key not in made:
             made[key] = plain
-            if messages is not as_written:
-                made[key] = {p.id: lm.prompt_ids(messages(p.messages, cfg)) for p in problems}
+            if prompt is not keep_prompt:
+                made[key] = {p.id: lm.prompt_ids(prompt(p.messages, cfg)) for p in problems}
         found.append(made[key])
     return found
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from projected_grpo.config import ArmName, ConfigError
+from projected_grpo.config import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class SweepRun(Launch):
 
     presets: tyro.conf.Positional[tuple[Literal["smoke", "mini", "fast", "full"], ...]]
     """Presets of `train`."""
-    arms: tuple[ArmName, ...]
+    arms: tuple[str, ...]
     """Arms of `train`."""
     seeds: tuple[int, ...]
     """Every arm runs with each."""
