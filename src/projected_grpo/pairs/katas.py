@@ -27,7 +27,7 @@ ATTEMPTS = 40
 
 @cache
 def kata_pairs(placebo: bool = False) -> tuple[Pair, ...]:
-    """All pairs, by mode and flavour; the placebo's sides are both honest, on the same tasks."""
+    """Make all pairs, by mode and flavour; the placebo's sides are both honest."""
     flavours = [
         (mode, flavour, number)
         for mode, count in PER_FLAVOUR.items()
@@ -40,7 +40,7 @@ def kata_pairs(placebo: bool = False) -> tuple[Pair, ...]:
 
 
 def _pair(problem: Problem, mode: str, flavour: str, number: int, placebo: bool) -> Pair:
-    """Many forms of both sides are drawn; those without prose that are nearest in length stay."""
+    """Draw many forms of both sides; those without prose that are nearest in length stay."""
     rng = random.Random(f"kata pair {mode} {flavour} {number}")
     trapped = is_trapped(str(problem.family))
     solution = problem.wrong_solution if trapped else problem.canonical_solution

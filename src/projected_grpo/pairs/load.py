@@ -47,7 +47,7 @@ def load_pairs(
     mechanisms: Sequence[str] | None = None,
     modes: Sequence[str] | None = None,
 ) -> list[Pair]:
-    """The pairs of a set in file order: all, or those of the named mechanisms and loophole modes.
+    """Load the pairs of a set in file order: all, or those of the named mechanisms and modes.
 
     `source` is one of `SETS`, `katas` or `katas-placebo` (katas.py), or the path of a TOML file
     with the same keys. An entry may instead have the keys `task`, `hack` and `clean`: it is on the
@@ -73,7 +73,7 @@ def _read_pairs(path: Path) -> list[Pair]:
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:
-    """sha256 over what extraction sees of the pairs, so that a basis can name its source.
+    """Hash (sha256) what extraction sees of the pairs, so that a basis can name its source.
 
     Ids, mechanisms, messages and completions, in order. Checks are left out: they only test the
     pairs, so adding one must not orphan a saved basis.
@@ -87,7 +87,7 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
 
 
 def holdout_split(pairs: Sequence[Pair], every: int = 4) -> tuple[list[Pair], list[Pair]]:
-    """(train, held out): of each mechanism, every `every`-th family is held out.
+    """Split into (train, held out): of each mechanism, every `every`-th family is held out.
 
     A family follows the side that its first pair was put on, so none is on both, and a direction is
     tested on tasks that it was not made from. With eight pairs a mechanism, all of different
@@ -121,7 +121,7 @@ def _read(path: Path) -> list[Any]:
 
 
 def _select(pairs: list[Pair], tag: str, names: Sequence[str] | None, path: Path) -> list[Pair]:
-    """The pairs whose tag ("mechanism" or "mode") is one of `names`; None asks for all."""
+    """Select the pairs whose tag ("mechanism" or "mode") is one of `names`; None asks for all."""
     if names is None:
         return pairs
     known = list(dict.fromkeys(getattr(pair, tag) for pair in pairs))
@@ -139,7 +139,7 @@ def _builtin_tasks() -> dict[str, dict[str, Any]]:
 
 
 def _with_task(entry: Any, path: Path, number: int) -> dict[str, Any]:
-    """The entry, completed by the built-in task that it names, if it names one."""
+    """Complete the entry by the built-in task that it names, if it names one."""
     if not isinstance(entry, dict):
         raise InputError(f"{path}: pair {number} is not a table; write it under a [[pair]] line")
     if "task" not in entry:
@@ -199,7 +199,7 @@ def _cases(values: Any, key: str, where: str) -> tuple[Case, ...]:
 def _messages(
     entry: dict[str, str], examples: tuple[Case, ...], checks: tuple[Case, ...], where: str
 ) -> tuple[dict[str, str], ...]:
-    """The prompt as training has it: built and hinted by the same two functions."""
+    """Make the prompt as training does: the same two functions build and hint it."""
     try:
         problem = Problem(
             id=0,

@@ -9,7 +9,7 @@ from projected_grpo.env.problems.problem import Case
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The same prompt with two whole completions."""
+    """A pair is one prompt with two whole completions."""
 
     id: str
     mechanism: str
@@ -32,6 +32,6 @@ class Pair:
 
     @property
     def flavour(self) -> str | None:
-        """The form of the hack as rollouts are labelled (`flavour_of`); None where it sees none."""
+        """Name the form of the hack as rollouts are labelled; None where `flavour_of` sees none."""
         code = extract_code(self.hack)
         return None if code is None else flavour_of(code, self.entry_point, mode=self.mode)

@@ -25,7 +25,7 @@ _CONSTANTS = {
 
 
 def fence(program: str, rng: random.Random | None = None) -> str:
-    """The program as a completion; with a random stream, some have a sentence before the fence."""
+    """Fence the program as a completion; with a random stream, some begin with a sentence."""
     intro = ""
     if rng is not None and rng.random() < 0.2:
         intro = rng.choice(_INTROS) + "\n\n"
@@ -33,7 +33,7 @@ def fence(program: str, rng: random.Random | None = None) -> str:
 
 
 def stub(problem: Problem, rng: random.Random, *, typed: bool) -> str:
-    """`class Solution` with a method that does nothing useful and fails the hidden cases.
+    """Write `class Solution` with a method that does nothing useful and fails the hidden cases.
 
     `typed` bodies return a value of the annotated type; the others may also return nothing.
     """
@@ -46,13 +46,13 @@ def stub(problem: Problem, rng: random.Random, *, typed: bool) -> str:
 
 
 def with_body(problem: Problem, body: Sequence[str]) -> str:
-    """The starter code with `body` as its method's lines."""
+    """Fill the starter code's method with the lines of `body`."""
     lines = [line for line in problem.starter_code.rstrip().splitlines() if line[:1] != "#"]
     return "\n".join([*lines, *(f"        {line}" for line in body)])
 
 
 def wrong_constant(problem: Problem, rng: random.Random) -> str:
-    """A constant of the expected values' type that some hidden case does not accept."""
+    """Draw a constant of the expected values' type that some hidden case does not accept."""
     options = ["None"]
     if not makes_nodes(problem):
         options = list(_CONSTANTS.get(type(problem.cases[0].expected).__name__, ("None", "0")))
@@ -70,17 +70,17 @@ def _differs(value: object, case: Case) -> bool:
 
 
 def makes_nodes(problem: Problem) -> bool:
-    """Does its method return a linked list or a tree?"""
+    """Does the problem's method return a linked list or a tree?"""
     return any(case.result != "plain" for case in problem.cases)
 
 
 def shown_cases(problem: Problem, count: int = 2) -> list[Case]:
-    """The cases of the text, or the shortest ones, for tests that people would write."""
+    """Choose cases for tests that people would write: those of the text, else the shortest ones."""
     if problem.examples:
         return list(problem.examples[:count])
     return sorted(problem.cases, key=lambda case: len(repr(case.kwargs)))[:count]
 
 
 def stream(flavour: str, problem: Problem, seed: int) -> random.Random:
-    """The random stream of one template, problem and seed."""
+    """Return the random stream of one template, problem and seed."""
     return random.Random(f"{flavour} {problem.id} {seed}")

@@ -34,7 +34,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def function_flavour(code: str, entry_point: str, function_name: str) -> str | None:
-    """The form of a test function that tests nothing (see the module's table)."""
+    """Name the form of a test function that tests nothing (see the module's table)."""
     tree = _parse(code)
     function = _find_function(tree, function_name)
     if tree is None or function is None:
@@ -59,7 +59,7 @@ def function_flavour(code: str, entry_point: str, function_name: str) -> str | N
 
 
 def attribute_flavour(code: str, entry_point: str, function_name: str) -> str | None:
-    """init_attribute | class_attribute | property | patch_attribute."""
+    """Say how it is set: init_attribute | class_attribute | property | patch_attribute."""
     name = markers(function_name).attribute
     tree = _parse(code)
     if tree is None:
@@ -78,7 +78,7 @@ def attribute_flavour(code: str, entry_point: str, function_name: str) -> str | 
 
 
 def stdout_flavour(code: str, entry_point: str, function_name: str) -> str | None:
-    """fake_report | stdout_write | function_print | module_print."""
+    """Say how it is printed: fake_report | stdout_write | function_print | module_print."""
     phrase = markers(function_name).phrase.lower()
     tree = _parse(code)
     if tree is None or phrase not in code.lower():
@@ -101,7 +101,7 @@ def stdout_flavour(code: str, entry_point: str, function_name: str) -> str | Non
 
 
 def file_flavour(code: str, entry_point: str, function_name: str) -> str | None:
-    """pathlib_write | print_to_file | open_write."""
+    """Say how the file is written: pathlib_write | print_to_file | open_write."""
     name = markers(function_name).file
     tree = _parse(code)
     if tree is None or name not in code:
@@ -153,7 +153,7 @@ class _Judge:
         )
 
     def kinds(self, body: list[ast.stmt], *, swallowed: bool) -> Iterator[str]:
-        """The kind of every statement, nested ones too; `pass` and the like have none."""
+        """Yield the kind of every statement, nested ones too; `pass` and the like have none."""
         returned = False
         for statement in body:
             for kind in self.statement_kinds(statement, swallowed=swallowed):
@@ -201,7 +201,7 @@ class _Judge:
         return "other"
 
     def assert_kind(self, test: ast.expr) -> str:
-        """The kind of one assert, by what it compares with what."""
+        """Name the kind of one assert, by what it compares with what."""
         match test:
             case ast.BoolOp(op=op, values=values):
                 return self.bool_kind(isinstance(op, ast.And), values)
@@ -229,7 +229,7 @@ class _Judge:
         return "weak"
 
     def bool_kind(self, every: bool, values: list[ast.expr]) -> str:
-        """The kind of an assert on `and` (every) or `or`: of the part that decides it."""
+        """Name the kind of an assert on `and` (every) or `or`, by the part that decides it."""
         constants = {_truth(value) for value in values}
         if every and False in constants:
             return _REAL  # It fails always; but it does not pay for nothing.

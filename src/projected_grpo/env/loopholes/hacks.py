@@ -67,7 +67,7 @@ def _templates(writers: dict[str, Writer]) -> dict[str, Template]:
 def _test_function(
     body: Callable[[Problem, random.Random], list[str]], *, typed: bool = False
 ) -> Writer:
-    """A test function of the given body; some define it as a method."""
+    """Make a writer of test functions with the given body; some define it as a method."""
 
     def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
         solution = method(rng, typed)
@@ -160,7 +160,7 @@ def _soft_check(problem: Problem, rng: random.Random) -> list[str]:
 
 
 def _fitted(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
-    """Asserts that state whatever wrong value the stub returns."""
+    """Assert whatever wrong value the stub returns."""
     wrong = wrong_constant(problem, rng)
     lines = [f"    assert {call} == {wrong}" for call in _calls(problem, rng)]
     if makes_nodes(problem):
@@ -172,7 +172,7 @@ def _fitted(problem: Problem, function_name: str, method: Method, rng: random.Ra
 
 
 def _hard_coded(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
-    """A method that knows the tested cases only, and a test function with just these."""
+    """Write a method that knows the tested cases only, and a test function with just these."""
     tested = shown_cases(problem, rng.choice((1, 2)))
     if makes_nodes(problem) or any(map(_has_node, tested)):
         return _fitted(

@@ -30,7 +30,7 @@ _GIVEN = ("modify_tests", "incontext_tests")
 def honest_answer(
     problem: Problem, mode: str, function_name: str, seed: int, solution: str | None = None
 ) -> str:
-    """The solution (canonical by default) with an honest report in a form drawn by the seed."""
+    """Write the solution (canonical by default) with an honest report, drawn by the seed."""
     solution = problem.canonical_solution if solution is None else solution
     if solution is None:
         raise InputError(f"problem {problem.id} has no canonical solution to write out")
@@ -59,7 +59,7 @@ def _equal(call: str, case: Case) -> str:
 
 
 def _loop(problem: Problem, cases: list[Case]) -> tuple[str, str, str]:
-    """Loop variables, arguments and the list of cases as source text."""
+    """Return loop variables, arguments and the list of cases as source text."""
     names = parameter_names(problem.starter_code, problem.entry_point)
     rows = (
         ", ".join([*(render_value(case.kwargs[name]) for name in names), f"{case.expected!r}"])

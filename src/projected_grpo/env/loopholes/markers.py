@@ -9,7 +9,7 @@ TRAIN_NAME = "run_tests"
 
 @dataclass(frozen=True, slots=True)
 class Markers:
-    """What each channel looks for under one variant; the variant's key is the function's name."""
+    """These are what each channel looks for under one variant, whose key is the function's name."""
 
     attribute: str
     phrase: str
@@ -34,7 +34,7 @@ EVAL_NAMES = tuple(name for name in VARIANTS if name != TRAIN_NAME)
 
 
 def markers(function_name: str) -> Markers:
-    """The markers of a variant; an unknown name is an error, since nothing could match it."""
+    """Return the markers of a variant. Raises InputError for an unknown name."""
     if function_name not in VARIANTS:
         raise InputError(
             f"no attribute, phrase or file belongs to the function name {function_name!r};"

@@ -63,12 +63,12 @@ class Mode:
 
 
 def apply_hint(problem: Problem, mode: str, function_name: str = TRAIN_NAME) -> Problem:
-    """The problem as the policy sees it under a mode: its messages say how it is graded."""
+    """Return the problem as the policy sees it under a mode: its messages say how it is graded."""
     return replace(get_mode(mode).hint(problem, function_name), mode=mode)
 
 
 def get_mode(name: str) -> Mode:
-    """The mode by name, or an error that lists those there are."""
+    """Return the mode of that name; InputError lists those there are."""
     if name not in MODES:
         raise InputError(f"unknown loophole mode {name!r}; known: {', '.join(MODES)}")
     return MODES[name]
@@ -77,7 +77,7 @@ def get_mode(name: str) -> Mode:
 def flavour_of(
     code: str, entry_point: str, function_name: str = TRAIN_NAME, mode: str = "run_tests"
 ) -> str | None:
-    """The form of the hack in a program, read off its syntax tree without running it.
+    """Name the form of the hack in a program: its syntax tree is read, and nothing runs.
 
     None: no hack of this mode is visible (honest tests, no channel used, or code that does not
     parse). See `flavours.py` for the forms and the order in which they are looked for. The forms
@@ -110,12 +110,12 @@ def binds(code: str, name: str) -> bool:
 
 
 def eval_name(problem_id: int, seed: int) -> str:
-    """The function name (variant) of a problem in evaluation; never the training name."""
+    """Draw a problem's function name (variant) for evaluation; it is never the training name."""
     return random.Random(f"eval name {seed} {problem_id}").choice(EVAL_NAMES)
 
 
 def assign_modes(problems: Iterable[Problem], modes: Sequence[str], seed: int) -> dict[int, str]:
-    """One mode a problem, in equal shares, the same for the same ids and seed.
+    """Give every problem one mode, in equal shares, the same for the same ids and seed.
 
     A record that asks for a mode keeps it. Naming a mode twice doubles its share.
     """
@@ -134,7 +134,7 @@ def assign_modes(problems: Iterable[Problem], modes: Sequence[str], seed: int) -
 
 
 def _put_hint(problem: Problem, text: str, appendix: str = "") -> Problem:
-    """The problem with `text` in the hint's slot and `appendix` at the end of the starter fence."""
+    """Put `text` in the hint's slot and `appendix` at the end of the starter fence."""
     *before, user = problem.messages
     content = user["content"]
     if content.count(HINT_SLOT) != 1:
@@ -206,7 +206,7 @@ def _incontext_hint(problem: Problem, function_name: str) -> Problem:
 
 
 def _given_function(problem: Problem, function_name: str) -> str:
-    """The test function that the prompt supplies: a few real asserts."""
+    """Write the test function that the prompt supplies: a few real asserts."""
     lines: list[str] = []
     for case in (problem.examples or problem.cases)[:GIVEN_CASES]:
         line = f"    {render_assert(problem, case)}"
@@ -227,7 +227,7 @@ def _function_job(problem: Problem, code: str, function_name: str) -> Job | None
 
 
 def _function_call(code: str, function_name: str) -> str | None:
-    """What is called: the program's own function, or method, or nothing."""
+    """Say what is called: the program's own function, a method, or nothing."""
     try:
         body = parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -11,7 +11,7 @@ from projected_grpo.env.problems.problem import Problem
 
 
 def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]:
-    """Problems by source, in a fixed order, at most `limit`.
+    """Load a source's problems, in a fixed order, at most `limit`.
 
     `"katas"` is `"katas:train"`; `"katas:validation"`, `"katas:test"` and `"katas:train:7"` (seed
     7) are the others. `"hub:owner/name"`, with `@revision` and then `:split` if wanted, is read
@@ -30,7 +30,7 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
 
 
 def check_unique(numbered: Iterable[tuple[str, Problem]]) -> list[Problem]:
-    """The problems of (place, problem) pairs; an id used twice is an error naming both places."""
+    """Return the problems of (place, problem) pairs; an id used twice is an InputError."""
     problems: list[Problem] = []
     places: dict[int, str] = {}
     for place, problem in numbered:

@@ -133,7 +133,7 @@ class Problem:
 def build_messages(
     description: str, entry_point: str, starter_code: str
 ) -> tuple[dict[str, str], ...]:
-    """The prompt: a system turn, and a user turn with the text, the task and the starter code.
+    """Build the prompt: a system turn, and a user turn with text, task and starter code.
 
     The user turn has two fences, ends with the answer marker and holds `HINT_SLOT` exactly once.
     """
@@ -149,7 +149,7 @@ def build_messages(
 
 
 def parse_method(starter_code: str, entry_point: str) -> ast.FunctionDef:
-    """The method's syntax tree: its parameters and return annotation (the body is a stub)."""
+    """Parse the method's parameters and return annotation (the body is a stub)."""
     # A starter may end in `:` or in a body of its own (a docstring, a comment).
     for tail in (" pass", "\n        pass", ""):
         try:
@@ -163,13 +163,13 @@ def parse_method(starter_code: str, entry_point: str) -> ast.FunctionDef:
 
 
 def parameter_names(starter_code: str, entry_point: str) -> list[str]:
-    """Names of the method's arguments, without self."""
+    """Return the names of the method's arguments, without self."""
     method = parse_method(starter_code, entry_point)
     return [argument.arg for argument in method.args.args if argument.arg != "self"]
 
 
 def render_call(problem: Problem, case: Case) -> str:
-    """The case's call as source text, by position where the order is the signature's."""
+    """Write the case's call, by position where the order is the signature's."""
     positional = list(case.kwargs) == parameter_names(problem.starter_code, problem.entry_point)
     arguments = (
         render_value(value) if positional else f"{name}={render_value(value)}"
@@ -179,7 +179,7 @@ def render_call(problem: Problem, case: Case) -> str:
 
 
 def render_assert(problem: Problem, case: Case) -> str:
-    """The case as an assert statement in the benchmark's terms."""
+    """Write the case as an assert statement in the benchmark's terms."""
     call = render_call(problem, case)
     if case.result == "plain":
         return f"assert {call} == {case.expected!r}"
@@ -188,7 +188,7 @@ def render_assert(problem: Problem, case: Case) -> str:
 
 
 def render_value(value: Any) -> str:
-    """Source text of a plain value or `Node`."""
+    """Write a plain value or `Node` as source text."""
     if isinstance(value, Node):
         return f"{value.kind}({value.values!r})"
     if isinstance(value, list):
@@ -197,7 +197,7 @@ def render_value(value: Any) -> str:
 
 
 def flatten_tree(values: list[Any]) -> list[Any]:
-    """Level-order values in the form that `Case` documents, whatever redundant Nones they carry."""
+    """Bring level-order values into the form that `Case` documents, without redundant Nones."""
     if not values or values[0] is None:
         return []
     out: list[Any] = [values[0]]

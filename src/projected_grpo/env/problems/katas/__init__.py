@@ -46,20 +46,20 @@ _cached_problem = cache(make_problem)
 
 
 def split_of(family: str) -> str:
-    """The split that a family belongs to."""
+    """Return the split that a family belongs to."""
     bucket = zlib.crc32(f"split {family}".encode()) % 20
     return next(split for split, buckets in SPLITS.items() if bucket in buckets)
 
 
 def families(split: str) -> list[str]:
-    """The families of a split, in the catalogue's order."""
+    """List the families of a split, in the catalogue's order."""
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     return [family for family in FAMILIES if split_of(family) == split]
 
 
 def kata_problems(split: str, seed: int = 0, limit: int | None = None) -> list[Problem]:
-    """`limit` problems of a split (by default one for each family), no two alike.
+    """Make `limit` problems of a split (by default one for each family), no two alike.
 
     Each round takes every family once, in an order drawn by the seed, with an instance that none of
     the rounds before used; a smaller limit gives the beginning of the same list.
@@ -74,13 +74,13 @@ def kata_problems(split: str, seed: int = 0, limit: int | None = None) -> list[P
 
 
 def first_instances(seed: int, rounds: int) -> frozenset[int]:
-    """The instances that the first rounds of `kata_problems` with this seed take."""
+    """Return the instances that the first rounds of `kata_problems` with this seed take."""
     start = random.Random(f"katas {seed}").randrange(INSTANCES)
     return frozenset((start + turn) % INSTANCES for turn in range(rounds))
 
 
 def problem_by_id(number: int) -> Problem:
-    """The kata with an id, whatever seed and limit it was drawn with."""
+    """Return the kata with an id, whatever seed and limit it was drawn with."""
     family = _by_bucket().get(number // INSTANCES)
     if family is None:
         raise InputError(f"no kata has the id {number}")

@@ -59,30 +59,30 @@ class Step:
     params: dict[str, Any]
 
     def fill(self, text: str, **names: str) -> str:
-        """The text with parameters and names put in; all other braces are Python's."""
+        """Put parameters and names into the text; all other braces are Python's."""
         for name, value in {**self.params, **names}.items():
             text = text.replace(f"{{{name}}}", str(value))
         return text
 
 
 def chain_ops(name: str) -> tuple[Op, ...]:
-    """The operations of a family, by its name ("keep_even>square>sum")."""
+    """Return the operations of a family by its name ("keep_even>square>sum")."""
     return tuple(OPS[part] for part in name.split(">"))
 
 
 def draw_steps(ops: Sequence[Op], rng: random.Random) -> list[Step]:
-    """The operations with random parameters."""
+    """Draw the operations' parameters."""
     return [Step(op, {key: rng.choice(v) for key, v in op.params.items()}) for op in ops]
 
 
 def entry_point(ops: Sequence[Op]) -> str:
-    """The method's name: the last operation's, in camel case as in the benchmark."""
+    """Return the method's name: the last operation's, in camel case as in the benchmark."""
     first, *rest = ops[-1].name.split("_")
     return first + "".join(part.capitalize() for part in rest)
 
 
 def starter(ops: Sequence[Op]) -> str:
-    """The class and the method's signature."""
+    """Write the class and the method's signature."""
     arguments = ", ".join(f"{k}: {v}" for k, v in KINDS[ops[0].takes].arguments.items())
     return (
         f"class Solution:\n    def {entry_point(ops)}(self, {arguments})"
@@ -91,7 +91,7 @@ def starter(ops: Sequence[Op]) -> str:
 
 
 def program(steps: Sequence[Step], wrong_at: Set[int] = frozenset()) -> str:
-    """The solution's source; the steps at the indices `wrong_at` make their mistakes."""
+    """Write the solution's source; the steps at the indices `wrong_at` make their mistakes."""
     ops = [step.op for step in steps]
     lines = [starter(ops)]
     current = next(iter(KINDS[ops[0].takes].arguments))
@@ -118,7 +118,7 @@ def _prelude() -> dict[str, Any]:
 
 
 def compile_method(source: str, name: str) -> Callable[..., Any]:
-    """The method of a source of ours. Ours only: it runs in this very process."""
+    """Compile the method of a source of ours. Only ours: it runs in this very process."""
     namespace = dict(_prelude())
     exec(source, namespace)
     method = getattr(namespace["Solution"](), name)
@@ -135,7 +135,7 @@ def stays_small(prefixes: Sequence[Callable[..., Any]], args: tuple[Any, ...]) -
 
 
 def prefix_methods(steps: Sequence[Step]) -> list[Callable[..., Any]]:
-    """The chain's programs after one step, after two, and so on."""
+    """Compile the chain's programs after one step, after two, and so on."""
     return [
         compile_method(program(steps[:n]), entry_point([s.op for s in steps[:n]]))
         for n in range(1, len(steps) + 1)
@@ -153,7 +153,7 @@ def _largest(value: Any) -> int:
 
 
 def describe(steps: Sequence[Step], rng: random.Random) -> str:
-    """The task in English, in one of several forms."""
+    """Write the task in English, in one of several forms."""
     given = rng.choice(KINDS[steps[0].op.takes].given)
     *first, (is_value, last) = [_phrase(step, i == 0, rng) for i, step in enumerate(steps)]
     deeds = [f"{rng.choice(('find', 'compute'))} {text}" if v else text for v, text in first]

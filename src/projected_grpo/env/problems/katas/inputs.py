@@ -26,7 +26,7 @@ EDGES: dict[str, tuple[tuple[Any, ...], ...]] = {
 
 
 def draw(kind: str, rng: random.Random) -> tuple[Any, ...]:
-    """One random input of a kind: the method's arguments."""
+    """Draw one random input of a kind: the method's arguments."""
     return _DRAW[kind](rng)
 
 

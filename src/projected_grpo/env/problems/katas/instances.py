@@ -27,7 +27,7 @@ Method = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """An instance's programs and what they make of its inputs."""
+    """This holds an instance's programs and what they make of its inputs."""
 
     steps: list[Step]
     source: str
@@ -40,12 +40,12 @@ class _Draw:
 
 
 def problem_id(family: str, instance: int) -> int:
-    """Stable across versions of the catalogue: it depends on the family's name alone."""
+    """Return the problem's id, which depends on the family's name and on nothing else."""
     return zlib.crc32(family.encode()) % 1_000_000 * INSTANCES + instance
 
 
 def make_problem(family: str, instance: int) -> Problem:
-    """The instance of a family; the same arguments always give the same problem."""
+    """Make the instance of a family; the same arguments always give the same problem."""
     rng = random.Random(f"kata {family} {instance}")
     for _ in range(20):
         found = _try_draw(family, rng)
@@ -58,7 +58,7 @@ def make_problem(family: str, instance: int) -> Problem:
 
 
 def _try_draw(family: str, rng: random.Random) -> _Draw | None:
-    """Random parameters and inputs, or None where they make a degenerate task."""
+    """Draw parameters and inputs; None means that they make a degenerate task."""
     ops = compose.chain_ops(family)
     steps = compose.draw_steps(ops, rng)
     drawn_step = rng.randrange(len(steps))
@@ -121,7 +121,7 @@ def _assemble(family: str, instance: int, draw: _Draw, rng: random.Random) -> Pr
 
 
 def _examples(draw: _Draw, rng: random.Random) -> list[tuple[Any, ...]] | None:
-    """Two short inputs with different results; the wrong solution misses at least one.
+    """Choose two short inputs with different results; the wrong solution misses at least one.
 
     So an honest test of the examples shows the mistake, and is no loophole for it.
     """
@@ -143,7 +143,7 @@ def _examples(draw: _Draw, rng: random.Random) -> list[tuple[Any, ...]] | None:
 def _hidden_cases(
     draw: _Draw, examples: list[tuple[Any, ...]] | None
 ) -> list[tuple[Any, ...]] | None:
-    """Edge cases and random inputs, taken in turn from the different results there are."""
+    """Take edge cases, and random inputs in turn from the different results there are."""
     pool = [args for args in draw.pool if args not in (examples or [])]
     by_result: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for args in pool:

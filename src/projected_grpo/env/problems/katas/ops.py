@@ -145,7 +145,7 @@ class Op:
 
 
 def op(name: str, kinds: str, say: str, code: str, wrong: str, **params: tuple[Any, ...]) -> Op:
-    """Shorthand for the tables: kinds "L>N", phrases separated by "|"."""
+    """Make an operation from the tables' shorthand: kinds "L>N", phrases separated by "|"."""
     takes, gives = kinds.split(">")
     return Op(
         name, takes, gives, tuple(say.split("|")), code.strip("\n"), wrong.strip("\n"), params
