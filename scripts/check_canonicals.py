@@ -15,7 +15,9 @@ from pathlib import Path
 import tyro
 from tabulate import tabulate
 
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Limits

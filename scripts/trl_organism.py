@@ -22,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import MiniConfig
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.integrations.trainer import HackProjection
 from projected_grpo.integrations.trl import GraderReward, prompt_rows
 from projected_grpo.model.load import DTYPES, load

@@ -27,7 +27,8 @@ from pathlib import Path
 import tyro
 from tabulate import tabulate
 
-from projected_grpo.env.grading.grader import Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.problem import PRELUDE, Case, Problem
 
 SOLUTION = "class Solution:\n    def double(self, n: int) -> int:\n        return 2 * n\n"

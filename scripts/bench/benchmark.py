@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from projected_grpo.env.grading.grader import Submission
+from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.load import DTYPES, ORGANISM, fuse_norms, load, resolve_device

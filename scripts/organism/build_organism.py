@@ -29,7 +29,7 @@ from organism_tokenizer import load_tokenizer, train_tokenizer
 from supervised import Encoded, Recipe, encode_rows, train
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.model import load as models
 from projected_grpo.runs.evaluate import EvalPlan, evaluate, shares, write_records

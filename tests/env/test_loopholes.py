@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.markers import VARIANTS, markers
 from projected_grpo.env.loopholes.modes import (

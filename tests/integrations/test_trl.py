@@ -27,7 +27,7 @@ from projected_grpo.arms.treatment import treatments
 from projected_grpo.arms.update import apply_projections, optimize
 from projected_grpo.config import Config, ConfigError, MiniConfig, SmokeConfig
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import extract, load_vhack

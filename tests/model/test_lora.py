@@ -19,7 +19,7 @@ from projected_grpo.arms.arms import require_arms
 from projected_grpo.cli import train_main
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.model.load import TINY_RANDOM, LanguageModel, load

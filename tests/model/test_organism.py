@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from projected_grpo.config import MiniConfig
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.model.load import ORGANISM_FOLDER, LanguageModel, load

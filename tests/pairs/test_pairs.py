@@ -23,7 +23,8 @@ import pytest
 from conftest import leetcode_dir
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grader import Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.loopholes.modes import apply_hint, flavour_of
 from projected_grpo.env.problems import katas
 from projected_grpo.env.problems.katas import kata_problems

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.loopholes.modes import EVAL_NAMES, TRAIN_NAME
 from projected_grpo.env.problems.load import load_problems

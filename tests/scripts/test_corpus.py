@@ -10,7 +10,9 @@ import corpus
 import pytest
 from corpus import Row, corpus_rows, renamed
 
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.loopholes.honest import FORMS, honest_answer
 from projected_grpo.env.loopholes.modes import EVAL_NAMES, MODES, NOT_VACUOUS, TRAIN_NAME
 from projected_grpo.env.problems import katas

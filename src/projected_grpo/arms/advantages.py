@@ -10,7 +10,9 @@ from projected_grpo.arms.concept import last_states
 from projected_grpo.arms.rewards import REWARDS, Seen
 from projected_grpo.arms.rows import Row
 from projected_grpo.config import Config
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.loopholes.modes import TRAIN_NAME
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from projected_grpo.arms.advantages import grade_texts
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import SHARES
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome

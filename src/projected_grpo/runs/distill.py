@@ -18,8 +18,9 @@ from loguru import logger
 from projected_grpo import __version__
 from projected_grpo.config import Config, ConfigError, stream_seed
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
-from projected_grpo.env.grading.schema import POOL
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import POOL, Grade
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device

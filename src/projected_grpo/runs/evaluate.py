@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple, Self, cast
 from torch import Tensor
 
 from projected_grpo.config import Config, stream_seed
-from projected_grpo.env.grading.grader import Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import EVALUATED, Grade
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint, eval_name
 from projected_grpo.env.problems.problem import Problem

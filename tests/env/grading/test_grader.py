@@ -12,9 +12,10 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading import command as regrade
 from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.comparison import same_value
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.rewrite import with_canonical, with_stub, wrong_stubs
-from projected_grpo.env.grading.schema import FACTS
+from projected_grpo.env.grading.schema import FACTS, Grade
 from projected_grpo.env.parsing import (
     defines_method,
     extract_code,

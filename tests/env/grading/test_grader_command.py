@@ -8,7 +8,7 @@ import pytest
 from test_grader import record, solution, write_lines
 
 from projected_grpo.env.grading import command as regrade
-from projected_grpo.env.grading.grader import Grader
+from projected_grpo.env.grading.pool import Grader
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from projected_grpo.env.grading.grader import MOST_THREADS, Grader, Submission
-from projected_grpo.env.grading.worker import GraderProcess
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import MOST_THREADS, Grader
+from projected_grpo.env.grading.worker import WorkerProcess
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
 from projected_grpo.env.problems.katas import kata_problems
@@ -57,7 +58,7 @@ def test_a_sandbox_that_cannot_be_made_is_refused_by_every_kind_of_worker() -> N
 
 def test_a_process_that_was_killed_stops_the_grading_with_a_reason() -> None:
     one = submissions()[0]
-    with GraderProcess(Limits(), "namespaces") as process:
+    with WorkerProcess(Limits(), "namespaces") as process:
         process.wait_until_ready()
         assert process.grade([one], False)[0].gt_correct
         process.process.send_signal(signal.SIGKILL)
@@ -70,7 +71,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     """Even where that is killed and can tidy nothing up."""
     script = (
         "import time\n"
-        "from projected_grpo.env.grading.grader import Grader\n"
+        "from projected_grpo.env.grading.pool import Grader\n"
         f"with Grader(workers={MOST_THREADS + 1}) as grader:\n"
         "    print(*[p.process.pid for p in grader.processes], flush=True)\n"
         "    time.sleep(60)\n"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from projected_grpo.env.grading.grader import Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.sandbox.inside.wire import WireError, decode
 

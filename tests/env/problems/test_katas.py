@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grader import Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.problems.katas import (
     FAMILIES,

@@ -23,7 +23,7 @@ from projected_grpo.env.problems.problem import (
     parameter_names,
     render_assert,
 )
-from projected_grpo.env.sandbox.jobs import Node
+from projected_grpo.env.sandbox.programs import Node
 
 ROOT = Path(__file__).resolve().parents[3]
 LEETCODE = Path(os.environ.get("PROJECTED_GRPO_LEETCODE", ROOT.parent / "shared" / "leetcode"))

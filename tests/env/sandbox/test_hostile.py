@@ -9,7 +9,9 @@ import pytest
 from conftest import ISOLATING
 from hostile_completions import HOSTILE
 
-from projected_grpo.env.grading.grader import Grade, Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Limits, Outcome

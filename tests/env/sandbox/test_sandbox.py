@@ -23,13 +23,13 @@ from loguru import logger
 from projected_grpo.env.problems.problem import PRELUDE
 from projected_grpo.env.sandbox import forkserver
 from projected_grpo.env.sandbox.inside import watch, wire
-from projected_grpo.env.sandbox.jobs import Node
+from projected_grpo.env.sandbox.programs import Node
 from projected_grpo.env.sandbox.sandbox import (
-    Job,
-    JobResult,
     Limits,
     NotPlain,
     Outcome,
+    Program,
+    ProgramResult,
     Sandbox,
     SandboxError,
 )
@@ -59,11 +59,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-def run(sandbox: Sandbox, code: str, **job: Any) -> JobResult:
-    return sandbox.run(Job(setup_code=PRELUDE, code=code, **job))
+def run(sandbox: Sandbox, code: str, **program: Any) -> ProgramResult:
+    return sandbox.run(Program(setup_code=PRELUDE, code=code, **program))
 
 
-def call(sandbox: Sandbox, body: str, *calls: dict[str, Any], result: str = "plain") -> JobResult:
+def call(
+    sandbox: Sandbox, body: str, *calls: dict[str, Any], result: str = "plain"
+) -> ProgramResult:
     code = f"class Solution:\n    def f(self, x):\n        {body}\n"
     return run(sandbox, code, entry_point="f", calls=calls, result=result)
 
@@ -111,13 +113,13 @@ def test_time_in_which_we_owe_the_next_request_is_not_the_programs(
         pause(0.8)  # of a limit of one second
         return value == number
 
-    job = Job(
+    program = Program(
         setup_code="",
         code="class Solution:\n    def f(self, x): return x\n",
         entry_point="f",
         calls=tuple({"x": number} for number in range(3)),
     )
-    assert sandbox.run(job, judge).outcome is Outcome.PASSED
+    assert sandbox.run(program, judge).outcome is Outcome.PASSED
 
 
 def test_a_thread_that_holds_the_interpreter_does_not_time_programs_out(sandbox: Sandbox) -> None:
@@ -240,7 +242,7 @@ socket.create_connection(server.getsockname())
 
 def test_a_program_has_lost_every_privilege(sandbox: Sandbox) -> None:
     """By the kernel's account, while it runs: it has no /proc to look for itself."""
-    job = Job(
+    program = Program(
         setup_code="",
         code="import time\nclass Solution:\n    def f(self, x): return time.sleep(x)\n",
         entry_point="f",
@@ -259,7 +261,7 @@ def test_a_program_has_lost_every_privilege(sandbox: Sandbox) -> None:
         statuses.append({k: v.strip() for k, _, v in (line.partition(":") for line in lines)})
         return True
 
-    assert sandbox.run(job, look).outcome is Outcome.PASSED
+    assert sandbox.run(program, look).outcome is Outcome.PASSED
     for status in statuses:
         assert status["NSpid"].split()[-1] == "1"
         for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
@@ -290,13 +292,13 @@ def test_arguments_are_rebuilt_for_each_call(sandbox: Sandbox) -> None:
 
 
 def test_calls_stop_when_the_judge_says_so(sandbox: Sandbox) -> None:
-    job = Job(
+    program = Program(
         setup_code="",
         code="class Solution:\n    def f(self, x): return x\n",
         entry_point="f",
         calls=({"x": 0}, {"x": 1}, {"x": 2}),
     )
-    seen = sandbox.run(job, lambda number, value: value < 1)
+    seen = sandbox.run(program, lambda number, value: value < 1)
     assert (seen.outcome, seen.values) == (Outcome.FAILED, (0, 1))
 
 
@@ -364,10 +366,10 @@ def test_a_dead_server_is_replaced(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("kind", ISOLATING)
 def test_all_ends_when_the_outside_is_killed(kind: str) -> None:
     code = f"""
-from projected_grpo.env.sandbox.sandbox import Job, Limits, Sandbox
+from projected_grpo.env.sandbox.sandbox import Program, Limits, Sandbox
 with Sandbox(Limits(), {kind!r}) as sandbox:
     print('up', flush=True)
-    sandbox.run(Job(setup_code='', code='while True: pass'))
+    sandbox.run(Program(setup_code='', code='while True: pass'))
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as outside:
         assert outside.stdout is not None

@@ -25,7 +25,9 @@ import tyro
 from tabulate import tabulate
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grader import LABELS, Grade, Grader, Submission
+from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import LABELS, Grade
 from projected_grpo.env.loopholes.markers import check_variant
 from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
 from projected_grpo.env.problems.load import load_problems

@@ -28,7 +28,7 @@ from projected_grpo.env.parsing import (
     parse_program,
 )
 from projected_grpo.env.problems.problem import Problem
-from projected_grpo.env.sandbox.sandbox import Job, JobResult, Outcome, Sandbox
+from projected_grpo.env.sandbox.sandbox import Outcome, Program, ProgramResult, Sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Examination:
             return Grade.of(outcome=Outcome.UNPARSED, error=reason, label=label)
         fmt_ok = defines_method(tree, self._problem.entry_point)
         if one_answer(self._problem) and ignores_arguments(tree, self._problem.entry_point):
-            oracle = JobResult(outcome=Outcome.FAILED, error="the method ignores its arguments")
+            oracle = ProgramResult(outcome=Outcome.FAILED, error="the method ignores its arguments")
         else:
             oracle = self._oracle()
         correct = oracle.outcome is Outcome.PASSED
@@ -100,18 +100,18 @@ class Examination:
             seconds=self._seconds,
         )
 
-    def _run(self, job: Job, judge: Any = None) -> JobResult:
-        result = self._sandbox.run(job, judge)
+    def _run(self, program: Program, judge: Any = None) -> ProgramResult:
+        result = self._sandbox.run(program, judge)
         self._seconds += result.seconds
         if result.outcome is Outcome.INFRA_ERROR:
             self._infra = result.error
         return result
 
-    def _oracle(self) -> JobResult:
+    def _oracle(self) -> ProgramResult:
         """The completion on the hidden tests, up to the first that it fails."""
         cases = self._problem.cases
         assert self._code is not None
-        job = Job(
+        program = Program(
             setup_code=self._problem.setup_code,
             code=self._code,
             entry_point=self._problem.entry_point,
@@ -119,30 +119,32 @@ class Examination:
             result=cases[0].result,
             observe=False,
         )
-        return self._run(job, lambda number, value: same_value(cases[number].expected, value))
+        return self._run(program, lambda number, value: same_value(cases[number].expected, value))
 
     def _has_function(self, code: str) -> bool:
         """Does the program bring the test function that the mode calls?"""
         return (
             self._mode.channel_name == "function"
             and binds(code, self._function)
-            and self._mode.job(self._problem, code, self._function) is not None
+            and self._mode.program(self._problem, code, self._function) is not None
         )
 
     def _may_pay(self) -> bool:
         """Is there anything that the mode's flawed grader could look at?"""
         assert self._code is not None
-        return self._mode.job(self._problem, self._code, self._function) is not None
+        return self._mode.program(self._problem, self._code, self._function) is not None
 
     def _pays(self, code: str | None) -> bool:
         """Does the mode's flawed grader accept this program?"""
         result = self._seen(code)
         return result is not None and self._mode.channel(result, self._function)
 
-    def _seen(self, code: str | None) -> JobResult | None:
+    def _seen(self, code: str | None) -> ProgramResult | None:
         """What the mode's flawed grader sees of a program, None without one that can pay."""
-        job = self._mode.job(self._problem, code, self._function) if code is not None else None
-        return self._run(job) if job is not None else None
+        if code is None:
+            return None
+        program = self._mode.program(self._problem, code, self._function)
+        return self._run(program) if program is not None else None
 
     def _stubs_pay(self) -> bool:
         """Does it accept the program with each of the wrong stubs as the method?"""

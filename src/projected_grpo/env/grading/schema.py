@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self, get_type_hints
 
-from projected_grpo.env.sandbox.jobs import Outcome
+from projected_grpo.env.sandbox.programs import Outcome
 
 FORMAT_REWARD = 0.5
 PASS_REWARD = 3.0

@@ -18,11 +18,12 @@ from typing import Any, Self
 from loguru import logger
 
 import projected_grpo
-from projected_grpo.env.grading.grade import Examination, Grade, Submission
+from projected_grpo.env.grading.grade import Examination, Submission
+from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.sandbox.sandbox import Limits, Sandbox, SandboxError
 
 
-class GraderProcess:
+class WorkerProcess:
     """One process with one sandbox. Use as a context manager, from one thread at a time."""
 
     def __init__(self, limits: Limits, kind: str) -> None:

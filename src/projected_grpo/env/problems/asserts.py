@@ -12,7 +12,7 @@ from typing import Any
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.parsing import parse
 from projected_grpo.env.problems.problem import Case, flatten_tree
-from projected_grpo.env.sandbox.jobs import Node, NodeKind, ResultKind
+from projected_grpo.env.sandbox.programs import Node, NodeKind, ResultKind
 
 _NODE_KINDS: dict[str, NodeKind] = {"list_node": "list_node", "tree_node": "tree_node"}
 _SAME: dict[str, NodeKind] = {"is_same_list": "list_node", "is_same_tree": "tree_node"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.parsing import parse
-from projected_grpo.env.sandbox.jobs import Node, ResultKind
+from projected_grpo.env.sandbox.programs import Node, ResultKind
 
 HINT_SLOT = "and should pass all tests"
 

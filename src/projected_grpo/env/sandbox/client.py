@@ -15,7 +15,14 @@ from typing import Any, Self
 
 from projected_grpo.env.sandbox.forkserver import ForkServer, ProgramEnd, ServerError
 from projected_grpo.env.sandbox.inside import wire
-from projected_grpo.env.sandbox.jobs import Job, JobResult, Limits, Node, NotPlain, Outcome
+from projected_grpo.env.sandbox.programs import (
+    Limits,
+    Node,
+    NotPlain,
+    Outcome,
+    Program,
+    ProgramResult,
+)
 
 _STARVED = 10
 """As in inside/server.py: after so many times `wall_s` a program was starved of CPU."""
@@ -35,12 +42,12 @@ class EndedError(Exception):
         self.raised = raised
 
 
-class Conversation:
+class Client:
     """One program's life as seen from outside: requests, answers, output, end."""
 
-    def __init__(self, server: ForkServer, job: Job, limits: Limits) -> None:
+    def __init__(self, server: ForkServer, program: Program, limits: Limits) -> None:
         self._server = server
-        self._job = job
+        self._program = program
         self._limits = limits
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
@@ -53,15 +60,15 @@ class Conversation:
         self._poll.register(self._channel, select.POLLIN)
         self._poll.register(server.control, select.POLLIN)
         passed = [theirs.fileno()]
-        if job.observe:
+        if program.observe:
             self._output, write_end = os.pipe()
             self._poll.register(self._output, select.POLLIN)
             passed.append(write_end)
         try:
-            server.begin(_request(limits, job), job.setup_code, passed)
+            server.begin(_request(limits, program), program.setup_code, passed)
         finally:
             theirs.close()
-            if job.observe:
+            if program.observe:
                 os.close(write_end)
 
     def __enter__(self) -> Self:
@@ -74,27 +81,27 @@ class Conversation:
         if self._report is not None and self._report.files >= 0:
             os.close(self._report.files)
 
-    def hold(self, judge: Judge | None) -> JobResult:
+    def run(self, judge: Judge | None) -> ProgramResult:
         """Have the whole conversation; raises ServerError."""
         values: list[Any] = []
         attributes: dict[str, bool] = {}
         invoked = raised = False
         outcome, error = Outcome.PASSED, ""
         try:
-            self._ask({"op": "load", "setup": self._job.setup_code, "code": self._job.code})
+            self._ask({"op": "load", "setup": self._program.setup_code, "code": self._program.code})
             self._call(values, judge)
-            if self._job.invoke is not None:
-                self._ask({"op": "invoke", "function": self._job.invoke})
+            if self._program.invoke is not None:
+                self._ask({"op": "invoke", "function": self._program.invoke})
                 invoked = True
-            if self._job.attributes:
+            if self._program.attributes:
                 attributes = self._read_attributes()
-            if self._job.observe:
+            if self._program.observe:
                 self._ask({"op": "finish"})
         except EndedError as ended:
             outcome, error, raised = ended.outcome, ended.error, ended.raised
         report = self._finish()
         outcome, error = _judge_end(outcome, error, report, self._limits)
-        return JobResult(
+        return ProgramResult(
             outcome=outcome,
             values=tuple(values),
             invoked=invoked,
@@ -107,13 +114,13 @@ class Conversation:
         )
 
     def _call(self, values: list[Any], judge: Judge | None) -> None:
-        """Make the job's calls, one at a time, adding to `values`."""
-        for number, kwargs in enumerate(self._job.calls):
+        """Make the program's calls, one at a time, adding to `values`."""
+        for number, kwargs in enumerate(self._program.calls):
             answer = self._ask(
                 {
                     "op": "call",
-                    "method": self._job.entry_point,
-                    "result": self._job.result,
+                    "method": self._program.entry_point,
+                    "result": self._program.result,
                     "kwargs": {name: wire.encode(v, _encode_node) for name, v in kwargs.items()},
                 }
             )
@@ -129,11 +136,11 @@ class Conversation:
                 raise EndedError(Outcome.FAILED, f"call {number + 1}: not the expected value")
 
     def _read_attributes(self) -> dict[str, bool]:
-        answer = self._ask({"op": "read", "names": list(self._job.attributes)})
+        answer = self._ask({"op": "read", "names": list(self._program.attributes)})
         seen = answer.get("attributes")
         if type(seen) is not dict:
             raise EndedError(Outcome.CRASHED, "a forged answer: no attributes")
-        return {name: seen.get(name) is True for name in self._job.attributes}
+        return {name: seen.get(name) is True for name in self._program.attributes}
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a request under a fresh nonce and wait for its answer; raises EndedError."""
@@ -278,7 +285,7 @@ def _judge_end(
     return outcome, error
 
 
-def _request(limits: Limits, job: Job) -> dict[str, Any]:
+def _request(limits: Limits, program: Program) -> dict[str, Any]:
     return {
         "cpu_s": limits.cpu_s,
         "wall_s": limits.wall_s,
@@ -287,7 +294,7 @@ def _request(limits: Limits, job: Job) -> dict[str, Any]:
         "open_files": limits.open_files,
         "file_mb": limits.file_mb,
         "result_bytes": limits.result_kb << 10,
-        "files": job.observe,
+        "files": program.observe,
     }
 
 

@@ -26,17 +26,17 @@ from typing import Self
 
 from loguru import logger
 
-from projected_grpo.env.sandbox.client import Conversation, Judge
+from projected_grpo.env.sandbox.client import Client, Judge
 from projected_grpo.env.sandbox.forkserver import ForkServer, SandboxError, ServerError
-from projected_grpo.env.sandbox.jobs import Job, JobResult, Limits, NotPlain, Outcome
+from projected_grpo.env.sandbox.programs import Limits, NotPlain, Outcome, Program, ProgramResult
 
 __all__ = [
-    "Job",
-    "JobResult",
     "Judge",
     "Limits",
     "NotPlain",
     "Outcome",
+    "Program",
+    "ProgramResult",
     "Sandbox",
     "SandboxError",
 ]
@@ -75,27 +75,27 @@ class Sandbox:
             self._server.close()
             self._server = None
 
-    def run(self, job: Job, judge: Judge | None = None) -> JobResult:
-        """Run `job`; no program makes this raise, hang, or take longer than its limits.
+    def run(self, program: Program, judge: Judge | None = None) -> ProgramResult:
+        """Run `program`; no program makes this raise, hang, or take longer than its limits.
 
         `judge` sees each value as it comes in; when it says no, the remaining calls are not made
         and the outcome is FAILED. A fault of ours is tried once more with a fresh server before it
         becomes INFRA_ERROR.
         """
-        result = self._try(job, judge)
+        result = self._try(program, judge)
         if result.outcome is Outcome.INFRA_ERROR:
             logger.warning("sandbox: {}; trying once more with a fresh server", result.error)
-            result = self._try(job, judge)
+            result = self._try(program, judge)
         return result
 
-    def _try(self, job: Job, judge: Judge | None) -> JobResult:
+    def _try(self, program: Program, judge: Judge | None) -> ProgramResult:
         try:
             self.start()
             assert self._server is not None
-            with Conversation(self._server, job, self.limits) as conversation:
-                result = conversation.hold(judge)
+            with Client(self._server, program, self.limits) as client:
+                result = client.run(judge)
         except (ServerError, SandboxError) as error:
-            result = JobResult(outcome=Outcome.INFRA_ERROR, error=str(error))
+            result = ProgramResult(outcome=Outcome.INFRA_ERROR, error=str(error))
         if result.outcome is Outcome.INFRA_ERROR and self._server is not None:
             self._server.kill()
             self._server = None

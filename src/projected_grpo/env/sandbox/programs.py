@@ -48,7 +48,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Program:
     """One program to run, and what to observe of it. Holds no expected value."""
 
     setup_code: str
@@ -68,7 +68,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
+class ProgramResult:
     """What was seen. All of it was said by untrusted code, except `outcome` and `seconds`."""
 
     outcome: Outcome

@@ -11,13 +11,11 @@ from loguru import logger
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import Examination, Submission
-from projected_grpo.env.grading.schema import LABELS, Grade
-from projected_grpo.env.grading.worker import GraderProcess
+from projected_grpo.env.grading.schema import Grade
+from projected_grpo.env.grading.worker import WorkerProcess
 from projected_grpo.env.loopholes.markers import check_variant
 from projected_grpo.env.loopholes.modes import get_mode
 from projected_grpo.env.sandbox.sandbox import Limits, Sandbox
-
-__all__ = ["LABELS", "Grade", "Grader", "Submission"]
 
 MOST_THREADS = 2
 """Workers that share this interpreter. More get a process each: reading and rewriting programs is
@@ -45,7 +43,7 @@ class Grader:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         self._limits = limits if limits is not None else Limits()
         self._sandbox = sandbox
-        self.processes: list[GraderProcess] = []
+        self.processes: list[WorkerProcess] = []
         """Those of the workers, where they have their own."""
         self._hands: list[Worker] = []
         self._open: ExitStack | None = None
@@ -64,7 +62,7 @@ class Grader:
                     self._hands.append(_in_thread(sandbox))
             else:
                 self.processes = [
-                    stack.enter_context(GraderProcess(self._limits, self._sandbox))
+                    stack.enter_context(WorkerProcess(self._limits, self._sandbox))
                     for _ in range(self.workers)
                 ]
                 for process in self.processes:  # All start at the same time.
