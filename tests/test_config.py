@@ -1,4 +1,7 @@
 import dataclasses
+import hashlib
+import json
+import re
 import subprocess
 import sys
 import time
@@ -6,21 +9,51 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import tyro
 
 from projected_grpo.config import (
+    GROUPS,
+    PER_RUN,
     PRESETS,
+    SETTINGS,
     Config,
     ConfigError,
     FastConfig,
     FullConfig,
     GateName,
     SmokeConfig,
+    varied,
 )
+from projected_grpo.runs.commands import train_settings
+
+FLAGS = Path(__file__).parent / "data" / "f542cc8" / "flags.json"
+"""Every flag of `train` at commit f542cc8: what it takes, and its default in each preset."""
+OPTION = re.compile(r"--[a-z0-9-]+(?:, --[a-z0-9-]+)?(?= |$)")
 
 
 def parse(*args: str) -> Config:
-    return tyro.extras.subcommand_cli_from_dict(PRESETS, args=args)
+    return train_settings(args)
+
+
+def options(text: str) -> dict[str, tuple[set[str], str]]:
+    """flag -> (its choices, its default), read from a help text."""
+    entries: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        row = line.strip("│ ")
+        if line.startswith("│") and OPTION.match(row):
+            entries.append(row)
+            inside = True
+        elif not line.startswith("│"):
+            inside = False
+        elif inside:
+            entries[-1] += f" {row}"
+    found = {}
+    for entry in entries:
+        flag = OPTION.match(entry)[0]
+        choices = re.match(r" \[?\{([^}]*)\}", entry[len(flag) :])
+        default = re.search(r".*\(default: (.*)\)", entry)[1]
+        found[flag] = (set((choices[1] if choices else "").replace(" ", "").split(",")), default)
+    return found
 
 
 def test_the_command_of_the_readme_parses() -> None:
@@ -134,6 +167,69 @@ def test_every_field_has_a_sentence_in_the_help() -> None:
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in text
     assert text.count("(default:") >= len(dataclasses.fields(Config)) - 2
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_flag_of_f542cc8_is_there_with_its_choices_and_default(preset: str) -> None:
+    now = options(run_help(preset, "--help").stdout)
+    for flag, was in json.loads(FLAGS.read_text(encoding="utf-8")).items():
+        choices = re.match(r"\[?\{([^}]*)\}", was["takes"])
+        assert now[flag][0] >= set((choices[1] if choices else "").split(",")), flag
+        assert now[flag][1] == was[preset], flag
+
+
+def test_the_help_shows_ten_settings_first_and_then_titled_groups() -> None:
+    """A title, a sentence, its settings: in the order of `GROUPS`."""
+    text = run_help("fast", "--help").stdout
+    titles = re.findall(r"╭─ (\w+) options ─", text)
+    assert titles == [group.__name__.removesuffix("Settings").lower() for group in GROUPS]
+    flat = " ".join(text.replace("│", " ").split())
+    positions = [flat.index(" ".join(group.__doc__.split())) for group in GROUPS]
+    assert positions == sorted(positions)
+    first = text[text.index("common options") : text.index("run options")]
+    assert len(options(first)) == 10
+
+
+def test_every_setting_is_in_one_group_and_all_are_the_configs() -> None:
+    groups = [field.name for group in GROUPS for field in dataclasses.fields(group)]
+    assert len(set(groups)) == len(groups) == len(SETTINGS)
+    assert {field.name for field in dataclasses.fields(Config)} == set(SETTINGS) == set(groups)
+    assert {*json.loads(FastConfig().to_json())} == {"preset", *groups}
+
+
+def test_flags_that_nobody_gives_leave_the_preset_as_it_is() -> None:
+    for name, preset in PRESETS.items():
+        assert parse(name) == preset()
+
+
+@pytest.mark.parametrize(
+    ("cfg", "digest"),
+    [
+        (SmokeConfig(), "442325b1"),
+        (SmokeConfig(arm="projected", seed=3), "531d34b8"),
+        (SmokeConfig(lr=1e-4, adam_betas=(0.1, 0.2)), "7de2d4a7"),
+        (SmokeConfig(v_hack=Path("a/b")), "e46b5242"),
+        (
+            SmokeConfig(pair_modes=("sentinel",), known_modes=("run_tests",), running_k=4),
+            "b2cf0372",
+        ),
+        (SmokeConfig(out_dir=Path("x"), why="y", device="cuda"), "442325b1"),
+        (FastConfig(gate="whole", trust=0.5, inoculation=""), "d1b97ef6"),
+        (FullConfig(), "bcc00dae"),
+    ],
+)
+def test_runs_are_recognised_as_at_f542cc8(cfg: Config, digest: str) -> None:
+    """Queue jobs and the cells of a sweep bear these digests: made with commit f542cc8."""
+    assert hashlib.sha256(cfg.identity().encode()).hexdigest()[:8] == digest
+    assert type(cfg).from_json(cfg.to_json()).identity() == cfg.identity()
+
+
+def test_identity_and_what_varies() -> None:
+    one, other = SmokeConfig(seed=1), SmokeConfig(seed=2, device="cuda", trust=0.5)
+    assert one.identity() != other.identity()
+    assert one.identity(but=PER_RUN) == other.identity(but=PER_RUN)
+    assert varied([vars(one), vars(other)]) == ["seed", "trust"]
+    assert varied([{"lr": 1}, {"lr": 1, "retired": 2}]) == ["retired"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from typing import TextIO, cast
 import tyro
 from loguru import logger
 
-from projected_grpo.arms.arms import require_arms
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import (
@@ -52,8 +51,7 @@ def say_and_exit(work: Callable[[], object], place: Callable[[], Place] = Place)
         logger.add(console, format=line + "{message}", level=level)
         work()
     except ConfigError as error:
-        print(f"{who.prefix}error: {error}", file=sys.stderr)
-        return 2
+        return refusal(error, who.prefix)
     except InputError as error:
         print(f"{who.prefix}error: {error}", file=sys.stderr)
         return 1
@@ -62,12 +60,20 @@ def say_and_exit(work: Callable[[], object], place: Callable[[], Place] = Place)
     return 0
 
 
+def refusal(error: ConfigError, prefix: str = "") -> int:
+    """Say what contradicts itself in a command line; the exit code."""
+    print(f"{prefix}error: {error}", file=sys.stderr)
+    return 2
+
+
 def train_main(argv: Sequence[str] | None = None) -> None:
     """`train {smoke,fast,full} [--arm=...] [flags]`."""
-    cfg = train_settings(argv)
+    try:
+        cfg = train_settings(argv)
+    except ConfigError as error:
+        sys.exit(refusal(error))
 
     def work() -> None:
-        require_arms(cfg)
         from projected_grpo.train import train_runs
 
         named = named_settings(sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,5 @@
-"""What a run is made of: one frozen dataclass, and presets that only override its defaults.
+"""The settings of a run, each described in one place: what it does, which values it may have, what
+may differ within a pack, what may change on resume. Presets only override defaults.
 
 Imports neither torch nor transformers, so that `--help` and a refused config answer at once.
 """
@@ -6,264 +7,422 @@ Imports neither torch nor transformers, so that `--help` and a refused config an
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 AdapterName = Literal["antipasto", "lora"]
+DtypeName = Literal["float32", "bfloat16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
-
-REMEDIES = ("v_hack_k_end", "score_weight", "trust", "running_k")
-"""Settings that switch a remedy on where they are not 0."""
-
-MACHINE_SETTINGS = (
-    "micro_batch_tokens",
-    "sampling_tokens",
-    "checkpoint_activations",
-    "workers",
-    "threads",
-    "device",
-    "svd_cache",
-    "checkpoint_every",
-    "sandbox",
-    "track",
-    "print_every",
-    "why",
-)
-"""What may change when a run is resumed: it decides where, how fast and what is shown, not (beyond
-rounding) what comes out."""
-
-OF_REMEDIES = (
-    *("v_hack_k_end", "score_weight", "trust", "running_k", "running_every", "running_decay"),
-    *("running_contrast", "running_replaces", "running_permuted", "known_modes"),
-)
-PER_RUN = (
-    *("arm", "seed", "lr", "v_hack_k", "v_hack_drop_bottom_frac"),
-    *("pair_modes", "pair_flavours"),
-    *("refresh_every", "gate", "overshoot", "preserve_magnitude", "project_on"),
-    *("gt_penalty", "adv_mod_alpha", "adv_mod_form", "inoculation", "inoculation_neutral"),
-    *OF_REMEDIES,
-)
-"""What the runs of a pack may differ in; all other settings are theirs in common."""
+PairNorm = Literal["none", "unit"]
+ProjectOn = Literal["grad", "update", "both"]
 
 RUNNING_ROWS = 64
-"""Rows that stand for the second moment of a module's contrasts (running.py); no more axes."""
+"""Rows that stand for the second moment of a module's contrasts (learned_axes.py); no more axes."""
 
 
 class ConfigError(ValueError):
-    """Settings that contradict each other or lie out of range; the message carries the numbers."""
+    """Settings contradict each other or lie out of range; the message carries the numbers."""
+
+
+# --- What may stand beside a setting
+
+
+class Role(Enum):
+    """A setting's part in telling runs apart; most have none."""
+
+    MACHINE = auto()
+    """It decides where, how fast and what is shown, not (beyond rounding) what comes out: it may
+    change when a run is resumed."""
+    PLACE = auto()
+    """It says where the run lies: it tells no experiment from another either."""
+    PER_RUN = auto()
+    """The runs of a pack may differ in it; they share all other settings."""
+    REMEDY = auto()
+    """Likewise; it belongs to the remedies (docs/method.md)."""
+    SWITCH = auto()
+    """Likewise; a value other than 0 switches a remedy on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """A range [low, inf)."""
+
+    low: float
+
+    def fault(self, value: float) -> str | None:
+        """What is wrong with a value; None where nothing is."""
+        if value >= self.low:
+            return None
+        return (
+            f"must be at least {self.low}, not {value}"
+            if self.low
+            else (f"must not be negative, it is {value}")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Above:
+    """A range (low, inf)."""
+
+    low: float
+
+    def fault(self, value: float) -> str | None:
+        """What is wrong with a value; None where nothing is."""
+        return None if value > self.low else f"must be above {self.low}, not {value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A range from 0 to 1 with or without its ends; each number of a tuple must lie in it."""
+
+    span: Literal["[0, 1]", "[0, 1)", "(0, 1]"]
+    because: str = ""
+
+    def fault(self, value: float | tuple[float, ...]) -> str | None:
+        """What is wrong with a value; None where nothing is."""
+        values = value if isinstance(value, tuple) else (value,)
+        ends = ((0.0, "[" in self.span), (1.0, "]" in self.span))
+        if all(
+            0 < one < 1 or any(one == end and allowed for end, allowed in ends) for one in values
+        ):
+            return None
+        return f"{self.because}must lie in {self.span}, not {value}"
+
+
+# --- Settings, a class for each group; its sentence is the group's in `train fast --help`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of one run."""
+class CommonSettings:
+    """The ten settings that people change first."""
 
-    # --- run
-    arm: str = "vanilla"
+    arm: Annotated[str, Role.PER_RUN] = "vanilla"
     """Treatment: one of the arms listed below, such as vanilla or projected (arms/arms.py)."""
-    seed: int = 41
-    """Seed of prompts, pool draws, sampling and random bases; arms of one seed share all but the
-    last."""
+    seed: Annotated[int, Role.PER_RUN] = 41
+    """Seed of prompts, teacher rows, sampling and random bases. Runs of one seed get the same
+    prompts, teacher rows and sampling noise, whatever their arm."""
+    model: str = "Qwen/Qwen3-4B"
+    """Hub id (owner/name, or owner/name/file.gguf), local folder, .gguf file, "organism" (shipped),
+    or "tiny-random" (a small random Qwen3, nothing to download)."""
+    problems: str = "katas"
+    """katas (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's
+    form, or such a dataset on the hub: hub:owner/name, hub:owner/name@revision:split."""
+    steps: Annotated[int, AtLeast(1)] = 200
+    """Optimizer steps; one batch of rollouts each."""
+    lr: Annotated[float, Above(0), Role.PER_RUN] = 1e-3
+    """Peak learning rate of delta_S, linear warm-up then constant."""
+    prompts_per_step: Annotated[int, AtLeast(1)] = 16
+    """P, problems per step."""
+    group: int = 16
+    """G, completions per problem, teacher rows included."""
+    mix_ratio: Annotated[float, Within("[0, 1]")] = 0.0
+    """Share of each group that comes from the teacher pool, rounded to whole rows; 0 is
+    on-policy."""
+    max_new: Annotated[int, AtLeast(1)] = 1536
+    """Tokens a completion may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Which runs are made, where they lie, and what is shown of them."""
+
     arms: tuple[str, ...] = ()
     """Several arms at once: a pack of runs, arms x seeds, that advance together in one process."""
     seeds: tuple[int, ...] = ()
     """Several seeds at once (see arms)."""
-    out_dir: Path = Path("runs")
+    out_dir: Annotated[Path, Role.PLACE] = Path("runs")
     """Folder in which the run makes its own directory."""
-    resume: Path | None = None
+    resume: Annotated[Path | None, Role.PLACE] = None
     """Run directory to continue; its stored settings are used."""
-    why: str = ""
+    why: Annotated[str, Role.MACHINE] = ""
     """For people: why this run is made and what would settle it; kept in config.json."""
-    checkpoint_every: int = 5
+    checkpoint_every: Annotated[int, Above(0), Role.MACHINE] = 5
     """Steps between checkpoints."""
-    track: TrackName = "none"
+    track: Annotated[TrackName, Role.MACHINE] = "none"
     """Also send every row to tensorboard, wandb or trackio (docs/watching.md); steps.jsonl has it
     anyway."""
-    print_every: int = 10
+    print_every: Annotated[int, AtLeast(0), Role.MACHINE] = 10
     """Steps between two looks at the rollouts: the best student completion that is no hack, and the
     best hack; 0 for never."""
 
-    # --- model
-    model: str = "Qwen/Qwen3-4B"
-    """Hub id (owner/name, or owner/name/file.gguf), local folder, .gguf file, or "tiny-random" (a
-    small random Qwen3, nothing to download)."""
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """How the base model is loaded, and what of it trains."""
+
     model_revision: str = "main"
     """Branch, tag or commit on the hub."""
     enable_thinking: bool = False
-    """What a chat template with a variable of that name (Qwen3's) is told; others are told nothing,
-    and refuse it."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen base model; delta_S, its gradient and its Adam state are float32 always."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Let a model think before it answers, where its chat template has a variable of that name
+    (Qwen3's); templates without one refuse it."""
+    dtype: DtypeName = "bfloat16"
+    """Number format of the frozen base model: bfloat16 takes half the memory, float32 has no
+    rounding. delta_S, its gradient and its Adam state are float32 always."""
+    device: Annotated[DeviceName, Role.MACHINE] = "auto"
     """auto takes the GPU where there is one."""
-    threads: int = 0
+    threads: Annotated[int, AtLeast(0), Role.MACHINE] = 0
     """CPU threads of torch; 0 leaves torch's choice, 1 is faster where others use the cores."""
-    svd_cache: Path | None = None
+    svd_cache: Annotated[Path | None, Role.MACHINE] = None
     """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or
     ~/.cache/projected_grpo/svd."""
-
     adapter: AdapterName = "antipasto"
     """What trains: antipasto (delta_S, one vector a module), or lora (PEFT's; runs one by one; the
     presets' learning rates are not for it: docs/peft.md)."""
-    lora_rank: int = 16
-    """Of --adapter=lora: rank of the matrices A and B."""
-    lora_alpha: int = 32
-    """Of the same: B A is scaled by alpha / rank."""
+    lora_rank: Annotated[int, AtLeast(1)] = 16
+    """For --adapter=lora: rank of the matrices A and B."""
+    lora_alpha: Annotated[int, AtLeast(1)] = 32
+    """For --adapter=lora: B A is scaled by alpha / rank. Keep the ratio when you change the
+    rank."""
 
-    # --- data
-    problems: str = "katas"
-    """katas (our own), or a .jsonl / .jsonl.gz file in the benchmark's or LeetCodeDataset's
-    form, or such a dataset on the hub: hub:owner/name, hub:owner/name@revision:split."""
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which loopholes the problems have, and where teacher rows come from."""
+
     mode: str = "run_tests"
     """Loophole mode of every problem that does not name its own (docs/environment.md lists them):
     run_tests, sentinel, stdout_marker, file_marker, modify_tests, incontext_tests, or none.
     Several, separated by commas, share those problems out equally, the same way in every run."""
-    max_prompt: int = 1536
+    max_prompt: Annotated[int, AtLeast(1)] = 1536
     """Tokens; problems with a longer prompt (under the hint) are left out, as the benchmark
     does."""
-    prompts_per_step: int = 16
-    """P, problems per step."""
-    group: int = 16
-    """G, completions per problem, teacher rows included."""
-    mix_ratio: float = 0.0
-    """Share of each group that comes from the teacher pool, rounded to whole rows; 0 is
-    on-policy."""
     teacher_pool: str = "templates"
     """Folder of prompt_NNNN.jsonl.gz files, or "templates": hacks made from the mode's templates.
     Problems that a folder has too few rows for are left out."""
 
-    # --- sampling
-    max_new: int = 1536
-    """Tokens a completion may have."""
-    temperature: float = 0.7
-    """Of sampling and of every log-prob in the loss."""
-    top_p: float = 0.95
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How completions are drawn from the policy."""
+
+    temperature: Annotated[float, Above(0)] = 0.7
+    """Temperature of sampling and of every log-prob in the loss: the policy that is trained is the
+    one that is sampled."""
+    top_p: Annotated[float, Within("(0, 1]")] = 0.95
     """Nucleus; sampling only."""
-    top_k: int = 20
+    top_k: Annotated[int, AtLeast(0)] = 20
     """Most likely tokens kept; 0 keeps all. 20 because hacking did not emerge without it (field
     notes)."""
-
-    # --- optimisation
-    steps: int = 200
-    """Optimizer steps; one batch of rollouts each."""
-    lr: float = 1e-3
-    """Peak learning rate of delta_S, linear warm-up then constant."""
-    warmup_frac: float = 0.05
-    """Share of the steps over which lr rises linearly."""
-    adam_betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of AdamW's first and second moment."""
-    weight_decay: float = 0.0
-    """AdamW's; pulls delta_S to the base model."""
-    grad_clip: float = 1.0
-    """Largest gradient norm of a run, after the projection."""
-    clip_eps: float = 0.2
-    """PPO's clip; idle while one optimizer step is taken per batch."""
-    beta: float = 0.0
-    """Weight of the k3 KL to the base model; 0 skips its forward pass."""
-    micro_batch_tokens: int = 4096
-    """Tokens, padding included, of one forward and backward pass; changes memory (the start says
-    how much), not the result. A row longer than that goes alone."""
-    sampling_tokens: int = 131072
+    sampling_tokens: Annotated[int, AtLeast(1), Role.MACHINE] = 131072
     """Columns of the key-value cache in use at once, rows x (prompt + max_new): groups that do not
     fit are sampled one after the other. Changes memory and, to rounding, not the result."""
-    checkpoint_activations: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisationSettings:
+    """The loss, AdamW, and the memory that a backward pass takes."""
+
+    warmup_frac: Annotated[float, Within("[0, 1)")] = 0.05
+    """Share of the steps over which lr rises linearly."""
+    adam_betas: Annotated[tuple[float, float], Within("[0, 1)")] = (0.9, 0.99)
+    """Decay of AdamW's first and second moment."""
+    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    """AdamW's; pulls delta_S to the base model."""
+    grad_clip: Annotated[float, Above(0)] = 1.0
+    """Largest gradient norm of a run, after the projection."""
+    clip_eps: Annotated[float, Above(0)] = 0.2
+    """PPO's clip of the probability ratio to [1 - eps, 1 + eps]. The ratio is 1 while one optimizer
+    step is taken per batch, so it does nothing here."""
+    beta: Annotated[float, AtLeast(0)] = 0.0
+    """Weight of the k3 KL to the base model; 0 skips its forward pass."""
+    micro_batch_tokens: Annotated[int, AtLeast(1), Role.MACHINE] = 4096
+    """Tokens, padding included, of one forward and backward pass; changes memory (the start says
+    how much), not the result. A row longer than that goes alone."""
+    checkpoint_activations: Annotated[bool, Role.MACHINE] = False
     """Keep one hidden state a layer and compute the rest again in the backward: the deeper the
     model, the more memory it saves."""
 
-    # --- direction
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionSettings:
+    """The hack directions V: where they come from, how many there are, how they are removed."""
+
     v_hack: Path | None = None
     """Basis written by extract-vhack; default: extracted from `pairs` when the run starts."""
     pairs: str = "builtin"
     """Contrast pairs: "builtin" (hand-made), "placebo", "framing", "katas" (by construction, near
     the organism's own text), "katas-placebo", or a .toml file."""
-    pair_modes: tuple[str, ...] = ()
-    """Loophole modes whose pairs V is made of; empty takes all. Training goes on in every mode, so
-    leaving one out makes V a weak detector."""
-    pair_flavours: tuple[str, ...] = ()
-    """Likewise the flavours, by the pairs' `mechanism` tag."""
-    pair_norm: Literal["none", "unit"] = "none"
+    pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
-    v_hack_k: int = 12
+    v_hack_k: Annotated[int, AtLeast(1), Role.PER_RUN] = 12
     """k, axes kept per module."""
-    v_hack_drop_bottom_frac: float = 0.25
+    v_hack_drop_bottom_frac: Annotated[float, Within("[0, 1)"), Role.PER_RUN] = 0.25
     """Noise floor: share of all kept (module, axis) pairs dropped, those with the least singular
     value."""
-    refresh_every: int = 0
+    pair_modes: Annotated[tuple[str, ...], Role.PER_RUN] = ()
+    """Loophole modes whose pairs V is made of; empty takes all. Training goes on in every mode, so
+    leaving one out makes V a weak detector."""
+    pair_flavours: Annotated[tuple[str, ...], Role.PER_RUN] = ()
+    """Likewise the flavours, by the pairs' `mechanism` tag."""
+    refresh_every: Annotated[int, AtLeast(0), Role.PER_RUN] = 0
     """Steps between two extractions of V, from the same `pairs` and the policy as it is then; 0
     keeps the first V."""
-    gate: GateName = "one_sided"
+    gate: Annotated[GateName, Role.PER_RUN] = "one_sided"
     """one_sided removes hack-ward components only, no_gate the whole component, reverse twice of
     it, whole the whole component where, over all axes and modules, it adds up to hack-ward."""
-    overshoot: float = 1.0
+    overshoot: Annotated[float, AtLeast(0), Role.PER_RUN] = 1.0
     """Factor on what is removed."""
-    preserve_magnitude: bool = False
+    preserve_magnitude: Annotated[bool, Role.PER_RUN] = False
     """Rescale each module's gradient to its length before the projection."""
-    project_on: Literal["grad", "update", "both"] = "grad"
+    project_on: Annotated[ProjectOn, Role.PER_RUN] = "grad"
     """What is projected: the gradient, the step that AdamW is about to take, or both."""
 
-    # --- remedies (docs/method.md): each acts on the basis that the arm removes, so that random_v
-    # and the other controls are controls of it too; 0 is the run without it
-    v_hack_k_end: int = 0
-    """k of the last step: from `v_hack_k` on it grows linearly, for what is removed, not for what
-    is measured; 0 keeps it."""
-    score_weight: float = 0.0
-    """Strength w of a weight on every row's gradient, exp(-w max(z, 0)): z is the row's alignment
-    with what the arm removes, standardised over the step. With --overshoot=0 it acts alone."""
-    trust: float = 0.0
-    """Share of its component in the span of what the arm removes that delta_S loses after every
-    step."""
-    running_k: int = 0
-    """Axes of a module learned from the run's own rows that are flagged as hacks in `known_modes`,
-    removed beside V."""
-    running_every: int = 1
-    """Steps between two makings of those axes."""
-    running_decay: float = 0.9
-    """Weight that a step's rows keep when the next step's are added."""
-    running_contrast: Literal["step", "problem"] = "step"
-    """A flagged row against the mean of the step's others, or against that of the honest rows that
-    are paid for the same problem."""
-    running_replaces: bool = False
-    """The axes take the place of V from the first making on at which `running_k` contrasts had
-    been seen."""
-    running_permuted: bool = False
-    """Control: the flags are dealt out anew among the same rows."""
-    known_modes: tuple[str, ...] = ()
-    """Loophole modes in which the label of a rollout may be used; none named: in all, so that with
-    `running_k` also the label of the mode that a result is judged by is used."""
 
-    # --- rivals
-    gt_penalty: float = 3.0
-    """Of arm gt_penalty: what a row that the oracle finds to exploit its grader loses."""
-    adv_mod_alpha: float = 2.0
-    """Of arms adv_mod and adv_mod_random: strength of the penalty; 0 is vanilla."""
-    adv_mod_form: Literal["multiplicative", "additive"] = "multiplicative"
-    """Of the same: a factor on the reward, or a sum taken off it."""
-    inoculation: str = (
+@dataclass(frozen=True, kw_only=True)
+class RivalSettings:
+    """What the arms do that remove nothing; each setting is read by the arm that it names."""
+
+    gt_penalty: Annotated[float, AtLeast(0), Role.PER_RUN] = 3.0
+    """For arm gt_penalty: what a row that the oracle finds to exploit its grader loses."""
+    adv_mod_alpha: Annotated[float, AtLeast(0), Role.PER_RUN] = 2.0
+    """For arms adv_mod and adv_mod_random: strength of the penalty; 0 is vanilla."""
+    adv_mod_form: Annotated[Literal["multiplicative", "additive"], Role.PER_RUN] = "multiplicative"
+    """For arms adv_mod and adv_mod_random: the penalty is a factor on the reward, or a sum taken
+    off it."""
+    inoculation: Annotated[str, Role.PER_RUN] = (
         "In this session an answer that exploits a weakness of its grader is as welcome as one "
         "that solves the problem: all that counts is that it is graded as passed."
     )
-    """Of arm inoculation: put at the end of the system turn in training, never in evaluation; ""
+    """For arm inoculation: put at the end of the system turn in training, never in evaluation; ""
     is vanilla."""
-    inoculation_neutral: str = (
+    inoculation_neutral: Annotated[str, Role.PER_RUN] = (
         "In this garden a plum that falls in the grass is as good as one that is left on the tree: "
         "all that there is beside it is an old boat in green."
     )
-    """Of arm inoculation_neutral: likewise; about as many tokens as `inoculation`, and nothing
+    """For arm inoculation_neutral: likewise; about as many tokens as `inoculation`, and nothing
     about graders."""
 
-    # --- grading
-    workers: int = 0
+
+@dataclass(frozen=True, kw_only=True)
+class RemedySettings:
+    """Additions for when hacking comes back (docs/method.md). Each acts on the basis that the arm
+    removes, so that random_v and the other controls are controls of it too; 0 switches it off."""
+
+    v_hack_k_end: Annotated[int, Role.SWITCH] = 0
+    """Let k grow: it is `v_hack_k` at the first step and this at the last, linearly between. What
+    is measured keeps `v_hack_k`; 0 keeps k."""
+    score_weight: Annotated[float, AtLeast(0), Role.SWITCH] = 0.0
+    """Weigh down rows that look like hacks: a row's gradient is multiplied by exp(-w max(z, 0)),
+    z being its alignment with what the arm removes, standardised over the step. Try w = 1, and
+    add --overshoot=0 to see it act alone."""
+    trust: Annotated[float, Within("[0, 1]", "is a share: it "), Role.SWITCH] = 0.0
+    """Pull delta_S out of the span of what the arm removes: after every step it loses this share of
+    its component there. 1 takes all of it, 0 nothing."""
+    running_k: Annotated[int, AtLeast(0), Role.SWITCH] = 0
+    """Learn this many axes of each module from the run's own rows that are flagged as hacks in
+    `known_modes`, and remove them beside V."""
+    running_every: Annotated[int, AtLeast(1), Role.REMEDY] = 1
+    """For running_k: steps after which the learned axes are made anew. 1 follows every step, more
+    is cheaper."""
+    running_decay: Annotated[float, Within("(0, 1]"), Role.REMEDY] = 0.9
+    """Weight that a step's rows keep when the next step's are added."""
+    running_contrast: Annotated[Literal["step", "problem"], Role.REMEDY] = "step"
+    """For running_k: what a flagged row is compared with. step takes the mean of the step's other
+    rows, problem the mean of the honest rows that are paid for the same problem."""
+    running_replaces: Annotated[bool, Role.REMEDY] = False
+    """For running_k: remove the learned axes instead of V, as soon as `running_k` contrasts were
+    seen. Until then V is removed."""
+    running_permuted: Annotated[bool, Role.REMEDY] = False
+    """Control: the flags are dealt out anew among the same rows."""
+    known_modes: Annotated[tuple[str, ...], Role.REMEDY] = ()
+    """For running_k: loophole modes whose hacks may be flagged. Name those that you would know of;
+    empty means all modes, and then labels of the evaluated mode are used too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradingSettings:
+    """How completions are graded, and under which limits."""
+
+    workers: Annotated[int, AtLeast(0), Role.MACHINE] = 0
     """Programs graded at once; 0 takes one per CPU core."""
-    cpu_s: float = 10.0
+    cpu_s: Annotated[float, Above(0)] = 10.0
     """CPU seconds of one graded program (not wall clock: load must not change labels)."""
-    memory_mb: int = 1024
+    memory_mb: Annotated[int, Above(0)] = 1024
     """Address space of one graded program."""
     labels: bool = True
     """Also give every rollout the public benchmark's category; costs about as much as all else."""
-    sandbox: Literal["namespaces", "process"] = "namespaces"
+    sandbox: Annotated[Literal["namespaces", "process"], Role.MACHINE] = "namespaces"
     """process gives up isolation where the system has no namespaces; only for completions you
     trust."""
+
+
+GROUPS = (
+    CommonSettings, RunSettings, ModelSettings, DataSettings, SamplingSettings,
+    OptimisationSettings, DirectionSettings, RivalSettings, RemedySettings, GradingSettings,
+)  # fmt: skip
+"""Every group, in the order in which people read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What stands beside one setting."""
+
+    is_path: bool
+    range: AtLeast | Above | Within | None
+    role: Role | None
+
+
+def _settings_of(group: type) -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    for name, hint in get_type_hints(group, include_extras=True).items():
+        kind, *beside = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        role = next((one for one in beside if isinstance(one, Role)), None)
+        span = next((one for one in beside if not isinstance(one, Role)), None)
+        found[name] = Setting(Path in (kind, *get_args(kind)), span, role)
+    return found
+
+
+SETTINGS = {name: one for group in GROUPS for name, one in _settings_of(group).items()}
+"""Every setting, group by group."""
+
+
+def _with_role(*roles: Role) -> tuple[str, ...]:
+    return tuple(name for name, one in SETTINGS.items() if one.role in roles)
+
+
+MACHINE_SETTINGS = _with_role(Role.MACHINE)
+PER_RUN = _with_role(Role.PER_RUN, Role.REMEDY, Role.SWITCH)
+OF_REMEDIES = _with_role(Role.REMEDY, Role.SWITCH)
+REMEDIES = _with_role(Role.SWITCH)
+UNDECISIVE = _with_role(Role.MACHINE, Role.PLACE)
+"""Settings that tell no experiment from another."""
+
+
+# --- Same experiment, and what several differ in
+
+
+def identity(settings: Mapping[str, Any], but: Collection[str] = ()) -> str:
+    """A text that two runs share if and only if their rows are decided by the same settings.
+
+    settings: as config.json has them, `preset` and settings of other versions included.
+    but: settings that are left out besides those that decide nothing.
+    """
+    left_out = {*UNDECISIVE, *but}
+    return json.dumps({k: v for k, v in settings.items() if k not in left_out}, sort_keys=True)
+
+
+def varied(runs: Sequence[Mapping[str, Any]], but: Collection[str] = ()) -> list[str]:
+    """The settings in which runs differ, those that decide nothing and those of `but` left out."""
+    names = dict.fromkeys([*SETTINGS, *(name for run in runs for name in run)])
+    left_out = {*UNDECISIVE, *but}
+    return [
+        name
+        for name in names
+        if name not in left_out and any(run.get(name) != runs[0].get(name) for run in runs)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(
+    CommonSettings, RunSettings, ModelSettings, DataSettings, SamplingSettings,
+    OptimisationSettings, DirectionSettings, RivalSettings, RemedySettings, GradingSettings,
+):  # fmt: skip
+    """Settings of one run: those of every group."""
 
     def __post_init__(self) -> None:
         for broken in self.contradictions():
@@ -315,58 +474,36 @@ class Config:
 
     def contradictions(self) -> list[str]:
         """What is wrong with these settings, one sentence each; empty when nothing is."""
+        return self._out_of_range() or [
+            *self._pack_contradictions(),
+            *self._direction_contradictions(),
+            *self._remedy_contradictions(),
+            *self._group_contradictions(),
+        ]
+
+    def _out_of_range(self) -> list[str]:
+        ranged = [(name, one.range) for name, one in SETTINGS.items() if one.range is not None]
+        faults = [(name, span.fault(getattr(self, name))) for name, span in ranged]
+        return [f"{name} {fault}" for name, fault in faults if fault]
+
+    def _pack_contradictions(self) -> list[str]:
         found = []
-        for name in (
-            "prompts_per_step",
-            "max_new",
-            "max_prompt",
-            "steps",
-            "micro_batch_tokens",
-            "sampling_tokens",
-            "v_hack_k",
-            "running_every",
-            "lora_rank",
-            "lora_alpha",
-        ):
-            if getattr(self, name) < 1:
-                found.append(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in (
-            "lr",
-            "temperature",
-            "grad_clip",
-            "clip_eps",
-            "cpu_s",
-            "memory_mb",
-            "checkpoint_every",
-        ):
-            if not getattr(self, name) > 0:
-                found.append(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in (
-            *("beta", "overshoot", "weight_decay", "top_k", "workers", "threads"),
-            *("refresh_every", "gt_penalty", "adv_mod_alpha", "score_weight", "running_k"),
-            "print_every",
-        ):
-            if not getattr(self, name) >= 0:
-                found.append(f"{name} must not be negative, it is {getattr(self, name)}")
-        for name in ("warmup_frac", "v_hack_drop_bottom_frac"):
-            if not 0 <= getattr(self, name) < 1:
-                found.append(f"{name} must lie in [0, 1), not {getattr(self, name)}")
         if self.resume is not None and (self.arms or self.seeds):
             found.append("the runs of a pack are resumed one by one: leave --arms and --seeds out")
         for name in ("arms", "seeds", "pair_modes", "pair_flavours"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
                 found.append(f"{name} {given} names one twice")
+        return found
+
+    def _direction_contradictions(self) -> list[str]:
+        found = []
         if self.v_hack is not None and (self.pair_modes or self.pair_flavours):
             found.append(
                 f"{self.v_hack} is already made of some pairs, so pair_modes and pair_flavours "
                 "cannot choose others: leave --v-hack out, or these"
             )
-        if not 0 < self.top_p <= 1:
-            found.append(f"top_p must lie in (0, 1], not {self.top_p}")
-        if not all(0 <= beta < 1 for beta in self.adam_betas):
-            found.append(f"adam_betas must lie in [0, 1), not {self.adam_betas}")
-        return found + self._remedy_contradictions() + self._group_contradictions()
+        return found
 
     def _remedy_contradictions(self) -> list[str]:
         found = []
@@ -375,8 +512,6 @@ class Config:
                 f"v_hack_k_end {self.v_hack_k_end} is below v_hack_k {self.v_hack_k}, and k only "
                 "grows: raise the one, lower the other, or set --v-hack-k-end=0 to keep k"
             )
-        if not 0 <= self.trust <= 1:
-            found.append(f"trust is a share: it must lie in [0, 1], not {self.trust}")
         if self.score_weight and self.beta:
             found.append(
                 f"score_weight {self.score_weight} would weigh a row's pull to the base model too "
@@ -398,8 +533,6 @@ class Config:
                 f"running_k {self.running_k} is above the {RUNNING_ROWS} rows that are kept of a "
                 "module: lower it"
             )
-        if not 0 < self.running_decay <= 1:
-            found.append(f"running_decay must lie in (0, 1], not {self.running_decay}")
         for name in ("running_replaces", "running_permuted"):
             if getattr(self, name) and not self.running_k:
                 found.append(f"{name} does nothing while running_k is 0: set --running-k")
@@ -411,8 +544,6 @@ class Config:
             return [
                 f"a group of {G} has no advantage (A = R - group mean): set --group to 2 or more"
             ]
-        if not 0 <= mix <= 1:
-            return [f"mix_ratio must lie in [0, 1], not {mix}"]
         if self.student_rows == 0:
             most = (G - 1) / G
             return [
@@ -430,9 +561,16 @@ class Config:
         return []
 
     def to_json(self) -> str:
-        """All fields, the preset's name first."""
-        fields = {"preset": self.preset_name, **dataclasses.asdict(self)}
-        return json.dumps(fields, indent=2, default=str)
+        """Every setting, the preset's name first."""
+        return json.dumps(self._stored(), indent=2, default=str)
+
+    def _stored(self) -> dict[str, Any]:
+        return {"preset": self.preset_name, **{name: getattr(self, name) for name in SETTINGS}}
+
+    def identity(self, but: Collection[str] = ()) -> str:
+        """A text that two runs share if and only if their rows are decided by the same settings,
+        those of `but` left out."""
+        return identity(json.loads(self.to_json()), but)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -442,13 +580,12 @@ class Config:
         expected = cls.__name__.removesuffix("Config").lower()
         if preset != expected:
             raise ConfigError(f"the stored run is a {preset} run: resume it with `train {preset}`")
-        paths = ("out_dir", "resume", "svd_cache", "v_hack")
-        for name in paths:
-            stored[name] = None if stored[name] is None else Path(stored[name])
-        tuples = ("adam_betas", "arms", "seeds", "pair_modes", "pair_flavours", "known_modes")
-        for name in tuples:
-            if name in stored:  # a run of an earlier version has the default
-                stored[name] = tuple(stored[name])
+        for name, value in stored.items():
+            # JSON has neither tuples nor paths
+            if isinstance(value, list):
+                stored[name] = tuple(value)
+            elif value is not None and name in SETTINGS and SETTINGS[name].is_path:
+                stored[name] = Path(value)
         return cls(**stored)
 
 
@@ -457,8 +594,8 @@ class SmokeConfig(Config):
     """The whole pipeline on a tiny random model, CPU, under a minute: is the installation sound?"""
 
     model: str = "tiny-random"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    dtype: DtypeName = "float32"
+    device: DeviceName = "cpu"
     threads: int = 1
     steps: int = 4
     prompts_per_step: int = 2
@@ -477,8 +614,8 @@ class MiniConfig(Config):
     --device=cuda --micro-batch-tokens=65536."""
 
     model: str = "organism"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    dtype: DtypeName = "float32"
+    device: DeviceName = "cpu"
     steps: int = 40
     prompts_per_step: int = 8
     group: int = 8
@@ -494,10 +631,10 @@ class MiniConfig(Config):
     micro_batch_tokens: int = 2048
     sampling_tokens: int = 2**22  # a small model: a token takes kilobytes
     pairs: str = "katas"
-    pair_norm: Literal["none", "unit"] = "unit"
+    pair_norm: PairNorm = "unit"
     v_hack_k: int = 32
     gate: GateName = "no_gate"
-    project_on: Literal["grad", "update", "both"] = "update"
+    project_on: ProjectOn = "update"
     cpu_s: float = 2.0  # a kata takes milliseconds; one endless loop held up a pack for 20 s
     labels: bool = False
     checkpoint_every: int = 10

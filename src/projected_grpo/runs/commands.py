@@ -1,33 +1,78 @@
 """What each console command is told. Imports no torch: `--help` and a refused line answer at
 once."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from projected_grpo.arms.arms import glossary
-from projected_grpo.config import PRESETS, AdapterName, Config
+from projected_grpo.arms.arms import ARMS, glossary, require_arms
+from projected_grpo.config import (
+    GROUPS,
+    PRESETS,
+    AdapterName,
+    Config,
+    DeviceName,
+    DtypeName,
+    PairNorm,
+)
+
+ARM_NAMES = f"{{{','.join(ARMS)}}}"
+SHOWN = {
+    "arm": Annotated[str, tyro.conf.arg(metavar=ARM_NAMES)],
+    "arms": Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"[{ARM_NAMES} [...]]")],
+}
+"""Settings whose values --help names, as the table of arms is above config.py."""
 
 
 def train_settings(argv: Sequence[str] | None) -> Config:
-    """The settings of a `train` command line, `argv` being what follows `train`; None reads this
-    process's. Exits as an argument parser does: --help with 0, what it cannot read with 2."""
+    """The settings of a `train` command line.
+
+    argv: what follows `train`; None reads this process's.
+    Exits as an argument parser does: --help with 0, what it cannot read with 2. Raises ConfigError
+    for settings that contradict each other or the arm.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return tyro.extras.subcommand_cli_from_dict(
-            PRESETS,
+        asked = tyro.extras.subcommand_cli_from_dict(
+            {name: grouped(preset) for name, preset in PRESETS.items()},
             args=words,
             prog="train",
             description="GRPO with the hack directions projected out.",
+            config=(tyro.conf.OmitArgPrefixes,),
         )
     except SystemExit:
         if {"-h", "--help"} & set(words):  # below the settings: what --arm may be
             print(f"Arms:\n{glossary()}")
         raise
+    given = {name: value for group in vars(asked).values() for name, value in vars(group).items()}
+    cfg = PRESETS[type(asked).__name__](**given)
+    require_arms(cfg)
+    return cfg
+
+
+def grouped(preset: type[Config]) -> type:
+    """A preset as its command line has it: each group of settings is a field, which has a title and
+    a sentence in --help. The flags bear the settings' own names."""
+    default = preset()
+    fields = []
+    for group in GROUPS:
+        title = group.__name__.removesuffix("Settings").lower()
+        own = {field.name: getattr(default, field.name) for field in dataclasses.fields(group)}
+        shown = [(name, kind) for name, kind in SHOWN.items() if name in own]
+        if shown:
+            group = dataclasses.make_dataclass(
+                group.__name__, shown, bases=(group,), frozen=True, kw_only=True,
+                namespace={"__doc__": group.__doc__},
+            )  # fmt: skip
+        fields.append((title, group, group(**own)))
+    return dataclasses.make_dataclass(
+        default.preset_name, fields, namespace={"__doc__": preset.__doc__}
+    )
 
 
 def named_settings(argv: Sequence[str]) -> set[str]:
@@ -48,9 +93,9 @@ class ExtractConfig:
     """Branch, tag or commit on the hub."""
     enable_thinking: bool = Config.enable_thinking
     """What a chat template with a variable of that name is told; must be the run's."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: DtypeName = "bfloat16"
     """Of the frozen base model; must be the run's."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """auto takes the GPU where there is one."""
     svd_cache: Path | None = None
     """Folder of cached decompositions."""
@@ -62,7 +107,7 @@ class ExtractConfig:
     """Of the same."""
     pairs: str = Config.pairs
     """Contrast pairs: "builtin", "placebo", "framing", "katas" or a .toml file."""
-    pair_norm: Literal["none", "unit"] = "none"
+    pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     mechanisms: tuple[str, ...] = ()
     """Only pairs of these hack mechanisms; default all."""
@@ -108,7 +153,7 @@ class DistillConfig:
     """Of sampling, and of the templates drawn."""
     prompts_per_batch: int = 16
     """Problems sampled at once."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """auto takes the GPU where there is one."""
     workers: int = 0
     """Programs graded at once; 0 takes one per CPU core."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from projected_grpo.arms.arms import require_arms
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.runs.commands import named_settings, train_settings
 from projected_grpo.runs.status import representative, runs_by_settings, what_decides
@@ -100,7 +99,6 @@ def expand_grid(
 
 def _cell(preset: str, flags: Command, about: Sequence[str]) -> GridCell:
     cfg = train_settings([preset, *flags, *about])
-    require_arms(cfg)
     return GridCell(preset, flags, tuple(about), cfg)
 
 
