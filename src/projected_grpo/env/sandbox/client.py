@@ -25,7 +25,7 @@ from projected_grpo.env.sandbox.programs import (
 )
 
 _STARVED = 10
-"""As in inside/server.py: after so many times `wall_s` a program was starved of CPU."""
+"""As in inside/monitor.py: after so many times `wall_s` a program was starved of CPU."""
 _MAX_FILES = 64
 
 Judge = Callable[[int, Any], bool]
@@ -88,7 +88,8 @@ class Client:
         invoked = raised = False
         outcome, error = Outcome.PASSED, ""
         try:
-            self._ask({"op": "load", "setup": self._program.setup_code, "code": self._program.code})
+            self._set_up()
+            self._ask({"op": "load", "code": self._program.code})
             self._call(values, judge)
             if self._program.invoke is not None:
                 self._ask({"op": "invoke", "function": self._program.invoke})
@@ -112,6 +113,14 @@ class Client:
             error=error,
             seconds=report.cpu_s,
         )
+
+    def _set_up(self) -> None:
+        """Have the prelude run. Nothing untrusted is inside yet: what fails now is our fault."""
+        try:
+            self._ask({"op": "set_up", "setup": self._program.setup_code})
+        except EndedError as ended:
+            error = f"before the program's first instruction: {ended.error}"
+            raise EndedError(Outcome.INFRA_ERROR, error) from None
 
     def _call(self, values: list[Any], judge: Judge | None) -> None:
         """Make the program's calls, one at a time, adding to `values`."""
@@ -276,6 +285,8 @@ def _judge_end(
     """
     if report.infra:
         return Outcome.INFRA_ERROR, report.infra
+    if outcome is Outcome.INFRA_ERROR:
+        return outcome, f"{error} (status {report.status}, {report.killed or 'not'} killed)"
     if report.killed in _KILLED:
         return _KILLED[report.killed]
     if report.cpu_s >= limits.cpu_s:

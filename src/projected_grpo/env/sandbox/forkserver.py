@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import Any
 from loguru import logger
 
 from projected_grpo.env.sandbox.inside import wire
+from projected_grpo.env.sandbox.inside.monitor import INSIDE_USER, OWN_PROCESSES, cpu_backstop_s
 from projected_grpo.env.sandbox.isolation import INSIDE, LIBRARY, WRAPPERS, SandboxError
+from projected_grpo.env.sandbox.programs import Limits
 
 ISOLATIONS = ("namespaces", *WRAPPERS)
 """Each way to start a server, and "namespaces": bubblewrap where it works, unshare elsewhere."""
@@ -23,7 +26,8 @@ ISOLATIONS = ("namespaces", *WRAPPERS)
 START_S = 60.0
 """Seconds that a server may take to start."""
 
-_INSIDE_USER = 1000
+_OWN_FILES = 64
+"""How many open files the server itself needs at least."""
 _NOBODY = 65534
 _START = """\
 import sys
@@ -57,14 +61,18 @@ class ProgramEnd:
 class ForkServer:
     """One running fork server. Not thread-safe; runs one program at a time."""
 
-    def __init__(self, kind: str) -> None:
-        """Start a server and wait until it is ready; raises SandboxError."""
+    def __init__(self, kind: str, limits: Limits) -> None:
+        """Start a server and wait until it is ready; raises SandboxError.
+
+        `limits` are those of the programs that it will be asked for.
+        """
         if kind not in ISOLATIONS:
             raise SandboxError(f"unknown sandbox {kind!r}; known: {', '.join(ISOLATIONS)}")
         if kind != "process" and sys.platform != "linux":
             raise SandboxError(_advice("namespaces are a feature of Linux"))
+        _check_host_limits(limits)
         if kind == "namespaces":
-            kind = _default_isolation()
+            kind = _default_isolation(limits)
         self._preludes: set[str] = set()
         with contextlib.ExitStack() as undo:
             self.control, theirs = socket.socketpair()
@@ -198,11 +206,29 @@ def _start(kind: str, control: socket.socket) -> subprocess.Popen[bytes]:
         )
 
 
+def _check_host_limits(limits: Limits) -> None:
+    """Raise SandboxError where this process may not grant what programs are to have."""
+    mebibyte = 1 << 20
+    for kind, name, unit, needed in (
+        (resource.RLIMIT_NOFILE, "open files (ulimit -n)", 1, max(limits.open_files, _OWN_FILES)),
+        (resource.RLIMIT_NPROC, "processes (ulimit -u)", 1, limits.processes + OWN_PROCESSES),
+        (resource.RLIMIT_FSIZE, "MiB of a file (ulimit -f)", mebibyte, limits.file_mb),
+        (resource.RLIMIT_AS, "MiB of address space (ulimit -v)", mebibyte, limits.memory_mb),
+        (resource.RLIMIT_CPU, "CPU seconds (ulimit -t)", 1, cpu_backstop_s(limits.cpu_s)),
+    ):
+        _, most = resource.getrlimit(kind)
+        if most != resource.RLIM_INFINITY and most < needed * unit:
+            raise SandboxError(
+                f"the limit on {name} is {most // unit} here, but the sandbox needs {needed}:"
+                " raise it in the shell or the job that starts this"
+            )
+
+
 @functools.cache
-def _default_isolation() -> str:
+def _default_isolation(limits: Limits) -> str:
     """What "namespaces" is on this machine: a server is started to see whether bubblewrap works."""
     try:
-        ForkServer("bubblewrap").close()
+        ForkServer("bubblewrap", limits).close()
     except SandboxError as error:
         logger.debug("sandbox: plain namespaces, without bubblewrap ({})", error)
         return "unshare"
@@ -218,7 +244,7 @@ def _map_users(pid: int) -> None:
     """
     proc = Path(f"/proc/{pid}")
     if os.geteuid() == 0:
-        maps = f"0 0 1\n{_INSIDE_USER} {_NOBODY} 1\n"
+        maps = f"0 0 1\n{INSIDE_USER} {_NOBODY} 1\n"
         try:
             (proc / "gid_map").write_text(maps)
             (proc / "uid_map").write_text(maps)
@@ -227,8 +253,8 @@ def _map_users(pid: int) -> None:
             raise SandboxError(_advice(f"the user id map was refused: {error}")) from error
     try:
         (proc / "setgroups").write_text("deny")
-        (proc / "gid_map").write_text(f"{_INSIDE_USER} {os.getegid()} 1\n")
-        (proc / "uid_map").write_text(f"{_INSIDE_USER} {os.geteuid()} 1\n")
+        (proc / "gid_map").write_text(f"{INSIDE_USER} {os.getegid()} 1\n")
+        (proc / "uid_map").write_text(f"{INSIDE_USER} {os.geteuid()} 1\n")
     except OSError as error:
         raise SandboxError(_advice(f"the user id map was refused: {error}")) from error
 

@@ -67,7 +67,7 @@ class Sandbox:
     def start(self) -> None:
         """Start the fork server now; raises SandboxError where that is impossible."""
         if self._server is None:
-            self._server = ForkServer(self.kind)
+            self._server = ForkServer(self.kind, self.limits)
 
     def close(self) -> None:
         """End the fork server and all that runs in it."""

@@ -9,8 +9,10 @@ answer.
 """
 
 import gc
+import itertools
 import os
 import random
+import socket
 import sys
 from collections.abc import Callable
 from types import CodeType, ModuleType
@@ -21,14 +23,28 @@ from . import wire
 CHANNEL = 3
 """Descriptor of the channel in this process; 0, 1 and 2 are the usual three; no others are open."""
 
+_LOOPS = 2
 MAX_NODES = 200_000
 _PLAIN = (bool, int, float, str, list, tuple, dict, set, frozenset, bytes)
 
 
-def run_program(preludes: dict[str, CodeType], result_bytes: int) -> NoReturn:
+def lend_socket_pairs() -> None:
+    """Make the socket pairs by which asyncio's loops wake themselves, and lend them to each in
+    turn: the filter refuses to make more, because each new socket shows the kernel's inode counter.
+    """
+    pairs = itertools.cycle([socket.socketpair() for _ in range(_LOOPS)])
+
+    def socketpair(*_kind: int) -> tuple[socket.socket, ...]:
+        return tuple(end.dup() for end in next(pairs))
+
+    socket.socketpair = socketpair  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def run_program(preludes: dict[str, CodeType], result_bytes: int, problem: str) -> NoReturn:
     """Serve the channel until the outside closes it or kills us.
 
     `preludes` maps a setup code's text to its compiled form (saves most of a trivial run's time).
+    `problem` says why no program may run here; empty if one may.
     """
     module = ModuleType("solution")
     sys.modules["solution"] = module
@@ -37,7 +53,7 @@ def run_program(preludes: dict[str, CodeType], result_bytes: int) -> NoReturn:
     while True:
         request = _receive()
         try:
-            answer = _serve(request, module.__dict__, preludes)
+            answer = _serve(request, module.__dict__, preludes, problem)
             # What the program printed must be seen before its answer is.
             sys.stdout.flush()
             reply = wire.dump({"id": request["id"], **answer})
@@ -50,11 +66,16 @@ def run_program(preludes: dict[str, CodeType], result_bytes: int) -> NoReturn:
 
 
 def _serve(
-    request: dict[str, Any], scope: dict[str, Any], preludes: dict[str, CodeType]
+    request: dict[str, Any], scope: dict[str, Any], preludes: dict[str, CodeType], problem: str
 ) -> dict[str, Any]:
     operation = request["op"]
+    if operation == "set_up":
+        if problem:
+            raise OSError(problem)
+        _set_up(request["setup"], scope, preludes)
+        return {}
     if operation == "load":
-        _load(request, scope, preludes)
+        _load(request["code"], scope)
         return {}
     if operation == "call":
         return _call(request, scope)
@@ -69,15 +90,19 @@ def _serve(
     return {"attributes": {n: bool(getattr(instance, n, False)) for n in request["names"]}}
 
 
-def _load(request: dict[str, Any], scope: dict[str, Any], preludes: dict[str, CodeType]) -> None:
-    setup = request["setup"]
+def _set_up(setup: str, scope: dict[str, Any], preludes: dict[str, CodeType]) -> None:
+    """Run the prelude. The outside sends the completion when it has heard that this went well, so
+    that what goes wrong up to here is not charged to it."""
     prelude = preludes.get(setup)
     if prelude is None:
         prelude = compile(setup, "<setup>", "exec", dont_inherit=True)
     exec(prelude, scope)
+
+
+def _load(code: str, scope: dict[str, Any]) -> None:
     try:
         # Apart from the prelude, so that `from __future__` may stand first.
-        program = compile(request["code"], "<completion>", "exec", dont_inherit=True)
+        program = compile(code, "<completion>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise _UnparsedError(f"{type(error).__name__}: {error}") from None
     exec(program, scope)

@@ -1,4 +1,9 @@
-"""What a running program uses, read from /proc by the fork server."""
+"""What a running program uses, read from /proc by its monitor.
+
+CPU seconds cannot be hidden: a process's own are in its file until it has been waited for, and then
+in its parent's, because nobody can ignore the end of a child (`seccomp.py`). Nor can memory: only
+private pages and the files of the scratch directory are to be had, and these are capped apart.
+"""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +13,7 @@ from . import wire
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 # Fields of /proc/<pid>/stat after the command's closing parenthesis.
-_PARENT, _UTIME, _CSTIME, _RSS = 1, 11, 14, 21
+_STATE, _PARENT, _UTIME, _CSTIME, _RSS = 0, 1, 11, 14, 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +23,10 @@ class Usage:
     cpu_s: float
     """CPU seconds, with those of children that were waited for."""
     rss_mb: float
-    """Resident MiB, less what each process shares with the fork server that it was forked from."""
+    """Resident MiB, less what each process shares with the monitor that it was forked from."""
     processes: int
-    delay_s: float
-    """Seconds that the first process was ready to run and got no core."""
+    runnable: bool
+    """Is any of its threads running, or ready to run and waiting for a core?"""
 
 
 class IdleClock:
@@ -34,19 +39,19 @@ class IdleClock:
     def __init__(self) -> None:
         self.seconds = 0.0
         self._heard = 0
-        self._seen_s = 0.0
+        self._unheard_s = 0.0
 
     def hear(self) -> None:
         """The outside said that it waits."""
         self._heard += 1
 
     def look(self, idle_s: float) -> None:
-        """The program has idled for `idle_s` seconds of its life, whoever owed what."""
+        """The program has idled for `idle_s` seconds since the last look, whoever owed what."""
+        self._unheard_s += idle_s
         if self._heard:
             # Twice, because beats come late; not more, because one may end a long silence.
-            fresh = min(idle_s - self._seen_s, 2 * wire.BEAT_S * self._heard)
-            self.seconds += max(0.0, fresh)
-            self._seen_s = idle_s
+            self.seconds += min(self._unheard_s, 2 * wire.BEAT_S * self._heard)
+            self._unheard_s = 0.0
             self._heard = 0
 
 
@@ -74,16 +79,23 @@ def descendants(proc: int, root: int) -> dict[int, list[str]]:
     return family
 
 
-def usage(proc: int, server: int, first: int, base_mb: float) -> Usage:
-    """What the program whose first process is `first`, a child of `server`, uses now."""
-    table = descendants(proc, server)
+def usage(proc: int, monitor: int, base_mb: float) -> Usage:
+    """What the program that `monitor` has started uses now."""
+    table = descendants(proc, monitor)
     ticks = sum(sum(map(int, fields[_UTIME : _CSTIME + 1])) for fields in table.values())
     rss = sum(max(0.0, resident_mb(fields) - base_mb) for fields in table.values())
+    return Usage(ticks / _TICKS, rss, len(table), any(_runnable(proc, pid) for pid in table))
+
+
+def _runnable(proc: int, pid: int) -> bool:
     try:
-        delay = int(_read(proc, f"{first}/schedstat").split()[1]) / 1e9
+        task = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
     except (FileNotFoundError, ProcessLookupError):
-        delay = 0.0  # It has just ended.
-    return Usage(ticks / _TICKS, rss, len(table), delay)
+        return False  # It ended meanwhile.
+    try:
+        return any(fields[_STATE] == "R" for fields in processes(task).values())
+    finally:
+        os.close(task)
 
 
 def resident_mb(fields: list[str]) -> float:
