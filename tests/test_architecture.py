@@ -31,7 +31,7 @@ LAYERS = (
 """The rooms of the package, lowest first: each imports only rooms that stand before it."""
 
 TORCH_FREE = (
-    *("arms.arms", "cli", "config", "step_logger", "model.hub", "pairs.katas", "pairs.load"),
+    *("arms.arms", "cli", "config", "step_logger", "model.download", "pairs.katas", "pairs.load"),
     *("env.grading.command", "env.loopholes.modes", "env.problems.load"),
     *("report.stats", "report.student_t", "report.tables"),
     *("runs.commands", "runs.ranks", "runs.status", "runs.sweep.command", "runs.trackers"),

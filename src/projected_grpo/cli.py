@@ -99,7 +99,7 @@ def download_main(argv: Sequence[str] | None = None) -> None:
     cfg = tyro.cli(DownloadConfig, args=argv, prog="download-model")
 
     def work() -> None:
-        from projected_grpo.model.hub import download
+        from projected_grpo.model.download import download
 
         got = download(cfg.model, cfg.revision, cfg.pattern)
         size = sum(file.stat().st_size for file in got.files) / 1e9

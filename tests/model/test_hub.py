@@ -218,7 +218,7 @@ def test_what_cannot_be_downloaded_is_said_in_a_sentence(
 FETCH = """
 import sys
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.hub import fetch, split_gguf
+from projected_grpo.model.download import fetch, split_gguf
 repo, file = split_gguf(sys.argv[1])
 try:
     fetch(repo, "main", file or "config.json")
@@ -275,7 +275,7 @@ def test_a_connection_that_breaks_off_is_said_in_a_sentence(file: str, outside: 
     try:
         if file == "train.jsonl":
             done = outside("python", "-c", READ, f"hub:{DATA}")
-            assert done.stdout.startswith(f"said: hub:{DATA}@main: could not be fetched: ")
+            assert done.stdout.startswith(f"said: cannot fetch {DATA} at revision main: ")
         else:
             outside.refused(f"cannot fetch {MODEL} at revision main: ", "download-model", MODEL)
     finally:
@@ -466,15 +466,15 @@ def test_problems_come_at_the_revision_and_split_that_was_asked_for(
     )
     seven, five, *said = done.stdout.splitlines()
     assert (seven.split(), five.split()) == (ids[:7], ids[7:]), done.stderr
-    wanted = ("@v9: the dataset has no such rev", 'Unknown split "dev"', "there is no such dataset")
+    wanted = ("has no revision v9 on the hub", 'Unknown split "dev"', "there is no dataset")
     for sentence, line in zip(wanted, said, strict=True):
-        assert line.startswith("said: hub:some/") and sentence in line
+        assert line.startswith("said: ") and sentence in line
     # the cache holds v1 alone, and that is not main
     for name in offline:
         done = outside("python", "-c", READ, first[1], f"hub:{DATA}", **{name: "1"})
         had, missing = done.stdout.splitlines()
         assert had.split() == ids[7:] and not outside.hub.asked
-        assert f"hub:{DATA}@main: {name} is set and it is not in the cache" in missing
+        assert f"{name} is set, and {DATA} at revision main is not in the cache" in missing
         assert f"`hf download --repo-type=dataset --revision=main {DATA}`" in missing
 
 
@@ -577,7 +577,7 @@ def test_from_the_hub_to_an_adapter_that_others_open(
         *(f"--problems=hub:{DATA}@v1", "--steps=2", "--arm=projected", f"--adapter={adapter}"),
     ]
     offline = {"HF_HUB_OFFLINE": "1"}
-    outside.refused("HF_HUB_OFFLINE is set and it is not in the cache", *asked, **offline)
+    outside.refused("HF_HUB_OFFLINE is set, and .* is not in the cache", *asked, **offline)
     outside.refused("has no revision v9", *asked, "--model-revision=v9")
     assert not (root / "runs").exists(), "something was written before the refusal"
 

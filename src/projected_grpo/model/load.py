@@ -9,6 +9,9 @@ from typing import Any
 import jinja2
 import torch
 import transformers
+from huggingface_hub.errors import (
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] (httpx's, or whatever it uses)
+)
 from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
 from jinja2.nodes import Node
@@ -30,15 +33,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.hub import (
-    NETWORK_ERRORS,
-    fetch,
-    lacks_safetensors,
-    no_weights,
-    not_in_cache,
-    offline_variable,
-    split_gguf,
-)
+from projected_grpo.env.hub import one_line
+from projected_grpo.model.download import fetch, lacks_safetensors, no_weights, split_gguf, wanted
 from projected_grpo.pairs.load import load_pairs
 
 TINY_RANDOM = "tiny-random"
@@ -267,13 +263,14 @@ def _pretrained(
             )
     # Files are missing or cannot be fetched; a folder or file holds no model, or only part of one;
     # a package for its format is missing.
-    except (*NETWORK_ERRORS, ValueError, ImportError, SafetensorError) as error:
-        if commit is not None and path is None and offline_variable() is not None:
-            raise InputError(not_in_cache(source, revision, "is not whole")) from error
-        if commit is not None and path is None and lacks_safetensors(source, commit):
-            raise InputError(no_weights(source, revision)) from error
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"cannot load the model {source}: {reason}") from error
+    except (OSError, HTTPError, ValueError, ImportError, SafetensorError) as error:
+        if commit is not None and path is None:
+            asked = wanted(source, revision)
+            if asked.offline is not None:
+                raise InputError(asked.not_in_cache("is not whole")) from error
+            if lacks_safetensors(source, commit):
+                raise InputError(no_weights(source, revision)) from error
+        raise InputError(f"cannot load the model {source}: {one_line(error)}") from error
     return model, tokenizer, commit
 
 

@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCardData, ModelCardData
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.config import Config
 from projected_grpo.env.grading.schema import FACTS, POOL
-from projected_grpo.env.problems.hub import parts_of
+from projected_grpo.env.problems.dataset import parts_of
 from projected_grpo.model.load import ORGANISM, TINY_RANDOM
 from projected_grpo.runs.status import model_commit, read_settings
 from projected_grpo.step_logger import merge, read_steps, share, whole_rows

@@ -24,7 +24,7 @@ from projected_grpo.arms.quarantine import Quarantine, quarantine_for
 from projected_grpo.arms.treatment import Treatment, treatments
 from projected_grpo.config import PER_RUN, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.problems.hub import commit_of
+from projected_grpo.env.problems.dataset import commit_of
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Limits
 from projected_grpo.extract_vhack_grad import VHack, load_vhack

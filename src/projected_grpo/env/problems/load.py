@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.problems.hub import parts_of, read_hub
+from projected_grpo.env.problems.dataset import parts_of, read_hub
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.env.problems.leetcode import read_file
 from projected_grpo.env.problems.problem import Problem
