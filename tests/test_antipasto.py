@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import tiny_qwen
 from torch import nn
 
-from projected_grpo.antipasto import Adapter, SVDLinear, _hashed, wrap
+from projected_grpo.antipasto import Adapter, SVDLinear, _hash_draws, wrap
 from projected_grpo.env.errors import InputError
 
 IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -54,7 +54,7 @@ def test_a_factored_adapter_at_zero_is_the_base_to_rounding(
     expected = tiny_qwen(dtype)(input_ids=IDS).logits
     adapter = wrap(tiny_qwen(dtype), n_runs=3)
     got = factored_logits(adapter, IDS)
-    with adapter.disabled():
+    with adapter.disable():
         assert torch.equal(adapter.model(input_ids=IDS).logits, got)  # the KL's reference
     assert float((got - expected).norm() / expected.norm()) < tolerance
 
@@ -247,7 +247,7 @@ def test_a_small_delta_moves_a_bfloat16_base_as_it_moves_the_exact_one(
         with torch.no_grad():
             for delta in adapter.delta_S.values():
                 delta.copy_(size * torch.randn(delta[0].shape, generator=generator).sign())
-        with adapter.disabled():
+        with adapter.disable():
             before = adapter.model(input_ids=ids).logits.float()
         moves.append(factored_logits(adapter, ids).float() - before)
     bf16.fold()
@@ -322,7 +322,7 @@ def test_a_quarantine_that_was_not_folded_is_never_sampled_from() -> None:
         with pytest.raises(RuntimeError, match="not folded"):
             adapter.model(input_ids=IDS)
         first.ablated = False
-        with adapter.ablated():
+        with adapter.ablate():
             adapter.model(input_ids=IDS)
             value.add_(1e-3)  # does not act here, and is folded at the end
             adapter.model(input_ids=IDS)
@@ -331,7 +331,7 @@ def test_a_quarantine_that_was_not_folded_is_never_sampled_from() -> None:
 
 def test_the_draws_of_rounding_are_uniform_and_differ_between_modules() -> None:
     n = 2**18
-    first, second = (_hashed(n, seed, torch.device("cpu")) for seed in (1, 2**28 - 1))
+    first, second = (_hash_draws(n, seed, torch.device("cpu")) for seed in (1, 2**28 - 1))
     assert first.min() >= 0 and first.max() < 2**16
     counts = torch.bincount(first >> 8, minlength=256).double()
     assert float(((counts - n / 256) ** 2 / (n / 256)).sum()) < 350  # chi-squared, 255 degrees
@@ -343,7 +343,7 @@ def test_disabled_is_the_base_and_comes_back() -> None:
     plain, adapter = tiny_qwen(), wrap(tiny_qwen())
     randomise(adapter)
     moved = adapter.model(input_ids=IDS).logits
-    with adapter.disabled():
+    with adapter.disable():
         assert torch.equal(adapter.model(input_ids=IDS).logits, plain(input_ids=IDS).logits)
     assert torch.equal(adapter.model(input_ids=IDS).logits, moved)
 

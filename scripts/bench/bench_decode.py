@@ -28,7 +28,7 @@ from projected_grpo.config import MiniConfig
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.model import sampling as rollout
-from projected_grpo.model.decode import Decoder, GrowingDecoder, decoder_of
+from projected_grpo.model.decode import Decoder, GrowingDecoder, make_decoder
 from projected_grpo.model.load import DTYPES, ORGANISM, load, resolve_device
 
 
@@ -46,7 +46,7 @@ class Arguments(Measured):
 
 
 def growing(model, prefilled, mask, group, max_new) -> Decoder:
-    """`decoder_of`, always with the growing cache."""
+    """`make_decoder`, always with the growing cache."""
     return GrowingDecoder(model, prefilled, mask, group)
 
 
@@ -82,10 +82,10 @@ def measure(args: Arguments, device: torch.device, runs: int) -> dict[str, float
     found: dict[str, list[list[int]]] = {}
 
     def way(name: str, make: Callable[..., Decoder], max_new: int) -> Callable[[], None]:
-        sampling = rollout.Sampling(max_new, 1.0, 1.0, 0, eos, 0, 2**24)
+        sampling = rollout.SamplingParams(max_new, 1.0, 1.0, 0, eos, 0, 2**24)
 
         def run() -> None:
-            setattr(rollout, "decoder_of", make)  # noqa: B010
+            setattr(rollout, "make_decoder", make)  # noqa: B010
             groups = rollout.sample_groups(
                 model, adapter, prompts, args.group, range(len(places)), sampling, places
             )
@@ -95,9 +95,9 @@ def measure(args: Arguments, device: torch.device, runs: int) -> dict[str, float
 
     short = max(1, args.max_new // 4)
     ways = {
-        "fixed": way("fixed", decoder_of, args.max_new),
+        "fixed": way("fixed", make_decoder, args.max_new),
         "growing": way("growing", growing, args.max_new),
-        "short": way("short", decoder_of, short),
+        "short": way("short", make_decoder, short),
     }
     seconds = interleaved(ways, args.rounds, device)
     fixed, grown, less = (seconds[name] for name in ways)

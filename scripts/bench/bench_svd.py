@@ -29,7 +29,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from projected_grpo.antipasto import TARGET_MODULES
-from projected_grpo.model.svd import Factors, decompose, decomposed
+from projected_grpo.model.svd import Factors, decompose, decompose_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def cached(args: Arguments, device: torch.device) -> dict[str, float]:
             # Made before the clock starts: a whole model is on the device.
             every = [weight(args, number, shape) for number, (_, shape) in enumerate(shapes(args))]
             seconds[way], _ = timed(
-                device, lambda every=every: [*decomposed(every, Path(folder))] and None
+                device, lambda every=every: [*decompose_all(every, Path(folder))] and None
             )
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
     return {**seconds, "gib": size / 2**30}

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES, Adapter, target_linears
-from projected_grpo.model.svd import Factors, decomposed, sketch
+from projected_grpo.model.svd import Factors, decompose_all, sketch
 
 PEFT_DELTA_S = "antipasto_delta_S"
 """What PEFT's state dicts call a module's delta_S (r,)."""
@@ -81,7 +81,7 @@ def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
     return (U.to(exact) * delta) @ Vh.to(exact)
 
 
-def dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
+def round_by_dither(exact: Tensor, like: Tensor, seed: int) -> Tensor:
     """float32 `exact` in like's dtype: bf16 is rounded up with the probability that makes it right
     on average, by draws that depend on the seed alone; float32 and float64 need no rounding.
 
@@ -92,11 +92,11 @@ def dithered(exact: Tensor, like: Tensor, seed: int) -> Tensor:
         return exact.to(like.dtype)
     # bf16 is the upper half of a float32: adding up to one ulp less one bit, then cutting, carries
     # with the probability of the lower half.
-    draw = _hashed(exact.numel(), seed, exact.device).view(exact.shape)
+    draw = _hash_draws(exact.numel(), seed, exact.device).view(exact.shape)
     return ((exact.view(torch.int32) + draw) & -(2**16)).view(torch.float32).to(torch.bfloat16)
 
 
-def _hashed(n: int, seed: int, device: torch.device) -> Tensor:
+def _hash_draws(n: int, seed: int, device: torch.device) -> Tensor:
     """n draws from 0 to 2^16 - 1, int32: a hash of place and seed (the finalizer of MurmurHash3),
     the same on every device, as a generator's are not."""
     x = torch.arange(n, dtype=torch.int32, device=device).add_(seed)
@@ -179,7 +179,7 @@ class SVDLinear(nn.Module):
         # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
         delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
-        self.folded.copy_(dithered(exact, self.weight, self.seed))
+        self.folded.copy_(round_by_dither(exact, self.weight, self.seed))
         self.folded_from = self.state
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
@@ -271,8 +271,8 @@ class AntiPaSTO(Adapter):
 
     def add_quarantine(self) -> dict[str, nn.Parameter]:
         """Give every module a second vector that is added to delta_S in every forward pass but
-        those in `ablated`: module -> (N, r), zero at the start. It is no part of what is deployed:
-        `merge` leaves it out."""
+        those inside `ablate`: module -> (N, r), zero at the start. It is no part of what is
+        deployed: `merge` leaves it out."""
         for module in self.modules.values():
             module.quarantine = nn.Parameter(torch.zeros_like(module.delta_S))
         self.fold()
@@ -285,7 +285,7 @@ class AntiPaSTO(Adapter):
         return {name: value for name, value in found.items() if value is not None}
 
     @contextmanager
-    def ablated(self) -> Iterator[None]:
+    def ablate(self) -> Iterator[None]:
         """The policy without its quarantine: what is deployed, evaluated, and measured for V."""
         if not self.quarantine:
             yield
@@ -301,7 +301,7 @@ class AntiPaSTO(Adapter):
             self.fold()
 
     @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disable(self) -> Iterator[None]:
         """The policy at delta_S = 0: the reference of the KL term."""
         for module in self.modules.values():
             module.enabled = False
@@ -377,7 +377,7 @@ def wrap(
     def linear(name: str) -> nn.Linear:  # by name: what is replaced frees its memory at once
         return cast(nn.Linear, model.get_submodule(name))
 
-    every = decomposed((linear(name).weight for name in found), cache_dir)
+    every = decompose_all((linear(name).weight for name in found), cache_dir)
     for count, (name, factors) in enumerate(zip(found, every, strict=True), 1):
         modules[name] = SVDLinear(linear(name), factors, n_runs, form)
         model.set_submodule(name, modules[name])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.adapter import Adapter, Fingerprinted
+from projected_grpo.model.adapter import Adapter, HasFingerprint
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
 from projected_grpo.pairs.load import pairs_digest
@@ -87,7 +87,7 @@ class VHack:
 
     def require(
         self,
-        adapter: Fingerprinted,
+        adapter: HasFingerprint,
         temperature: float,
         source: object,
         enable_thinking: bool | None = None,

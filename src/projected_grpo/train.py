@@ -49,7 +49,7 @@ from projected_grpo.model.loss import (
     micro_batches,
     policy_loss,
 )
-from projected_grpo.model.sampling import Sampling, sample_groups
+from projected_grpo.model.sampling import SamplingParams, sample_groups
 from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import best_and_hack, describe, labels
 from projected_grpo.runs.data import problems_of_step
@@ -81,7 +81,7 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
     N * P lists of G rows, run by run, not yet graded; of several processes each has its part.
     """
     cfg = s.cfg
-    sampling = Sampling.of(cfg, s.lm)
+    sampling = SamplingParams.from_config(cfg, s.lm)
     chosen = [
         (n, one.seed, problem)
         for n, one in enumerate(s.cfgs)
@@ -146,7 +146,7 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated, kept: Kept) -> 
     run_of_row = torch.tensor([row.run for row in rows], device=device)
     ref_logp = None
     if cfg.beta > 0:
-        with torch.no_grad(), s.adapter.disabled():
+        with torch.no_grad(), s.adapter.disable():
             ref_logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
     sampled_logp = torch.zeros(mask.shape)
     for b, row in enumerate(rows):

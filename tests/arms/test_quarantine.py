@@ -84,7 +84,7 @@ def test_without_its_quarantine_the_policy_is_that_of_delta_s(tmp_path: Path) ->
         s.adapter.fold()
         full = logits()
         assert (full - kept).abs().max() > 1e-2
-        with s.adapter.ablated():
+        with s.adapter.ablate():
             assert torch.equal(logits(), kept)
         assert torch.equal(logits(), full)
         assert evaluate(s.lm, s.adapter, problems, plan, s.grader) == before

@@ -8,7 +8,7 @@ from transformers import DynamicCache, PreTrainedModel, Qwen2Config, Qwen2ForCau
 
 from projected_grpo.antipasto import Adapter, wrap
 from projected_grpo.model import decode
-from projected_grpo.model.decode import FixedDecoder, GrowingDecoder, decoder_of, next_logits
+from projected_grpo.model.decode import FixedDecoder, GrowingDecoder, make_decoder, next_logits
 
 GROUP, MAX_NEW = 3, 40
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -73,7 +73,7 @@ def test_other_layers_than_full_attention_keep_the_growing_cache() -> None:
     with torch.no_grad():
         sliding = Qwen2ForCausalLM(config).eval()
         kinds = [
-            type(decoder_of(model, prefill(model, mask, ids), mask, 2, 8))
+            type(make_decoder(model, prefill(model, mask, ids), mask, 2, 8))
             for model in (sliding, tiny_qwen())
         ]
     assert kinds == [GrowingDecoder, FixedDecoder]

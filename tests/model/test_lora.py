@@ -63,7 +63,7 @@ def test_at_the_start_it_is_the_base_and_only_b_has_a_gradient() -> None:
         assert bool(g.any()) == name.endswith("lora_B"), name
     randomise(adapter)
     assert not torch.allclose(adapter.model(input_ids=IDS).logits, expected, atol=1e-2)
-    with adapter.disabled():
+    with adapter.disable():
         assert torch.equal(adapter.model(input_ids=IDS).logits, expected)
 
 

@@ -18,7 +18,7 @@ from projected_grpo.model.loss import (
     completion_logprobs,
     micro_batches,
 )
-from projected_grpo.model.memory import cache_per_token, estimate, kept_per_token
+from projected_grpo.model.memory import cache_per_token, estimate_memory, kept_per_token
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
@@ -87,19 +87,21 @@ def test_the_estimate_knows_what_bounds_a_run() -> None:
     lm = load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
     adapter = wrap(lm.model)
     cfg = SmokeConfig()
-    few, many = (estimate(replace(cfg, micro_batch_tokens=n), lm, adapter, 100) for n in (1, 10**9))
+    few, many = (
+        estimate_memory(replace(cfg, micro_batch_tokens=n), lm, adapter, 100) for n in (1, 10**9)
+    )
     assert few.cache == many.cache and few.model == many.model > 4 * 64 * 1024
     # A row always goes whole; no more than all rows of a step are there.
     ratio = many.training / few.training
     assert ratio == pytest.approx(cfg.prompts_per_step * cfg.group, rel=1e-3)
     checkpoint_layers(lm.model, True)
-    repeated = estimate(
+    repeated = estimate_memory(
         replace(cfg, micro_batch_tokens=10**9, checkpoint_activations=True), lm, adapter, 100
     )
     rows = cfg.prompts_per_step * cfg.group
     logits = 12 * rows * (100 + cfg.max_new) * len(lm.tokenizer)
     assert repeated.training - logits < 0.8 * (many.training - logits)  # of two layers
-    parts = estimate(replace(cfg, sampling_tokens=1), lm, adapter, 100)
+    parts = estimate_memory(replace(cfg, sampling_tokens=1), lm, adapter, 100)
     assert parts.cache == pytest.approx(many.cache / cfg.prompts_per_step, rel=1e-6)
 
 
@@ -113,7 +115,7 @@ def test_the_estimate_bounds_the_gpus_peak(checkpointed: bool) -> None:
         micro_batch_tokens=65536, prompts_per_step=32, group=8, max_new=128,
         checkpoint_activations=checkpointed,
     )  # fmt: skip
-    expected = estimate(cfg, lm, adapter, 128)
+    expected = estimate_memory(cfg, lm, adapter, 128)
     torch.cuda.reset_peak_memory_stats()
     batch = collate([[5] * 128] * 256, [[6] * 128] * 256, lm.pad_id, "cuda")
     with adapter.rows(torch.zeros(256, dtype=torch.long, device="cuda")) as leaves:

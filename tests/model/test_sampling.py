@@ -7,13 +7,13 @@ from conftest import tiny_qwen
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import stream_seed
 from projected_grpo.model.loss import collate, completion_logprobs
-from projected_grpo.model.sampling import Sampling, _truncated, draw, sample_groups
+from projected_grpo.model.sampling import SamplingParams, _truncated, draw, sample_groups
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
 SEEDS = [101, 102, 103]
 
 
-def sampling(**overrides) -> Sampling:
+def sampling(**overrides) -> SamplingParams:
     defaults = dict(
         max_new=12,
         temperature=1.0,
@@ -23,7 +23,7 @@ def sampling(**overrides) -> Sampling:
         pad_id=1,
         columns=10**6,
     )
-    return Sampling(**{**defaults, **overrides})
+    return SamplingParams(**{**defaults, **overrides})
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def test_equal_weights_are_decomposed_once_while_the_first_is_being_written(
     monkeypatch.setattr(svd, "decompose", counted)
     monkeypatch.setattr(svd, "save_file", slow)
     W = torch.randn(6, 9)
-    every = svd.decomposed([W, W.clone()], tmp_path)
+    every = svd.decompose_all([W, W.clone()], tmp_path)
     first, second = next(every), next(every)
     asked_twice.set()
     assert not list(every) and len(calls) == 1 and first.digest() == second.digest()

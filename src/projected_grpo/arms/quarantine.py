@@ -3,7 +3,7 @@
 Source: gradient routing (Cloud et al. 2024, arXiv 2410.04332), in the form that the predecessors of
 this method (grpo_proj2) gave it. Forward passes of training use delta_S + quarantine, so the policy
 that is sampled may hack and its rewards are vanilla's; what is deployed and evaluated is delta_S
-alone (`Adapter.ablated`).
+alone (`Adapter.ablate`).
 
 Deviations: what goes where is decided by the direction of the gradient, not by a label of the row;
 the quarantine lies on the same singular axes as the kept knob, not in a region of its own, so that

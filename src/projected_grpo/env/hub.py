@@ -13,7 +13,7 @@ from projected_grpo.env.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class HubRequest:
     """What is to be fetched, and what a person can do where it cannot be."""
 
     kind: Literal["model", "dataset"]
@@ -47,12 +47,12 @@ class Wanted:
 
 
 @contextmanager
-def in_a_sentence(wanted: Wanted) -> Iterator[None]:
+def in_a_sentence(request: HubRequest) -> Iterator[None]:
     """Turn what huggingface_hub raises inside into an InputError in the user's terms."""
     from huggingface_hub import constants, errors
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
-    kind, repo, revision = wanted.kind, wanted.repo, wanted.revision
+    kind, repo, revision = request.kind, request.repo, request.revision
     try:
         yield
     except errors.HFValidationError as error:
@@ -67,20 +67,20 @@ def in_a_sentence(wanted: Wanted) -> Iterator[None]:
         raise InputError(
             f"there is no {kind} {repo}, neither a path here nor on the hub "
             f"({constants.ENDPOINT}); if it is private, log in with `hf auth login`"
-            f"{wanted.instead}"
+            f"{request.instead}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(
             f"{repo} has no revision {revision} on the hub: name a branch, a tag or a whole commit"
         ) from error
     except errors.RemoteEntryNotFoundError as error:
-        raise InputError(f"{repo} at revision {revision} has no {wanted.file}") from error
+        raise InputError(f"{repo} at revision {revision} has no {request.file}") from error
     except errors.LocalEntryNotFoundError as error:
         answer = _refusal(error)
         if answer is None:
-            raise InputError(wanted.not_in_cache()) from error
+            raise InputError(request.not_in_cache()) from error
         raise InputError(
-            f"the hub ({constants.ENDPOINT}) answers {answer}, and {wanted.name} at revision "
+            f"the hub ({constants.ENDPOINT}) answers {answer}, and {request.name} at revision "
             f"{revision} is not in the cache ({constants.HF_HUB_CACHE})"
         ) from error
     except (OSError, HTTPError) as error:  # HTTPError: the connection broke off

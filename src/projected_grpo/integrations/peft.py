@@ -26,9 +26,9 @@ from projected_grpo.antipasto import (
     PEFT_AXES,
     PEFT_DELTA_S,
     delta_weight,
-    dithered,
     factored_linear,
     fingerprint_of,
+    round_by_dither,
 )
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES
@@ -149,7 +149,7 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         W = weight.detach() if self.unmerged is None else self.unmerged
         with torch.no_grad():
             delta = delta_weight(self.U, self._total(names), self.Vh)
-            merged = dithered(W.to(delta.dtype) + delta, W, self.seed)
+            merged = round_by_dither(W.to(delta.dtype) + delta, W, self.seed)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"merging {', '.join(names)} gives a weight that is not finite")
         weight.data, self.unmerged, self.merged_adapters = merged, W, names

@@ -35,7 +35,7 @@ TARGET_MODULES = (
 )
 
 
-class Fingerprinted(Protocol):
+class HasFingerprint(Protocol):
     """What a direction may belong to."""
 
     def fingerprint(self) -> str:
@@ -84,7 +84,7 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def disabled(self) -> AbstractContextManager[None]:
+    def disable(self) -> AbstractContextManager[None]:
         """The base model: the reference of the KL term."""
 
     @property
@@ -97,7 +97,7 @@ class Adapter(ABC):
         raise InputError(f"a {type(self).__name__} has no quarantine")
 
     @contextmanager
-    def ablated(self) -> Iterator[None]:
+    def ablate(self) -> Iterator[None]:
         """The policy without its quarantine: what is deployed, evaluated, and measured for V."""
         yield
 

@@ -31,7 +31,7 @@ class Decoder(Protocol):
         ...
 
 
-def decoder_of(
+def make_decoder(
     model: PreTrainedModel, prefilled: DynamicCache, mask: Tensor, group: int, max_new: int
 ) -> Decoder:
     """`group` rows for each prefilled prompt; mask (P, width) is 1 where a prompt has a token."""

@@ -17,7 +17,7 @@ from huggingface_hub import (
 )
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.hub import Wanted, first_set, in_a_sentence
+from projected_grpo.env.hub import HubRequest, first_set, in_a_sentence
 
 WEIGHTS = (".safetensors", ".gguf")
 NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
@@ -26,7 +26,7 @@ NOT_NEEDED = ("*/*.safetensors", "consolidated*")
 """The same weights again: in other precisions, or as their makers train them."""
 
 
-class OnHub(NamedTuple):
+class HubFile(NamedTuple):
     """A file or folder of a repository, in the cache."""
 
     path: Path
@@ -42,13 +42,13 @@ def split_gguf(source: str) -> tuple[str, str]:
     return source, ""
 
 
-def fetch(repo: str, revision: str, file: str = "config.json") -> OnHub:
+def fetch(repo: str, revision: str, file: str = "config.json") -> HubFile:
     """One file of a model repository at a branch, tag or commit, from the hub or the cache. Raises
     InputError."""
-    with in_a_sentence(wanted(repo, revision, file)):
+    with in_a_sentence(hub_request(repo, revision, file)):
         path = Path(hf_hub_download(repo, file, revision=revision))
     # .../snapshots/<commit>/<file>
-    return OnHub(path, path.parents[len(PurePosixPath(file).parts) - 1].name)
+    return HubFile(path, path.parents[len(PurePosixPath(file).parts) - 1].name)
 
 
 class Download(NamedTuple):
@@ -70,7 +70,7 @@ def download(source: str, revision: str, patterns: Sequence[str] = ()) -> Downlo
         path, commit = fetch(repo, revision, file)
         return Download(path.parent, commit, [path])
     ignored = None if patterns else [*NOT_NEEDED]
-    with in_a_sentence(wanted(repo, revision)):
+    with in_a_sentence(hub_request(repo, revision)):
         folder = Path(
             snapshot_download(
                 repo,
@@ -109,14 +109,14 @@ def lacks_safetensors(repo: str, commit: str) -> bool:
     return not any(one is None or isinstance(one, str) for one in found)
 
 
-def wanted(repo: str, revision: str, file: str = "") -> Wanted:
+def hub_request(repo: str, revision: str, file: str = "") -> HubRequest:
     """A model, or one file of it, as sentences about it need to know it."""
     offline = first_set("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     source = f"{repo}/{file}" if file.endswith(".gguf") else repo
     by_position, by_name = shlex.quote(source), shlex.quote(source)
     if revision != "main":
         by_position, by_name = f"{by_position} {revision}", f"{by_name} --revision={revision}"
-    return Wanted(
+    return HubRequest(
         "model",
         repo,
         revision,

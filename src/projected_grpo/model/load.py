@@ -34,7 +34,13 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.hub import one_line
-from projected_grpo.model.download import fetch, lacks_safetensors, no_weights, split_gguf, wanted
+from projected_grpo.model.download import (
+    fetch,
+    hub_request,
+    lacks_safetensors,
+    no_weights,
+    split_gguf,
+)
 from projected_grpo.pairs.load import load_pairs
 
 TINY_RANDOM = "tiny-random"
@@ -138,13 +144,13 @@ def load(
             "--model-revision out"
         )
     if source == TINY_RANDOM:
-        model, tokenizer = _tiny_random(dtype)
+        model, tokenizer = _make_tiny_random(dtype)
     else:
         path = str(ORGANISM_FOLDER) if source == ORGANISM else source
-        model, tokenizer, commit = _pretrained(path, revision, dtype)
+        model, tokenizer, commit = _load_pretrained(path, revision, dtype)
     if not tokenizer.chat_template:
         raise InputError(f"{source} has no chat template: use an instruction-tuned model")
-    knows = "enable_thinking" in _variables_told(tokenizer, source)
+    knows = "enable_thinking" in _template_variables(tokenizer, source)
     if enable_thinking and not knows:
         raise InputError(
             f"the chat template of {source} has no variable enable_thinking: leave "
@@ -177,7 +183,7 @@ def template_variables(chat_template: str) -> set[str]:
     return find_undeclared_variables(environment.parse(chat_template))
 
 
-def _variables_told(tokenizer: Any, source: str) -> set[str]:
+def _template_variables(tokenizer: Any, source: str) -> set[str]:
     """The variables that its chat template reads. Raises InputError where that is none."""
     try:
         return template_variables(tokenizer.get_chat_template())
@@ -204,10 +210,10 @@ def checkpoint_layers(model: PreTrainedModel, on: bool) -> None:
     for layer in layers_of(model, "checkpoint"):
         layer.__dict__.pop("forward", None)
         if on:
-            layer.forward = _Repeated(layer.forward)
+            layer.forward = _Recompute(layer.forward)
 
 
-class _Repeated:
+class _Recompute:
     """Activation checkpointing (arXiv 1604.06174) of one function, where a gradient is wanted."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
@@ -221,7 +227,7 @@ class _Repeated:
         )
 
 
-def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
+def _locate(source: str, revision: str) -> tuple[Path | None, str | None]:
     """(path, commit) of a model: the path of what is on this disk or was one .gguf file on the hub,
     the commit of what is on the hub. Raises InputError."""
     path, (repo, file) = Path(source), split_gguf(source)
@@ -240,10 +246,10 @@ def _located(source: str, revision: str) -> tuple[Path | None, str | None]:
     return None, fetch(source, revision).commit
 
 
-def _pretrained(
+def _load_pretrained(
     source: str, revision: str, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any, str | None]:
-    path, commit = _located(source, revision)
+    path, commit = _locate(source, revision)
     try:
         if path is not None and path.suffix == ".gguf":
             gguf = {"gguf_file": path.name}
@@ -265,7 +271,7 @@ def _pretrained(
     # a package for its format is missing.
     except (OSError, HTTPError, ValueError, ImportError, SafetensorError) as error:
         if commit is not None and path is None:
-            asked = wanted(source, revision)
+            asked = hub_request(source, revision)
             if asked.offline is not None:
                 raise InputError(asked.not_in_cache("is not whole")) from error
             if lacks_safetensors(source, commit):
@@ -316,7 +322,7 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     return frozenset([*listed, tokenizer.eos_token_id])
 
 
-def _tiny_random(dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+def _make_tiny_random(dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     """A two-layer Qwen3 with seeded random weights and a small byte-level BPE of the contrast
     pairs' text.
 

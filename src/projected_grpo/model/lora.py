@@ -113,7 +113,7 @@ class LoRA(Adapter):
             for matrix in self.matrices.values():
                 matrix.row_delta = None
 
-    def disabled(self) -> AbstractContextManager[None]:
+    def disable(self) -> AbstractContextManager[None]:
         """See Adapter."""
         return self.peft.disable_adapter()
 

@@ -25,7 +25,7 @@ TRANSIENT = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes on the device at the two peaks of a step."""
 
     model: int
@@ -49,7 +49,9 @@ class Estimate:
         )
 
 
-def estimate(cfg: Config, lm: LanguageModel, adapter: Adapter, longest_prompt: int) -> Estimate:
+def estimate_memory(
+    cfg: Config, lm: LanguageModel, adapter: Adapter, longest_prompt: int
+) -> MemoryEstimate:
     """Of a run, or of a pack, whose longest prompt has so many tokens; the caller's random state
     and gradients stay as they are."""
     rows = cfg.prompts_per_step * adapter.n_runs
@@ -65,7 +67,7 @@ def estimate(cfg: Config, lm: LanguageModel, adapter: Adapter, longest_prompt: i
     logits = 3 * 4 * min(LOGITS_CHUNK, trained * len(lm.tokenizer))  # three in float32
     # Of a factored module the dense W stays in the CPU's memory, for merging.
     aside = [weight for weight in adapter.aside if weight.device == lm.model.device]
-    return Estimate(
+    return MemoryEstimate(
         model=_unique_bytes([*lm.model.parameters(), *lm.model.buffers(), *aside]),
         # The prompts' own cache, one row a group, is there beside its copies at first.
         cache=round(columns * (1 + 1 / cfg.student_rows) * cache_per_token(lm, adapter)),

@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from projected_grpo.config import Config
 from projected_grpo.model.adapter import Adapter
-from projected_grpo.model.decode import Decoder, decoder_of, next_logits
+from projected_grpo.model.decode import Decoder, make_decoder, next_logits
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import micro_batches
 
@@ -29,7 +29,7 @@ LEAVING_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. top_k = 0 and top_p = 1 leave the softmax whole."""
 
     max_new: int
@@ -62,7 +62,7 @@ class Sample:
     """Ended by an eos, not by max_new."""
 
 
-def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, uniform: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
     """One token a row by inverting the cumulative distribution, in token order, at `uniform`.
 
     logits (B, vocabulary), uniform (B,) in [0, 1). Returns ids (B,) and their log-probs (B,).
@@ -71,7 +71,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     """
     logps = torch.log_softmax(logits.float() / sampling.temperature, -1)
     if sampling.top_p < 1 or sampling.top_k > 0:
-        among, p = _truncated(logps, sampling)
+        among, p = _truncate(logps, sampling)
     else:
         among, p = None, logps.double().exp()
     cumulative = p.cumsum(-1)
@@ -83,7 +83,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     return ids[:, 0], logps.gather(-1, ids)[:, 0]
 
 
-def _truncated(logps: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def _truncate(logps: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
     """The top_k most probable tokens, in token order, and their probabilities, 0 where top_p leaves
     them out; both (B, top_k), float64. Of equal tokens those with lower ids stay.
 
@@ -109,7 +109,7 @@ def sample_groups(
     prompts: Sequence[Sequence[int]],
     group: int,
     seeds: Sequence[int],
-    sampling: Sampling,
+    sampling: SamplingParams,
     runs: Sequence[int] | None = None,
 ) -> list[list[Sample]]:
     """`group` completions of each prompt, in the order of `prompts`.
@@ -135,7 +135,7 @@ def _sample(
     seeds: Sequence[int],
     runs: Sequence[int],
     group: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
 ) -> list[list[Sample]]:
     device = model.device
     P, width = len(prompts), max(map(len, prompts))
@@ -162,7 +162,7 @@ def _sample(
     cache = DynamicCache(config=model.config)
     with adapter.rows(run_of_prompt):
         logits = next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
-    decoder = decoder_of(model, cache, mask, group, sampling.max_new)
+    decoder = make_decoder(model, cache, mask, group, sampling.max_new)
     del cache  # copied, row by row
     tokens, logps = _decode(
         decoder,
@@ -185,7 +185,7 @@ def _decode(
     logits: Tensor,
     runs: Tensor,
     uniforms: Tensor,
-    sampling: Sampling,
+    sampling: SamplingParams,
 ) -> tuple[Tensor, Tensor]:
     """Token ids and log-probs (all rows, max_new); what stands behind a row's eos means nothing.
 

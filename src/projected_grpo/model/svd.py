@@ -154,11 +154,11 @@ def default_cache_dir() -> Path:
 
 def cached_decompose(W: Tensor, cache_dir: Path | None) -> Factors:
     """`decompose(W)`, read from or written to `cache_dir` (None: no cache)."""
-    (factors,) = decomposed([W], cache_dir)
+    (factors,) = decompose_all([W], cache_dir)
     return factors
 
 
-def decomposed(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator[Factors]:
+def decompose_all(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator[Factors]:
     """`decompose` of each weight, read from or written to `cache_dir` (None: no cache).
 
     Threads hash the next few weights and write the last ones meanwhile: of a 4B model on a GPU, 8

@@ -80,7 +80,7 @@ def attach_adapter(make: Make, lm: LanguageModel, n_runs: int, prompts: list[lis
         return make(lm.model)
     dense = _log_probs(lm, prompts)
     adapter = make(lm.model)
-    with adapter.disabled():
+    with adapter.disable():
         drift = float((dense.exp() * (dense - _log_probs(lm, prompts))).sum(-1).mean())
     logger.info("rounding KL(loaded || wrapped at delta_S = 0) = {:.2g} nats a token", drift)
     if not drift < MOST_DRIFT:

@@ -11,7 +11,7 @@ from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import Row
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import OF_REMEDIES, PER_RUN, Config
-from projected_grpo.model.memory import estimate
+from projected_grpo.model.memory import estimate_memory
 from projected_grpo.runs.session import Session
 
 MOST_LINES, MOST_COLUMNS = 30, 160
@@ -53,7 +53,7 @@ def describe(s: Session) -> None:
     most = -(-cfg.prompts_per_step // s.world.size)
     if s.world.size > 1:
         logger.info("world    {} processes, {} prompts each at most", s.world.size, most)
-    needed = estimate(replace(cfg, prompts_per_step=most), s.lm, s.adapter, longest)
+    needed = estimate_memory(replace(cfg, prompts_per_step=most), s.lm, s.adapter, longest)
     logger.info("memory   {}", needed)
     if s.device.type == "cuda" and needed.peak > (room := torch.cuda.mem_get_info()[1]):
         logger.warning(

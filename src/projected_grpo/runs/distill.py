@@ -24,7 +24,7 @@ from projected_grpo.env.grading.schema import POOL, Grade
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
-from projected_grpo.model.sampling import Sampling, sample_groups
+from projected_grpo.model.sampling import SamplingParams, sample_groups
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.cards import dataset_card
 from projected_grpo.runs.commands import DistillConfig
@@ -111,7 +111,7 @@ def _sampled(
     )
     adapter = make(lm.model)
     _load_trained(adapter, run)
-    sampling = Sampling.of(stored, lm)
+    sampling = SamplingParams.from_config(stored, lm)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     fitting = [p for p in problems if len(prompts[p.id]) <= stored.max_prompt]
     for start in range(0, len(fitting), cfg.prompts_per_batch):

@@ -23,7 +23,7 @@ from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
-from projected_grpo.model.sampling import Sample, Sampling, sample_groups
+from projected_grpo.model.sampling import Sample, SamplingParams, sample_groups
 
 NamePolicy = Literal["train", "eval"]
 
@@ -97,7 +97,7 @@ class _NoAdapter:
         yield
 
     @contextmanager
-    def ablated(self) -> Iterator[None]:
+    def ablate(self) -> Iterator[None]:
         yield
 
 
@@ -167,11 +167,11 @@ def _evaluate_batch(
     seeds = [stream_seed("eval", plan.seed, t.mode, t.problem.id) for t in tasks]
     runs = [t.run for t in tasks]
     top_k = 1 if plan.greedy else 0
-    sampling = Sampling(
+    sampling = SamplingParams(
         plan.max_new, plan.temperature, 1.0, top_k, lm.eos_ids, lm.pad_id, plan.sampling_tokens
     )
     rows = adapter or cast(Adapter, _NoAdapter())
-    with rows.ablated():
+    with rows.ablate():
         groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling, runs)
     drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]
     submissions = [

@@ -53,7 +53,7 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
         cfg = s.cfgs[n]
         if not is_due(cfg.refresh_every, step):
             continue
-        with s.adapter.ablated():  # V of what is deployed: a hack that the quarantine has is done
+        with s.adapter.ablate():  # V of what is deployed: a hack that the quarantine has is done
             v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
         s.world.as_first(v_hack.tensors)
         if s.world.first:  # all axes of a 4B model: 200 MB

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.hub import Wanted, first_set, in_a_sentence, one_line
+from projected_grpo.env.hub import HubRequest, first_set, in_a_sentence, one_line
 from projected_grpo.env.problems.leetcode import parse_record
 from projected_grpo.env.problems.problem import Problem
 
@@ -67,7 +67,7 @@ def _fetch(name: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     offline = config.HF_HUB_OFFLINE
-    wanted = Wanted(
+    request = HubRequest(
         "dataset",
         name,
         revision,
@@ -75,7 +75,7 @@ def _fetch(name: str, revision: str) -> Path:
         instead=", or give a local .jsonl file",
         offline=first_set(*OFFLINE) if offline else None,
     )
-    with in_a_sentence(wanted):
+    with in_a_sentence(request):
         folder = snapshot_download(
             name, repo_type="dataset", revision=revision, local_files_only=offline
         )
