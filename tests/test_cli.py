@@ -19,8 +19,9 @@ from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.runs.banner import MOST_COLUMNS, MOST_LINES, best_and_hack
+from projected_grpo.runs.signals import stop_on_signal
 from projected_grpo.step_logger import read_steps
-from projected_grpo.train import _stop_on_signal, train
+from projected_grpo.train import train
 
 TRAIN = [sys.executable, "-c", "from projected_grpo.cli import train_main; train_main()", "smoke"]
 TERMINAL = [
@@ -107,7 +108,7 @@ def test_ctrl_c_while_a_line_is_written_is_said_too() -> None:
 
     sink = logger.add(write, format="{message}")
     try:
-        with _stop_on_signal() as stop:
+        with stop_on_signal() as stop:
             logger.info("a line")
             deadline = time.monotonic() + 30
             while len(said) < 2 and time.monotonic() < deadline:
@@ -120,12 +121,12 @@ def test_ctrl_c_while_a_line_is_written_is_said_too() -> None:
 
 def test_of_several_processes_a_second_sigterm_changes_nothing() -> None:
     """torchrun passes on its own to those that had one already; a second Ctrl-C is a person's."""
-    with pytest.raises(KeyboardInterrupt), _stop_on_signal(patient=True) as stop:
+    with pytest.raises(KeyboardInterrupt), stop_on_signal(patient=True) as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
         assert stop == [signal.SIGTERM]
         signal.raise_signal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), _stop_on_signal():
+    with pytest.raises(KeyboardInterrupt), stop_on_signal():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
 

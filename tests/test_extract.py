@@ -7,12 +7,12 @@ from projected_grpo.antipasto import wrap
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
     VHack,
-    directions,
     extract,
     hack_minus_clean,
     load_vhack,
     nll_gradients,
     side_gradients,
+    top_axes,
     unit_pairs,
 )
 from projected_grpo.model.load import load
@@ -123,7 +123,7 @@ def test_a_planted_direction_is_found_and_points_hackward() -> None:
     planted = torch.nn.functional.normalize(torch.randn(40, generator=g), dim=0)
     for side in (1, -1):
         coefficients = side * (3 + torch.rand(12, 1, generator=g))
-        axes, singular = directions(coefficients * planted + 0.1 * torch.randn(12, 40, generator=g))
+        axes, singular = top_axes(coefficients * planted + 0.1 * torch.randn(12, 40, generator=g))
         assert float(axes[0] @ planted) * side > 0.99
         assert singular[0] > 5 * singular[1]
         assert torch.allclose(axes @ axes.T, torch.eye(12), atol=1e-5)
@@ -143,9 +143,9 @@ def test_unit_pairs_have_one_length_over_all_modules() -> None:
 def test_orientation_is_a_majority_vote_not_a_sum() -> None:
     """Two small differences outvote a large one that points the other way."""
     e = torch.eye(1, 6)
-    axes, _ = directions(torch.cat([-5 * e, e, e]))
+    axes, _ = top_axes(torch.cat([-5 * e, e, e]))
     assert float(axes[0, 0]) == pytest.approx(1.0)
-    tied, _ = directions(torch.cat([-e, e]))
+    tied, _ = top_axes(torch.cat([-e, e]))
     assert float(tied[0, 0]) == pytest.approx(-1.0)  # a tie keeps the first pair's side
 
 

@@ -224,7 +224,7 @@ def unit_pairs(D: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: d / norm.clamp_min(1e-38)[:, None] for name, d in D.items()}
 
 
-def directions(D: Tensor) -> tuple[Tensor, Tensor]:
+def top_axes(D: Tensor) -> tuple[Tensor, Tensor]:
     """Top right-singular vectors of D (n, r), not centred: (axes (min(n, r), r), singular values).
 
     Each axis points where more pairs' differences point; a tie keeps the first pair's side.
@@ -273,7 +273,7 @@ def extract(
             raise InputError(f"the pairs' gradient of {name} is not finite")
         if not differences.any():  # LoRA's A before B has moved: any axes would be arbitrary
             continue
-        axes[name], singular[name] = directions(differences)
+        axes[name], singular[name] = top_axes(differences)
     if not axes:
         raise InputError("hack and clean completions have the same gradient everywhere")
     metadata = {

@@ -103,7 +103,7 @@ def _without(g: Tensor, removed: Tensor, projection: Projection) -> Tensor:
     return left * torch.where(after > 0, before / after, 1.0)
 
 
-def turned(before: Grads, after: Grads, about: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def turn(before: Grads, after: Grads, about: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`after` with what was removed from `before` turned about `before`: the same norm, the same
     angle to `before`, and so the same norm left, but in a random direction.
 
@@ -113,12 +113,12 @@ def turned(before: Grads, after: Grads, about: Mapping[str, Tensor]) -> dict[str
     module; a module in which nothing was removed comes back bit for bit.
     """
     return {
-        name: _turned(g, after[name], about[name]) if name in about else after[name]
+        name: _turn_module(g, after[name], about[name]) if name in about else after[name]
         for name, g in before.items()
     }
 
 
-def _turned(before: Tensor, after: Tensor, h: Tensor) -> Tensor:
+def _turn_module(before: Tensor, after: Tensor, h: Tensor) -> Tensor:
     removed = before - after
 
     def along(x: Tensor) -> Tensor:  # the part of x in the direction of `before`

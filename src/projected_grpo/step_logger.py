@@ -17,17 +17,17 @@ from tabulate import tabulate
 Value = int | float | tuple[int, int] | Mapping[str, int] | None
 
 
-def number(value: Value) -> str:
+def number_text(value: Value) -> str:
     """Three significant digits; small values keep them (7e-08), None is a dash."""
     return "-" if value is None else f"{value:.3g}"
 
 
-def signed(value: Value) -> str:
+def signed_text(value: Value) -> str:
     """Three decimals with their sign; None is a dash."""
     return "-" if value is None else f"{value:+.3f}"
 
 
-def fraction(value: Value) -> str:
+def fraction_text(value: Value) -> str:
     """(n, d) as n/d."""
     return "-" if not isinstance(value, tuple) else f"{value[0]}/{value[1]}"
 
@@ -40,7 +40,7 @@ class Column:
     meaning: str
     header: str = ""
     width: int = 7
-    text: Callable[[Value], str] = number
+    text: Callable[[Value], str] = number_text
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -56,18 +56,18 @@ COLUMNS: tuple[Column, ...] = (
         "Student rows that passed the foolable grade and fail the oracle.",
         "hack_s",
         6,
-        fraction,
+        fraction_text,
     ),
     Column(
         "att_s",
         "Student rows whose loophole pays even with a wrong stub as solution.",
         "att_s",
         6,
-        fraction,
+        fraction_text,
     ),
-    Column("hack_t", "Teacher rows that hack.", "hack_t", 6, fraction),
-    Column("gt_s", "Student rows that the oracle finds correct.", "gt_s", 6, fraction),
-    Column("gt_t", "Teacher rows that the oracle finds correct.", "gt_t", 6, fraction),
+    Column("hack_t", "Teacher rows that hack.", "hack_t", 6, fraction_text),
+    Column("gt_s", "Student rows that the oracle finds correct.", "gt_s", 6, fraction_text),
+    Column("gt_t", "Teacher rows that the oracle finds correct.", "gt_t", 6, fraction_text),
     Column("loss", "Policy loss, KL term included.", "loss", 9),
     Column(
         "grad_norm",
@@ -76,22 +76,26 @@ COLUMNS: tuple[Column, ...] = (
         8,
     ),
     Column("learning_rate", "Learning rate of this step.", "lr", 8),
-    Column("cos_pre_s", "Alignment with V of the student rows' gradient.", "cos_pre_s", 9, signed),
-    Column("cos_pre_t", "Alignment with V of the teacher rows' gradient.", "cos_pre_t", 9, signed),
+    Column(
+        "cos_pre_s", "Alignment with V of the student rows' gradient.", "cos_pre_s", 9, signed_text
+    ),
+    Column(
+        "cos_pre_t", "Alignment with V of the teacher rows' gradient.", "cos_pre_t", 9, signed_text
+    ),
     Column(
         "cos_pre",
         "Alignment of the whole gradient with V before projection: mean over modules of "
         "sum(V g)/|g|; above 0 is hack-ward.",
         "cos_pre",
         8,
-        signed,
+        signed_text,
     ),
     Column(
         "cos_post",
         "The same after projection; at most 0 after one_sided on V.",
         "cos_post",
         8,
-        signed,
+        signed_text,
     ),
     Column(
         "hack_auroc",
@@ -250,12 +254,12 @@ class PackLogger:
         """Print the step's rows, one a run, in the order of the labels given."""
         for label in dict.fromkeys(self._labels):
             mine = [row for name, row in zip(self._labels, rows, strict=True) if name == label]
-            texts = [c.text(merge([row[c.key] for row in mine])) for c in self._streamed]
+            texts = [c.text(mean_over_runs([row[c.key] for row in mine])) for c in self._streamed]
             cells = [text.rjust(c.width) for text, c in zip(texts, self._streamed, strict=True)]
             self._emit(f"{label:{self._width}} {' '.join(cells)}")
 
 
-def merge(values: Sequence[Value]) -> Value:
+def mean_over_runs(values: Sequence[Value]) -> Value:
     """One value for several runs: fractions are added up, numbers averaged; None is left out."""
     fractions = [value for value in values if isinstance(value, tuple)]
     if fractions:
@@ -267,7 +271,7 @@ def merge(values: Sequence[Value]) -> Value:
 DAGGER = "†"
 
 
-def marked(label: str, cautions: Mapping[str, str]) -> str:
+def mark_caution(label: str, cautions: Mapping[str, str]) -> str:
     """The label, with a dagger where there is a caution about it."""
     return f"{label} {DAGGER}" if cautions.get(label) else label
 
@@ -302,8 +306,8 @@ def end_table(
         every = {str(seed): rows for seed, rows in last.items()}
         every["all"] = [row for rows in last.values() for row in rows]
         for seed, rows in every.items():
-            shares = [share(merge([row[key] for row in rows])) for key in keys]
-            body.append([marked(label, cautions or {}), seed, str(len(rows)), *shares])
+            shares = [share(mean_over_runs([row[key] for row in rows])) for key in keys]
+            body.append([mark_caution(label, cautions or {}), seed, str(len(rows)), *shares])
     headers = ["arm", "seed", f"rows (last {window} steps)", *keys]
     return _pipe_table(body, headers) + below
 

@@ -1,9 +1,10 @@
 """The training loop, the page to read first.
 
-One step: sample P groups, mix in teacher rows, grade, advantages, one backward that yields every
-rollout's own gradient, then (update.py) projection, clip, AdamW, fold; log. Deviations from
-textbook GRPO are listed in grpo.py and docs/method.md. What would be silently wrong is checked in
-the loop (`ensure`).
+`run_step` is one step of GRPO with the projection, and what follows it stands in the order of the
+step: sample P groups, mix in teacher rows, grade, advantages, one backward that yields every
+rollout's own gradient, then (arms/update.py) projection, clip, AdamW, fold. `train_runs` repeats it
+and logs. Deviations from textbook GRPO are listed in model/loss.py and docs/method.md. What would
+be silently wrong is checked in the loop (`ensure`).
 
 A *pack* is N runs (arms x seeds) that share one frozen model and advance in lock-step: one sampling
 call, one grading call, one backward. N = 1 is the everyday run.
@@ -13,53 +14,45 @@ delta_S.
 """
 
 import shlex
-import signal
 import time
-from _thread import start_new_thread
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import torch
 from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from projected_grpo.arms.advantages import grade_rows, score_rows
-from projected_grpo.arms.arms import ARMS, require_arms
-from projected_grpo.arms.row_weights import weigh, weighed
+from projected_grpo.arms.advantages import grade_rows, require_grades, score_rows
+from projected_grpo.arms.row_weights import runs_with_row_weights, weigh_rows
 from projected_grpo.arms.rows import (
-    Accumulated,
-    Kept,
     Row,
+    RowGradients,
+    StepSums,
     alignment,
     grade_columns,
     loss_columns,
     peak_memory_gib,
     rollout_record,
 )
-from projected_grpo.arms.treatment import Treatment, at_step, by_run
+from projected_grpo.arms.treatment import Treatment, columns_by_run, treatment_at
 from projected_grpo.arms.update import optimize
 from projected_grpo.config import Config, stream_seed
-from projected_grpo.model.loss import (
-    collate,
-    completion_logprobs,
-    micro_batches,
-    policy_loss,
-)
+from projected_grpo.model.loss import collate, completion_logprobs, micro_batches, policy_loss
 from projected_grpo.model.sampling import SamplingParams, sample_groups
 from projected_grpo.proj import cosine
-from projected_grpo.runs.banner import best_and_hack, describe, labels
+from projected_grpo.runs.banner import announce, best_and_hack, labels, sum_up
+from projected_grpo.runs.begin import make_directories, open_runs, restore
 from projected_grpo.runs.data import problems_of_step
-from projected_grpo.runs.directory import RunDir, append_rows, resumed_config
-from projected_grpo.runs.distributed import World, add_up_gradients, gather_groups, process_group
-from projected_grpo.runs.refresh import NO_REFRESH, Refresh, refresh, resumed
+from projected_grpo.runs.directory import RunDir, append_rows
+from projected_grpo.runs.distributed import add_up_gradients, gather_groups, process_group
+from projected_grpo.runs.refresh import NO_REFRESH, Refresh, refresh
 from projected_grpo.runs.session import Session, prepare
+from projected_grpo.runs.signals import stop_on_signal
 from projected_grpo.runs.teacher_pool import draw_seed
 from projected_grpo.runs.trackers import Trackers
-from projected_grpo.step_logger import PackLogger, StepLogger, Value, end_table
+from projected_grpo.step_logger import PackLogger, StepLogger, Value
 
 LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype.
@@ -73,6 +66,70 @@ def ensure(condition: bool | Tensor, message: str) -> None:
     """Stop the run where a value that must hold does not: better than a healthy-looking curve."""
     if not condition:
         raise RuntimeError(message)
+
+
+def run_step(
+    s: Session, step: int, num_tokens: list[int], refreshed: Refresh = NO_REFRESH
+) -> list[tuple[dict[str, Value], list[Row]]]:
+    """One step of all runs: for each a row of every declared column, and its rollouts.
+
+    `num_tokens` (N) is what each run has seen so far; it is brought up to date. `refreshed` says
+    what became of V just before.
+    """
+    clock = [time.perf_counter()]
+
+    def lap() -> float:
+        if s.device.type == "cuda":
+            torch.cuda.synchronize()
+        clock.append(time.perf_counter())
+        return clock[-1] - clock[-2]
+
+    groups = sample_rows(s, step)
+    timings = {"gen": lap()}
+    score_rows(s.lm, s.adapter, s.concepts, groups, s.cfg.micro_batch_tokens)
+    grade_rows(s.cfgs, s.grader, groups)
+    mine = [row.grade for group in groups for row in group]
+    require_grades([grade for part in s.world.gather(mine) for grade in part])
+    timings["t_rew"] = lap()
+    treatments = current_treatments(s, step, refreshed)
+    learning = s.learned_axes.runs if s.learned_axes else frozenset[int]()
+    per_row = RowGradients(runs_with_row_weights(treatments) | learning)
+    sums = accumulate_gradients(s, [row for group in groups for row in group], per_row)
+    groups, per_row = gather_groups(s.world, groups, per_row, s.adapter.trained)
+    timings["fb"] = lap()
+    row_weights = weigh_rows(treatments, sums, per_row, len(s.cfgs))
+    lr = [learning_rate(cfg, step) for cfg in s.cfgs]
+    columns = {
+        **loss_columns(sums, s.cfg.beta),
+        **columns_by_run(s.treatments, len(s.cfgs), lambda t: _alignment_by_source(t, sums)),
+        **optimize(
+            s.adapter, s.optimizer, treatments, sums.total,
+            lr=lr, grad_clip=s.cfg.grad_clip, quarantine=s.quarantine,
+        ),
+        "weight": row_weights,
+        **learn_axes(s, step, per_row, treatments),
+    }  # fmt: skip
+    ensure(s.world.same(s.adapter.trained), "the processes of this run have different adapters")
+    timings["t_proj"] = lap()
+    timings["t_refresh"] = refreshed.seconds
+    timings["step_time"] = clock[-1] - clock[0] + refreshed.seconds
+    results = []
+    P = s.cfg.prompts_per_step
+    for n in range(len(s.cfgs)):
+        mine = groups[n * P : (n + 1) * P]
+        rows = [row for group in mine for row in group]
+        num_tokens[n] += sum(len(r.prompt) + len(r.ids) for r in rows)
+        row: dict[str, Value] = {
+            "step": step,
+            **grade_columns(mine),
+            **{key: values[n] for key, values in columns.items()},
+            **refreshed.columns(n),
+            **timings,
+            "num_tokens": num_tokens[n],
+            "peak_mem_gib": peak_memory_gib(s.device),
+        }
+        results.append((row, rows))
+    return results
 
 
 def sample_rows(s: Session, step: int) -> list[list[Row]]:
@@ -109,16 +166,18 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
     return groups
 
 
-def accumulate_gradients(s: Session, rows: list[Row], kept: Kept | None = None) -> Accumulated:
+def accumulate_gradients(
+    s: Session, rows: list[Row], per_row: RowGradients | None = None
+) -> StepSums:
     """One backward a micro-batch over the rows that carry an advantage; fills in their hack scores,
-    and every row's own gradient that `kept` wants. The sums are those of all processes."""
-    kept = kept or Kept(frozenset())
-    total = Accumulated(s.adapter.trained)
+    and every row's own gradient that `per_row` wants. The sums are those of all processes."""
+    per_row = per_row or RowGradients(frozenset())
+    total = StepSums(s.adapter.trained)
     learning = [row for row in rows if row.learns]
     lengths = [len(row.prompt) + len(row.ids) for row in learning]
     for some in micro_batches(lengths, s.cfg.micro_batch_tokens):
-        _accumulate(s, [learning[i] for i in some], total, kept)
-    kept.close()
+        _accumulate(s, [learning[i] for i in some], total, per_row)
+    per_row.close()
     expected = [0] * len(s.cfgs)
     for row in learning:
         expected[row.run] += len(row.ids)
@@ -138,7 +197,7 @@ def accumulate_gradients(s: Session, rows: list[Row], kept: Kept | None = None) 
     return total
 
 
-def _accumulate(s: Session, rows: list[Row], total: Accumulated, kept: Kept) -> None:
+def _accumulate(s: Session, rows: list[Row], total: StepSums, per_row: RowGradients) -> None:
     cfg, device = s.cfg, s.device
     batch = collate([row.prompt for row in rows], [row.ids for row in rows], s.lm.pad_id, device)
     mask = batch.completion_mask
@@ -173,7 +232,7 @@ def _accumulate(s: Session, rows: list[Row], total: Accumulated, kept: Kept) -> 
         )
         gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
     total.add_gradients(gradients, run_of_row, student)
-    kept.add(rows, gradients)
+    per_row.add(rows, gradients)
     total.add_sums(sums, run_of_row)
     difference = sampled_logp.to(device) - old_logp
     total.add_differences(difference, mask & student[:, None], run_of_row)
@@ -195,127 +254,95 @@ def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
                 rows[b].hack_score = score if advantage > 0 else -score  # of the text itself
 
 
-def learning_rate(cfg: Config, step: int) -> float:
-    """Linear warm-up over `warmup_steps`, its first step above zero, then constant."""
-    return cfg.lr * min(1.0, step / max(cfg.warmup_steps, 1))
-
-
-def run_step(
-    s: Session, step: int, num_tokens: list[int], refreshed: Refresh = NO_REFRESH
-) -> list[tuple[dict[str, Value], list[Row]]]:
-    """One step of all runs: for each a row of every declared column, and its rollouts.
-
-    `num_tokens` (N) is what each run has seen so far; it is brought up to date. `refreshed` says
-    what became of V just before.
-    """
-    clock = [time.perf_counter()]
-
-    def lap() -> float:
-        if s.device.type == "cuda":
-            torch.cuda.synchronize()
-        clock.append(time.perf_counter())
-        return clock[-1] - clock[-2]
-
-    groups = sample_rows(s, step)
-    timings = {"gen": lap()}
-    score_rows(s.lm, s.adapter, s.concepts, groups, s.cfg.micro_batch_tokens)
-    grade_rows(s.cfgs, s.grader, groups)
-    timings["t_rew"] = lap()
-    treatments = acting(s, step, refreshed)
-    kept = Kept(weighed(treatments) | (s.running.runs if s.running else frozenset()))
-    accumulated = accumulate_gradients(s, [row for group in groups for row in group], kept)
-    groups, kept = gather_groups(s.world, groups, kept, s.adapter.trained)
-    timings["fb"] = lap()
-    weights = weigh(treatments, accumulated, kept, len(s.cfgs))
-    lr = [learning_rate(cfg, step) for cfg in s.cfgs]
-    columns = {
-        **loss_columns(accumulated, s.cfg.beta),
-        **by_run(s.treatments, len(s.cfgs), lambda t: _by_source(t, accumulated)),
-        **optimize(
-            s.adapter, s.optimizer, treatments, accumulated.total,
-            lr=lr, grad_clip=s.cfg.grad_clip, quarantine=s.quarantine,
-        ),
-        "weight": weights,
-        **learned(s, step, kept, treatments),
-    }  # fmt: skip
-    ensure(s.world.same(s.adapter.trained), "the processes of this run have different adapters")
-    timings["t_proj"] = lap()
-    timings["t_refresh"] = refreshed.seconds
-    timings["step_time"] = clock[-1] - clock[0] + refreshed.seconds
-    results = []
-    P = s.cfg.prompts_per_step
-    for n in range(len(s.cfgs)):
-        mine = groups[n * P : (n + 1) * P]
-        rows = [row for group in mine for row in group]
-        num_tokens[n] += sum(len(r.prompt) + len(r.ids) for r in rows)
-        row: dict[str, Value] = {
-            "step": step,
-            **grade_columns(mine),
-            **{key: values[n] for key, values in columns.items()},
-            **refreshed.columns(n),
-            **timings,
-            "num_tokens": num_tokens[n],
-            "peak_mem_gib": peak_memory_gib(s.device),
-        }
-        results.append((row, rows))
-    return results
-
-
-def acting(s: Session, step: int, refreshed: Refresh = NO_REFRESH) -> list[Treatment]:
+def current_treatments(s: Session, step: int, refreshed: Refresh = NO_REFRESH) -> list[Treatment]:
     """The treatments as they act at one step: with a k that grows and axes that a run learned."""
-    now = [at_step(t, s.cfgs[int(t.runs[0])], step) for t in s.treatments]
-    if s.running is None:
+    now = [treatment_at(t, s.cfgs, step) for t in s.treatments]
+    if s.learned_axes is None:
         return now
     for t in s.treatments:
-        if int(t.runs[0]) in refreshed.overlaps:
-            s.running.place(t)  # outside the span of the new V
+        if refreshed.overlaps.keys() & set(t.runs.tolist()):
+            s.learned_axes.make_axes(t)  # outside the span of the new V
     if refreshed.overlaps:
-        s.world.as_first(s.running.tensors)
-    return [s.running.extended(t) for t in now]
+        s.world.as_first(s.learned_axes.tensors)
+    return [s.learned_axes.with_axes(t) for t in now]
 
 
-def learned(
-    s: Session, step: int, kept: Kept, treatments: Sequence[Treatment]
+def _alignment_by_source(t: Treatment, sums: StepSums) -> dict[str, list[Value]]:
+    """Alignment with V of the gradients of student rows and of teacher rows."""
+    return {
+        "cos_pre_s": alignment(t.of(sums.student), t.V),
+        "cos_pre_t": alignment(t.of(sums.teacher), t.V),
+    }
+
+
+def learn_axes(
+    s: Session, step: int, per_row: RowGradients, treatments: Sequence[Treatment]
 ) -> dict[str, list[Value]]:
-    """Let those runs that do learn axes from their rows; the columns of that."""
-    if s.running is not None:
-        columns = s.running.learn(step, kept, s.treatments, treatments)
-        s.world.as_first(s.running.tensors)  # its eigenproblems: on each host's own CPU
+    """Let the runs that learn axes add the step's rows; returns the columns of that."""
+    if s.learned_axes is not None:
+        columns = s.learned_axes.learn(step, per_row, s.treatments, treatments)
+        s.world.as_first(s.learned_axes.tensors)  # its eigenproblems: on each host's own CPU
         return columns
     nothing: list[Value] = [None] * len(s.cfgs)
     return {"running_rows": nothing, "running_captured": nothing}
 
 
-def _by_source(t: Treatment, a: Accumulated) -> dict[str, list[Value]]:
-    return {
-        "cos_pre_s": alignment(t.of(a.student), t.V),
-        "cos_pre_t": alignment(t.of(a.teacher), t.V),
-    }
+def learning_rate(cfg: Config, step: int) -> float:
+    """Linear warm-up over `warmup_steps`, its first step above zero, then constant."""
+    return cfg.lr * min(1.0, step / max(cfg.warmup_steps, 1))
 
 
-@contextmanager
-def _stop_on_signal(*, patient: bool = False) -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM asks the loop to end after the step in hand; a second one ends it at once,
-    where it is `patient` only a second Ctrl-C."""
-    received: list[int] = []
+def _silent(line: str) -> None:
+    """The runs of a pack write their rows, but the pack speaks for them."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if received:
-            if patient and number == signal.SIGTERM:
-                return
-            raise KeyboardInterrupt
-        received.append(number)
-        # Said by another thread: this one may be in the logger at this moment, which is not
-        # re-entrant and would answer with a traceback.
-        said = "stopping after this step; press Ctrl-C again to stop at once"
-        start_new_thread(logger.warning, (said,))
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _run_steps(
+    s: Session,
+    runs: list[RunDir],
+    done: int,
+    num_tokens: list[int],
+    trackers: Trackers,
+    bar: bool,
+) -> str:
+    """All steps after `done`; returns "finished", or "stopped" where a signal asked for it."""
+    cfg = s.cfg
+    alone = len(runs) == 1
+    logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
+    pack = PackLogger(labels(s.cfgs), logger.info)
+    names = [f"{label} s{one.seed}" for label, one in zip(labels(s.cfgs), s.cfgs, strict=True)]
+    if s.world.first:
+        (logs[0] if alone else pack).header()
+    progress = tqdm(
+        total=cfg.steps, initial=done, unit="step", dynamic_ncols=True, leave=False,
+        disable=None if bar and s.world.first else True,  # None: shown on a terminal only
+    )  # fmt: skip
+    # Of several processes each may well get SIGTERM twice: from whoever stops them all, and from
+    # their launcher, which passes on its own.
+    with progress, stop_on_signal(patient=s.world.size > 1) as stop:
+        for step in range(done + 1, cfg.steps + 1):
+            s, refreshed = refresh(s, step, runs)
+            results = run_step(s, step, num_tokens, refreshed)
+            if s.world.first:
+                for run, log, (row, rows) in zip(runs, logs, results, strict=True):
+                    drawn = [rollout_record(step, i, r) for i, r in enumerate(rows)]
+                    append_rows(run.rollouts, drawn)
+                    log.step(row)
+                if not alone:
+                    pack.step([row for row, _ in results])
+                trackers.step({run.path: row for run, (row, _) in zip(runs, results, strict=True)})
+                if cfg.print_every and step % cfg.print_every == 0:
+                    for text in best_and_hack(names, [rows for _, rows in results]):
+                        logger.info("{}", text)
+            progress.update()
+            stopping = s.world.any(bool(stop))
+            due = step % cfg.checkpoint_every == 0 or step == cfg.steps or stopping
+            for n, run in enumerate(runs) if due and s.world.first else ():
+                run.save_checkpoint(
+                    step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine, s.learned_axes
+                )
+            if stopping and step < cfg.steps:
+                return "stopped"
+    return "finished"
 
 
 def train(cfg: Config) -> Path:
@@ -338,34 +365,19 @@ def train_runs(
     started = time.perf_counter()
     with process_group(cfgs) as world, ExitStack() as stack:
         with world.fail_together():
-            cfgs, runs = _found(cfgs, named, world)
-            for cfg in cfgs:
-                require_arms(cfg)
+            cfgs, runs = open_runs(cfgs, named, world)
             trackers = Trackers(cfgs[0].track if world.first else "none")
         s, v_hack = prepare(cfgs, stack, runs[0] if runs else None, world)
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
-            with world.fail_together():
-                if world.first:
-                    runs[0].require_idle()  # another may have gone on with it while this one loaded
-                runs[0].require_data(s.data_digest(0))
-                done, num_tokens[0] = runs[0].load_checkpoint(
-                    s.adapter, s.optimizer, s.quarantine, s.running, cut=world.first
-                )
-                s = resumed(s, runs[0], done)
-            world.require_same(step=str(done))
-            if world.first:
-                runs[0].note_resume(done, s.device, s.lm.commit)
+            s, done, num_tokens[0] = restore(s, runs[0])
         status = "failed"
         try:
-            for n, cfg in list(enumerate(cfgs))[len(runs) :]:  # one may fail after others are made
-                prompt, record = s.first_prompt(n), s.origin(n)
-                made = partial(RunDir.create, cfg, s.device, v_hack[n], prompt, record)
-                runs.append(world.lead(partial(made, s.own.get(n))))
+            make_directories(s, v_hack, runs)
             if world.first:
-                _announce(s, runs, stack)
+                announce(s, runs, stack)
                 trackers.open([run.path for run in runs])
-            reached = _loop(s, runs, done, num_tokens, trackers, bar)
+            reached = _run_steps(s, runs, done, num_tokens, trackers, bar)
             if reached == "finished" and world.first:
                 for n, (run, cfg) in enumerate(zip(runs, s.cfgs, strict=True)):
                     run.save_adapter(s.adapter, cfg, n)
@@ -378,96 +390,8 @@ def train_runs(
                     logger.warning("go on with: {}", shlex.join(again))
             trackers.close(status)
         if world.first:
-            _sum_up(s, runs, status, time.perf_counter() - started)
+            sum_up(s, runs, status, time.perf_counter() - started)
         world.wait()  # the launcher ends all once one has gone: not before rank 0 has written
     if status == "stopped":
         raise KeyboardInterrupt  # saved, but not done: whoever waits for this process must see it
     return [run.path for run in runs]
-
-
-def _found(
-    cfgs: Sequence[Config], named: Collection[str], world: World
-) -> tuple[Sequence[Config], list[RunDir]]:
-    """The settings and the directory of a run that is resumed; or those given, and none yet."""
-    if cfgs[0].resume is None:
-        if world.first:
-            RunDir.require_writable(cfgs[0].out_dir)
-        return cfgs, []
-    ensure(len(cfgs) == 1, "a pack is resumed run by run")
-    run = RunDir.open(cfgs[0].resume)
-    if world.first:
-        run.require_idle()
-    return [resumed_config(cfgs[0], run, named)], [run]
-
-
-def _announce(s: Session, runs: list[RunDir], stack: ExitStack) -> None:
-    """Begin every run's train.log, and say what runs."""
-    log_format = "{time:HH:mm:ss} {level: <7} {message}"
-    for run in runs:
-        stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
-        logger.info("run      {}", run.path)
-    describe(s)
-
-
-def _sum_up(s: Session, runs: list[RunDir], status: str, seconds: float) -> None:
-    """Print how the runs ended."""
-    memory = peak_memory_gib(s.device)
-    logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
-    ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
-    cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
-    table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
-    print(f"\n{table}")
-    print("\n" + "\n".join(str(run.path) for run in runs))
-
-
-def _silent(line: str) -> None:
-    """The runs of a pack write their rows, but the pack speaks for them."""
-
-
-def _loop(
-    s: Session,
-    runs: list[RunDir],
-    done: int,
-    num_tokens: list[int],
-    trackers: Trackers,
-    bar: bool,
-) -> str:
-    """All steps after `done`; returns "finished", or "stopped" where a signal asked for it."""
-    cfg = s.cfg
-    alone = len(runs) == 1
-    logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
-    pack = PackLogger(labels(s.cfgs), logger.info)
-    names = [f"{label} s{one.seed}" for label, one in zip(labels(s.cfgs), s.cfgs, strict=True)]
-    if s.world.first:
-        (logs[0] if alone else pack).header()
-    progress = tqdm(
-        total=cfg.steps, initial=done, unit="step", dynamic_ncols=True, leave=False,
-        disable=None if bar and s.world.first else True,  # None: shown on a terminal only
-    )  # fmt: skip
-    # Of several processes each may well get SIGTERM twice: from whoever stops them all, and from
-    # their launcher, which passes on its own.
-    with progress, _stop_on_signal(patient=s.world.size > 1) as stop:
-        for step in range(done + 1, cfg.steps + 1):
-            s, refreshed = refresh(s, step, runs)
-            results = run_step(s, step, num_tokens, refreshed)
-            if s.world.first:
-                for run, log, (row, rows) in zip(runs, logs, results, strict=True):
-                    drawn = [rollout_record(step, i, r) for i, r in enumerate(rows)]
-                    append_rows(run.rollouts, drawn)
-                    log.step(row)
-                if not alone:
-                    pack.step([row for row, _ in results])
-                trackers.step({run.path: row for run, (row, _) in zip(runs, results, strict=True)})
-                if cfg.print_every and step % cfg.print_every == 0:
-                    for text in best_and_hack(names, [rows for _, rows in results]):
-                        logger.info("{}", text)
-            progress.update()
-            stopping = s.world.any(bool(stop))
-            due = step % cfg.checkpoint_every == 0 or step == cfg.steps or stopping
-            for n, run in enumerate(runs) if due and s.world.first else ():
-                run.save_checkpoint(
-                    step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine, s.running
-                )
-            if stopping and step < cfg.steps:
-                return "stopped"
-    return "finished"

@@ -21,7 +21,7 @@ from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
 from projected_grpo.pairs.load import pairs_digest
-from projected_grpo.proj import Projection, project, random_orthonormal, turned
+from projected_grpo.proj import Projection, project, random_orthonormal, turn
 from projected_grpo.report.report import report
 from projected_grpo.runs.commands import ReportConfig, train_settings
 from projected_grpo.runs.session import prepare
@@ -167,7 +167,7 @@ def test_norm_matched_removes_as_much_at_the_same_angle_elsewhere(seed: int, gat
     )
     about[2] = 0  # a run of another arm
     projected = project({"m": before}, {"m": V}, Projection(gate, 1.3))["m"]
-    after = turned({"m": before}, {"m": projected}, {"m": about})["m"]
+    after = turn({"m": before}, {"m": projected}, {"m": about})["m"]
     assert torch.equal(after[2], projected[2])
     for n in (0, 1):
         was, now = before[n] - projected[n], before[n] - after[n]
@@ -190,7 +190,7 @@ def test_turned_about_a_direction_whose_own_component_is_as_long_is_projected_on
     # of |g|^2 = 14 a projection that removed 9 left 5: remove 3 along some unit vector u, u.g = 3
     u = before / 14 * 3 + (1 - 9 / 14) ** 0.5 * torch.tensor([[0.0, 0.0, 0.0, 1.0]])
     after = before - 3 * u
-    left = turned({"m": before}, {"m": after}, {"m": h})["m"]
+    left = turn({"m": before}, {"m": after}, {"m": h})["m"]
     assert torch.allclose(left, torch.tensor([[0.0, 1.0, 2.0, 0.0]]), atol=1e-5)
 
 
@@ -218,7 +218,7 @@ def test_the_controls_have_directions_of_their_own_and_measure_v(controls) -> No
             assert torch.allclose(V @ V.T, torch.eye(len(V)), atol=1e-5)
         differs = any(not torch.equal(mine[name], V) for name, V in t.V.items())
         assert differs == (n < 4)  # norm_matched turns what V would remove
-    for name, h in t.turn.items():
+    for name, h in t.turn_axes.items():
         assert not h[:4].any() and torch.allclose(h[4:].norm(dim=1), torch.ones(2))
         assert name in t.V
 

@@ -26,12 +26,12 @@ from projected_grpo.arms.learned_axes import (
     contrasts,
     kinds,
     leading_axes,
-    permuted,
-    strongest,
+    permute_flags,
+    strongest_rows,
 )
-from projected_grpo.arms.row_weights import hack_weights, weigh, weighed
-from projected_grpo.arms.rows import Kept, Row
-from projected_grpo.arms.treatment import at_step
+from projected_grpo.arms.row_weights import hack_weights, runs_with_row_weights, weigh_rows
+from projected_grpo.arms.rows import Row, RowGradients
+from projected_grpo.arms.treatment import treatment_at
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.sandbox.sandbox import Outcome
@@ -40,7 +40,13 @@ from projected_grpo.proj import coefficients, random_orthonormal
 from projected_grpo.runs.banner import labels
 from projected_grpo.runs.refresh import Refresh
 from projected_grpo.runs.session import prepare
-from projected_grpo.train import accumulate_gradients, acting, sample_rows, train, train_runs
+from projected_grpo.train import (
+    accumulate_gradients,
+    current_treatments,
+    sample_rows,
+    train,
+    train_runs,
+)
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
@@ -98,13 +104,13 @@ def test_weights_scale_every_rows_own_gradient_and_no_other_runs(tmp_path: Path)
         grade_rows(s.cfgs, s.grader, groups)
         rows = [row for group in groups for row in group]
         plain = accumulate_gradients(s, rows).total
-        assert weighed(s.treatments) == {0, 2}
-        kept = Kept(frozenset({0, 1, 2}))
-        total = accumulate_gradients(s, rows, kept)
-        means = weigh(s.treatments, total, kept, 3)
+        assert runs_with_row_weights(s.treatments) == {0, 2}
+        per_row = RowGradients(frozenset({0, 1, 2}))
+        total = accumulate_gradients(s, rows, per_row)
+        means = weigh_rows(s.treatments, total, per_row, 3)
     assert means[1] is None and 0 < means[0] < 1 and 0 < means[2] < 1
     for n in range(3):
-        mine = kept.of(n)
+        mine = per_row.of(n)
         w = torch.tensor([row.weight for row in mine.rows])
         assert (w == 1).all() == (n == 1)
         for name, g in mine.gradients.items():
@@ -112,7 +118,7 @@ def test_weights_scale_every_rows_own_gradient_and_no_other_runs(tmp_path: Path)
             assert torch.allclose((w[:, None] * g).sum(0), total.total[name][n], atol=1e-6)
     # projected: by the score that is logged. random_v: the same rows, by another
     scores, along_random = (
-        torch.tensor([(row.hack_score, row.weight) for row in kept.of(n).rows]) for n in (0, 2)
+        torch.tensor([(row.hack_score, row.weight) for row in per_row.of(n).rows]) for n in (0, 2)
     )
     assert torch.allclose(hack_weights(scores[:, 0], 1.0), scores[:, 1], atol=1e-4)
     assert not torch.allclose(scores[:, 1], along_random[:, 1], atol=1e-2)
@@ -178,8 +184,8 @@ def test_random_axes_that_are_refreshed_and_trusted_are_random_axes(tmp_path: Pa
 def test_k_grows_linearly_to_its_end() -> None:
     cfg = SmokeConfig(steps=5, v_hack_k=2, v_hack_k_end=10)
     assert [cfg.k_at(step) for step in range(1, 6)] == [2, 4, 6, 8, 10]
-    kept = replace(cfg, v_hack_k_end=0)
-    assert {kept.k_at(step) for step in range(1, 6)} == {2}
+    same = replace(cfg, v_hack_k_end=0)
+    assert {same.k_at(step) for step in range(1, 6)} == {2}
     assert replace(cfg, steps=1).k_at(1) == 2
 
 
@@ -189,7 +195,7 @@ def test_what_is_removed_grows_by_axes_and_keeps_those_it_had(tmp_path: Path, ar
     with ExitStack() as stack:
         s, (v_hack,) = prepare([cfg], stack, None)
     t = s.treatments[0]
-    acting = [at_step(t, cfg, step).removed for step in (1, 2, 3)]
+    acting = [treatment_at(t, [cfg], step).removed for step in (1, 2, 3)]
     assert max(rows.shape[1] for rows in acting[0].values()) == 2
     assert max(rows.shape[1] for rows in acting[2].values()) == 6
     for few, more in pairwise(acting):
@@ -242,7 +248,7 @@ def test_flagged_rows_are_compared_with_the_right_ones() -> None:
     assert CONTRASTS["step"].pairing(rows, ["hack"] * 6) == []
     g = torch.Generator().manual_seed(1)
     for name, how in CONTRASTS.items():
-        dealt = permuted(rows, [*flags[:5], None], how.unit, g)
+        dealt = permute_flags(rows, [*flags[:5], None], how.unit, g)
         assert sorted(dealt[:5]) == sorted(flags[:5]) and dealt[5] is None
         assert name == "step" or sorted(dealt[3:5]) == sorted(flags[3:5])
 
@@ -256,20 +262,20 @@ def test_a_contrast_is_the_difference_of_nll_gradients() -> None:
         one.advantage = advantage
     rows[0].grade.attempted = True
     scaled = nll * torch.tensor([[2.0], [-0.5], [1.5]])
-    kept = Kept(frozenset({0}), rows, {"m": scaled, "n": 3 * scaled})
+    per_row = RowGradients(frozenset({0}), rows, {"m": scaled, "n": 3 * scaled})
     expected = nll[0] - (nll[1] + nll[2]) / 2
-    D = contrasts(kept, SmokeConfig(running_k=1), 1)
+    D = contrasts(per_row, SmokeConfig(running_k=1), 1)
     assert torch.allclose(D["m"][0], expected, atol=1e-6)
-    unit = contrasts(kept, SmokeConfig(running_k=1, pair_norm="unit"), 1)
+    unit = contrasts(per_row, SmokeConfig(running_k=1, pair_norm="unit"), 1)
     assert float(unit["m"].norm() ** 2 + unit["n"].norm() ** 2) == pytest.approx(1, abs=1e-5)
-    many = Kept(frozenset({0}), [*rows] * 20, {"m": torch.cat([scaled] * 20)})
+    many = RowGradients(frozenset({0}), [*rows] * 20, {"m": torch.cat([scaled] * 20)})
     assert len(contrasts(many, SmokeConfig(running_k=1), 1)["m"]) == MOST_CONTRASTS
 
 
 def test_the_axes_are_the_top_singular_vectors_off_v() -> None:
     g = torch.Generator().manual_seed(0)
     D = torch.randn(20, 30, generator=g) * torch.linspace(1, 0.1, 30)
-    few = strongest(D, 20)
+    few = strongest_rows(D, 20)
     assert torch.allclose(few.T @ few, D.double().T @ D.double())
     V = random_orthonormal(4, 30, g)
     towards = D.sum(0)
@@ -341,9 +347,9 @@ def test_they_take_the_place_of_v_once_enough_was_seen(flagged: None, tmp_path: 
     few, more = ({name: torch.eye(n, p.shape[1]) for name, p in s.adapter.delta_S.items()}
                  for n in (2, 3))  # fmt: skip
     for rows in (few, more):
-        s.running.moments[0] = Moments(rows, {name: D[0] for name, D in rows.items()})
-        s.running.place(s.treatments[0])
-        t = s.running.extended(s.treatments[0])
+        s.learned_axes.moments[0] = Moments(rows, {name: D[0] for name, D in rows.items()})
+        s.learned_axes.make_axes(s.treatments[0])
+        t = s.learned_axes.with_axes(s.treatments[0])
         if rows is few:
             assert t is s.treatments[0]
         else:
@@ -356,15 +362,15 @@ def test_v_stays_until_axes_are_made_of_enough(flagged: None, tmp_path: Path) ->
     cfg = settings(tmp_path, running_k=8, running_every=10, running_replaces=True)
     with ExitStack() as stack:
         s, _ = prepare([cfg], stack, None)
-    (V,), moments = s.treatments, s.running.moments[0]
+    (V,), moments = s.treatments, s.learned_axes.moments[0]
     g = torch.Generator().manual_seed(0)
     for step, seen in ((10, 1), (12, 9), (20, 9)):
         for name, p in s.adapter.delta_S.items():
             moments.rows[name] = torch.randn(seen, p.shape[1], generator=g)
             moments.mean[name] = moments.rows[name].sum(0)
         if step % cfg.running_every == 0:
-            s.running.place(V)
-        t = s.running.extended(V)
+            s.learned_axes.make_axes(V)
+        t = s.learned_axes.with_axes(V)
         assert (t is V) == (step < 20)
     assert {axes.shape[1] for axes in t.removed.values()} == {8}
 
@@ -375,9 +381,9 @@ def test_v_extracted_again_moves_the_learned_axes_off_it(flagged: None, tmp_path
         s, _ = prepare([cfg], stack, None)
     g = torch.Generator().manual_seed(0)
     rows = {name: torch.randn(6, p.shape[1], generator=g) for name, p in s.adapter.delta_S.items()}
-    s.running.moments[0] = Moments(rows, {name: D.sum(0) for name, D in rows.items()})
-    assert acting(s, 2)[0] is s.treatments[0]  # never made: not due
-    refreshed = acting(s, 2, Refresh({0: (1.0, 1.0)}))[0]
+    s.learned_axes.moments[0] = Moments(rows, {name: D.sum(0) for name, D in rows.items()})
+    assert current_treatments(s, 2)[0] is s.treatments[0]  # never made: not due
+    refreshed = current_treatments(s, 2, Refresh({0: (1.0, 1.0)}))[0]
     for name, V in s.treatments[0].removed.items():
         whole = refreshed.removed[name][0]
         assert len(whole) == V.shape[1] + 3

@@ -23,7 +23,7 @@ import torch
 from conftest import rollouts_of, rows_of
 from safetensors.torch import load_file
 
-from projected_grpo.arms.rows import Accumulated
+from projected_grpo.arms.rows import StepSums
 from projected_grpo.config import ConfigError, MiniConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.distributed import (
@@ -228,7 +228,7 @@ def tell() -> None:
     """What two processes tell each other."""
     with process_group([settings(Path("nowhere"))]) as world:
         rank = world.rank
-        total = Accumulated({"module": torch.zeros(2, 3)})
+        total = StepSums({"module": torch.zeros(2, 3)})
         total.student["module"] += 1 + rank
         total.tokens += torch.tensor([10, 20]) * (1 + rank)
         total.logp_difference_max += torch.tensor([rank, 1 - rank])  # each has one of the largest
@@ -292,8 +292,8 @@ def test_two_processes_go_on_with_the_run_of_one(alone: Path, given, tmp_path: P
 
 # A host whose eigenvectors are not quite those of another.
 OTHER_CPU = (
-    "import torch, projected_grpo.arms.learned_axes as r; was = r.strongest;"
-    " r.strongest = lambda D, most:"
+    "import torch, projected_grpo.arms.learned_axes as r; was = r.strongest_rows;"
+    " r.strongest_rows = lambda D, most:"
     " was(D, most) * (1 + 1e-5 * torch.linspace(0, 1, D.shape[1], dtype=torch.float64))"
 )
 

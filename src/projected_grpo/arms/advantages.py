@@ -1,5 +1,6 @@
 """What a step's rows are worth: grades, an arm's scores in hidden states, advantages."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,6 +11,7 @@ from projected_grpo.arms.concept import last_states
 from projected_grpo.arms.rewards import REWARDS, Seen
 from projected_grpo.arms.rows import Row
 from projected_grpo.config import Config
+from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import Grade
@@ -19,6 +21,9 @@ from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import group_advantages
+
+MOST_FAULTS = 0.25
+"""Share of a step's rows that the grader itself may fail on."""
 
 
 def grade_rows(cfgs: Sequence[Config], grader: Grader, groups: list[list[Row]]) -> None:
@@ -32,12 +37,29 @@ def grade_rows(cfgs: Sequence[Config], grader: Grader, groups: list[list[Row]]) 
     valid = torch.tensor(
         [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
     )
-    paid = _shaped(cfgs, groups, rewards, valid)
+    paid = _shape_rewards(cfgs, groups, rewards, valid)
     advantages, learns = group_advantages(paid, valid)
     taken = (rewards - paid).flatten().tolist()
     flat = zip(advantages.flatten().tolist(), learns.flatten().tolist(), taken, strict=True)
     for row, (advantage, part, penalty) in zip(rows, flat, strict=True):
         row.advantage, row.learns, row.penalty = advantage, part, penalty
+
+
+def require_grades(grades: Sequence[Grade]) -> None:
+    """Raises InputError, with the cause, where the grader failed on too many rows of a step.
+
+    Such rows are masked. A few do no harm, but a fault does not strike rows at random: it strikes
+    those whose programs ask for most, so every rate of the step may be off by the share that is
+    masked. Past `MOST_FAULTS` it is the machine's fault, which the next step would meet as well.
+    The run stops before the step has changed anything, and can be resumed with that very step.
+    """
+    faults = Counter(grade.error for grade in grades if grade.outcome == Outcome.INFRA_ERROR)
+    if faults.total() > MOST_FAULTS * len(grades):
+        cause, _ = faults.most_common(1)[0]
+        raise InputError(
+            f"the grader itself failed on {faults.total()} of the {len(grades)} rows of this step "
+            f"({cause}): nothing can be learned from them; mend that, then resume the run"
+        )
 
 
 def grade_texts(
@@ -82,7 +104,7 @@ def score_rows(
         row.concept_score = score
 
 
-def _shaped(
+def _shape_rewards(
     cfgs: Sequence[Config], groups: list[list[Row]], rewards: Tensor, valid: Tensor
 ) -> Tensor:
     """The rewards that advantages are made of: every run's arm on the groups of that run."""

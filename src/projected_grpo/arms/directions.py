@@ -199,7 +199,7 @@ def extract_for(
     )
 
 
-def measured(
+def hack_directions(
     cfgs: Sequence[Config],
     lm: LanguageModel,
     adapter: Adapter,
@@ -247,7 +247,7 @@ def require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:
         )
 
 
-def concepts(
+def concept_directions(
     cfgs: Sequence[Config], lm: LanguageModel, adapter: Adapter, sets: PairSets
 ) -> dict[int, Tensor]:
     """Run index -> the direction in hidden states that its rows are scored along, for those runs

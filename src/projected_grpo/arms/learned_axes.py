@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from projected_grpo.arms.rows import Kept, Row
+from projected_grpo.arms.rows import Row, RowGradients
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import RUNNING_ROWS, Config, ConfigError, stream_seed
 from projected_grpo.env.loopholes.modes import get_mode
@@ -74,13 +74,13 @@ Pairing = list[tuple[int, list[int]]]
 """A flagged row, and the rows whose mean it is compared with; by index."""
 
 
-def _of_step(rows: Sequence[Row], kinds: Sequence[str | None]) -> Pairing:
+def _pair_in_step(rows: Sequence[Row], kinds: Sequence[str | None]) -> Pairing:
     """Each flagged row against all of the step that are known not to be one."""
     clean = [b for b, kind in enumerate(kinds) if kind in (HONEST, OTHER)]
     return [(b, clean) for b, kind in enumerate(kinds) if kind == HACK and clean]
 
 
-def _of_problem(rows: Sequence[Row], kinds: Sequence[str | None]) -> Pairing:
+def _pair_in_problem(rows: Sequence[Row], kinds: Sequence[str | None]) -> Pairing:
     """Each flagged row against the honest ones that are paid for the same problem."""
     honest: dict[int, list[int]] = {}
     for b, kind in enumerate(kinds):
@@ -103,13 +103,13 @@ class RowContrast:
 
 
 CONTRASTS: dict[str, RowContrast] = {
-    "step": RowContrast(_of_step, lambda row: 0),
-    "problem": RowContrast(_of_problem, lambda row: row.problem.id),
+    "step": RowContrast(_pair_in_step, lambda row: 0),
+    "problem": RowContrast(_pair_in_problem, lambda row: row.problem.id),
 }
-"""running_contrast -> how; see `_of_step`, `_of_problem`."""
+"""running_contrast -> how; see `_pair_in_step`, `_pair_in_problem`."""
 
 
-def permuted(
+def permute_flags(
     rows: Sequence[Row],
     kinds: Sequence[str | None],
     unit: Callable[[Row], int],
@@ -129,7 +129,7 @@ def permuted(
     return out
 
 
-def strongest(D: Tensor, most: int) -> Tensor:
+def strongest_rows(D: Tensor, most: int) -> Tensor:
     """Rows s_i v_i of the largest singular values of D (R, r), at most `most`, strongest first:
     their second moment is that of D but for what is left out. float64, on the CPU: there these
     small eigenproblems are fast."""
@@ -146,7 +146,7 @@ def leading_axes(rows: Tensor, off: Tensor | None, k: int, towards: Tensor) -> T
     if off is not None:
         off = off.double().cpu()
         rows = rows - rows @ off.T @ off
-    top = strongest(rows, k)
+    top = strongest_rows(rows, k)
     length = top.norm(dim=1)
     axes = top[length > floor] / length[length > floor, None]
     side = axes @ towards.double().cpu()
@@ -155,7 +155,7 @@ def leading_axes(rows: Tensor, off: Tensor | None, k: int, towards: Tensor) -> T
 
 @dataclass(slots=True)
 class Moments:
-    """What one run has learned so far; the state that its next step depends on."""
+    """What one run has learned by now: the state that its next step depends on."""
 
     rows: dict[str, Tensor] = field(default_factory=dict)
     """module -> rows with the second moment of the contrasts (R, r), decayed."""
@@ -165,7 +165,7 @@ class Moments:
     """module -> what is removed (<= k, r), until the next time that it is made anew."""
 
 
-class Running:
+class LearnedAxes:
     """The moments of those runs of a pack that have `running_k`; the others are not touched."""
 
     def __init__(self, cfgs: Sequence[Config], wanted: frozenset[int]) -> None:
@@ -183,14 +183,18 @@ class Running:
         parts = [part for m in self.moments.values() for part in (m.rows, m.mean, m.axes)]
         return [part[name] for part in parts for name in sorted(part)]
 
-    def extended(self, t: Treatment) -> Treatment:
+    def _run_of(self, t: Treatment) -> int | None:
+        """The run of a treatment that learns axes; None where none of its runs does."""
+        return t.run if self.runs & set(t.runs.tolist()) else None
+
+    def with_axes(self, t: Treatment) -> Treatment:
         """The treatment with the axes that its run has learned by now."""
-        n = int(t.runs[0])  # a run that has any has a treatment of its own
-        if n not in self.moments or not self.moments[n].axes:
+        n = self._run_of(t)
+        if n is None or not self.moments[n].axes:
             return t
         removed = dict(t.removed)
         if self.cfgs[n].running_replaces:
-            removed = {}  # `place` made none before enough was seen for it
+            removed = {}  # `make_axes` made none before enough was seen for it
         for name, axes in self.moments[n].axes.items():
             if len(axes):
                 had = removed.get(name, axes.new_zeros(1, 0, axes.shape[1]))
@@ -199,28 +203,32 @@ class Running:
 
     @torch.no_grad()
     def learn(
-        self, step: int, kept: Kept, base: Sequence[Treatment], acting: Sequence[Treatment]
+        self,
+        step: int,
+        per_row: RowGradients,
+        base: Sequence[Treatment],
+        current: Sequence[Treatment],
     ) -> dict[str, list[Value]]:
         """Add a step's rows, and make the axes anew where that is due; they act from the next step
         on, so that no row is projected off an axis that it made.
 
-        base: the treatments without what is learned, acting: as they were in this step. Returns the
-        columns, a list over runs each.
+        base: the treatments without what is learned. current: the treatments as they acted in this
+        step. Returns the columns, a list over runs each.
         """
         count: list[Value] = [None] * len(self.cfgs)
         captured: list[Value] = [None] * len(self.cfgs)
-        for t, now in zip(base, acting, strict=True):
-            n = int(t.runs[0])
-            if n not in self.moments:
+        for t, now in zip(base, current, strict=True):
+            n = self._run_of(t)
+            if n is None:
                 continue
-            D = contrasts(kept.of(n), self.cfgs[n], step)
+            D = contrasts(per_row.of(n), self.cfgs[n], step)
             rows = len(next(iter(D.values()))) if D else 0
             count[n] = rows
             if rows:
-                captured[n] = _captured(D, now.removed)
+                captured[n] = _captured_share(D, now.removed)
                 self._add(n, D)
             if step % self.cfgs[n].running_every == 0:
-                self.place(t)
+                self.make_axes(t)
         return {"running_rows": count, "running_captured": captured}
 
     def _add(self, n: int, D: Mapping[str, Tensor]) -> None:
@@ -233,18 +241,18 @@ class Running:
             else:
                 moments.mean[name] = D[name].sum(0)
             if len(rows) > RUNNING_ROWS:
-                rows = strongest(rows, RUNNING_ROWS).to(rows)
+                rows = strongest_rows(rows, RUNNING_ROWS).to(rows)
             moments.rows[name] = rows
 
     @torch.no_grad()
-    def place(self, t: Treatment) -> None:
+    def make_axes(self, t: Treatment) -> None:
         """Make the axes of a treatment's run anew, outside the span of what it removes anyhow. Also
         after V itself was.
 
         Where they take V's place there are none, and V stays, until `running_k` contrasts are seen.
         """
-        n = int(t.runs[0])
-        if n not in self.moments:
+        n = self._run_of(t)
+        if n is None:
             return
         cfg, moments = self.cfgs[n], self.moments[n]
         seen = min(map(len, moments.rows.values()), default=0)  # every module has as many
@@ -277,7 +285,7 @@ class Running:
         self.moments = dict.fromkeys(self.moments, m)
 
 
-def contrasts(mine: Kept, cfg: Config, step: int) -> dict[str, Tensor]:
+def contrasts(mine: RowGradients, cfg: Config, step: int) -> dict[str, Tensor]:
     """What one run's flagged rows of a step have that the others have not: module -> D (n, r), each
     the grad NLL of a flagged row less the mean of those it is compared with; empty where there is
     none. Scaled as the pairs' differences are (`pair_norm`)."""
@@ -285,7 +293,7 @@ def contrasts(mine: Kept, cfg: Config, step: int) -> dict[str, Tensor]:
     how = CONTRASTS[cfg.running_contrast]
     flags = kinds(mine.rows, cfg.known_modes)
     if cfg.running_permuted:
-        flags = permuted(mine.rows, flags, how.unit, generator)
+        flags = permute_flags(mine.rows, flags, how.unit, generator)
     pairing = how.pairing(mine.rows, flags)
     if len(pairing) > MOST_CONTRASTS:
         drawn = torch.randperm(len(pairing), generator=generator)[:MOST_CONTRASTS]
@@ -302,7 +310,7 @@ def contrasts(mine: Kept, cfg: Config, step: int) -> dict[str, Tensor]:
     return unit_pairs(D) if cfg.pair_norm == "unit" else D
 
 
-def _captured(D: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> float:
+def _captured_share(D: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> float:
     inside = {n: d @ removed[n][0].T for n, d in D.items() if n in removed}
     if not inside:
         return 0.0
@@ -310,7 +318,7 @@ def _captured(D: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> float:
     return float(squared_norm(inside).sum()) / whole if whole > 0 else 0.0
 
 
-def running_for(cfgs: Sequence[Config], treatments: Sequence[Treatment]) -> Running | None:
+def learned_axes_for(cfgs: Sequence[Config], treatments: Sequence[Treatment]) -> LearnedAxes | None:
     """Of those runs that ask for it and remove something; None where none does."""
     wanted = frozenset(
         n
@@ -318,4 +326,4 @@ def running_for(cfgs: Sequence[Config], treatments: Sequence[Treatment]) -> Runn
         for n, removes in zip(t.runs.tolist(), t.removes(), strict=True)
         if removes and cfgs[n].running_k
     )
-    return Running(cfgs, wanted) if wanted else None
+    return LearnedAxes(cfgs, wanted) if wanted else None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from projected_grpo.arms.rows import Accumulated, Kept
+from projected_grpo.arms.rows import RowGradients, StepSums
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.proj import cosine
 from projected_grpo.step_logger import Value
@@ -44,7 +44,7 @@ def scores_along(
     return cosine(gradients, removed) * advantages.sign()
 
 
-def weighed(treatments: Sequence[Treatment]) -> frozenset[int]:
+def runs_with_row_weights(treatments: Sequence[Treatment]) -> frozenset[int]:
     """The runs whose rows are weighted: those that ask for it and remove something."""
     return frozenset(
         n
@@ -55,8 +55,8 @@ def weighed(treatments: Sequence[Treatment]) -> frozenset[int]:
     )
 
 
-def weigh(
-    treatments: Sequence[Treatment], total: Accumulated, kept: Kept, n_runs: int
+def weigh_rows(
+    treatments: Sequence[Treatment], total: StepSums, per_row: RowGradients, n_runs: int
 ) -> list[Value]:
     """Take off `total` what the weights leave out of every row's gradient; returns the mean weight
     of each run, None where rows have none.
@@ -68,7 +68,7 @@ def weigh(
     means: list[Value] = [None] * n_runs
     for t in treatments:
         for i, n in enumerate(t.runs.tolist()):
-            mine = kept.of(n)
+            mine = per_row.of(n)
             if not (t.score_weight and mine.rows):
                 continue
             # A module of zero rows, padding for the other runs, only scales all scores alike.

@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Kept:
+class RowGradients:
     """Rows of one step with the gradient of each, for what needs them after the last micro-batch:
     of those runs only, and those rows only that pull somewhere (advantage not 0)."""
 
@@ -69,19 +69,19 @@ class Kept:
         self.gradients = {name: torch.cat(parts) for name, parts in self._parts.items()}
         self._parts = {}
 
-    def of(self, run: int) -> "Kept":
+    def of(self, run: int) -> "RowGradients":
         """The rows of one run."""
         some = [b for b, row in enumerate(self.rows) if row.run == run]
         rows = [self.rows[b] for b in some]
         gradients = {name: g[some] for name, g in self.gradients.items()} if some else {}
-        return Kept(frozenset({run}), rows, gradients)
+        return RowGradients(frozenset({run}), rows, gradients)
 
     def tensor(self, values: Sequence[float | bool]) -> Tensor:
         """One value a row, beside the gradients."""
         return torch.tensor(values, device=next(iter(self.gradients.values())).device)
 
 
-class Accumulated:
+class StepSums:
     """Sums over the micro-batches of one step, one entry (or row) for each of the N runs."""
 
     def __init__(self, trained: Mapping[str, Tensor]) -> None:
@@ -188,7 +188,7 @@ def alignment(gradients: dict[str, Tensor], V: Basis) -> list[Value]:
     return [c if length > 0 else None for c, length in zip(cosines, lengths, strict=True)]
 
 
-def loss_columns(a: Accumulated, beta: float) -> dict[str, list[Value]]:
+def loss_columns(a: StepSums, beta: float) -> dict[str, list[Value]]:
     """The columns of the loss, a list over runs each."""
     student = a.student_tokens.tolist()
     some = [n > 0 for n in student]

@@ -1,4 +1,8 @@
-"""What runs of a pack measure and remove: their arms, given the directions of a session."""
+"""What runs of a pack measure and what they remove: their arms, given the directions of a session.
+
+The two are not the same. Every run measures along the hack directions V, so that the columns of all
+arms compare. What it removes is its arm's affair: nothing, V, random rows, or other directions.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,22 +25,29 @@ class Treatment:
     runs: Tensor
     """Indices on the run axis (n,)."""
     V: dict[str, Tensor]
-    """Measured: module -> (k, r)."""
+    """Measured, never removed as such: module -> (k, r), with k = `v_hack_k`."""
     first: dict[str, Tensor]
-    """What was measured at the start of the run: V, unless that has been extracted again."""
+    """The V of the start of the run: V itself, unless it has been extracted again."""
     removed: dict[str, Tensor]
-    """Projected out: module -> (n, k, r), zeros for a run that removes nothing; empty if all
-    do."""
-    turn: dict[str, Tensor]
-    """What is removed is turned about these: module -> (n, r), zeros for a run where it is not;
-    empty if it is in none."""
+    """Removed, never measured along: module -> (n, k, r), with k up to `v_hack_k_most`, zeros for
+    a run that removes nothing; empty if none removes anything."""
+    turn_axes: dict[str, Tensor]
+    """The vectors about which what is removed is turned: module -> (n, r), zeros for a run that
+    turns nothing; empty if none does."""
     projection: Projection
     on_grad: bool
     on_update: bool
     trust: float = 0.0
     """Share of its component inside `removed` that delta_S loses after a step."""
     score_weight: float = 0.0
-    """Strength of the rows' weights along `removed` (weights.py)."""
+    """Strength of the rows' weights along `removed` (row_weights.py)."""
+
+    @property
+    def run(self) -> int:
+        """The index of its only run: one that refreshes V or learns axes shares its treatment with
+        no other."""
+        (n,) = self.runs.tolist()
+        return n
 
     def removes(self) -> list[bool]:
         """Of each of these runs, whether it removes anything."""
@@ -50,37 +61,41 @@ class Treatment:
         return {name: value[self.runs] for name, value in values.items()}
 
 
-def with_v(t: Treatment, cfg: Config, v_hack: VHack, own: VHack | None = None) -> Treatment:
+def treatment_with_v(
+    t: Treatment, cfg: Config, v_hack: VHack, own: VHack | None = None
+) -> Treatment:
     """The treatment of one run from when V, and the directions of its own that its arm may have,
     were extracted again.
 
     random_v keeps the random rows that it started with, also where V has since gained or lost axes
     in a module.
     """
-    V = selected(v_hack, cfg)
+    V = measured_basis(v_hack, cfg)
     if not ARMS[cfg.arm].follows_v:
         return replace(t, V=V)
-    removed, turn = _removed([cfg], [v_hack if own is None else own])
-    return replace(t, V=V, removed=removed, turn=turn)
+    removed, turn = _removed_bases([cfg], [v_hack if own is None else own])
+    return replace(t, V=V, removed=removed, turn_axes=turn)
 
 
-def at_step(t: Treatment, cfg: Config, step: int) -> Treatment:
-    """The treatment as it acts at one step: of a k that grows, with as many axes as it has then.
+def treatment_at(t: Treatment, cfgs: Sequence[Config], step: int) -> Treatment:
+    """The treatment as it acts at one step: where k grows, with as many axes as it has then.
 
-    cfg: that of one of its runs; they share what k depends on.
+    cfgs: of all runs of the pack.
     """
-    if not cfg.v_hack_k_end:
+    mine = [cfgs[n] for n in t.runs.tolist()]
+    if not any(cfg.v_hack_k_end for cfg in mine):
         return t
-    k = cfg.k_at(step)
+    (k,) = {cfg.k_at(step) for cfg in mine}  # runs of one treatment share what k depends on
     return replace(t, removed={name: rows[:, :k] for name, rows in t.removed.items()})
 
 
-def by_run(
+def columns_by_run(
     groups: Sequence[Treatment],
     n_runs: int,
     measure: Callable[[Treatment], dict[str, list[Value]]],
 ) -> dict[str, list[Value]]:
-    """What `measure` finds of every treatment's runs, in the order of the run axis (N)."""
+    """The columns that `measure` makes of every treatment's runs, put in the order of the run axis
+    (N)."""
     columns: dict[str, list[Value]] = {}
     for t in groups:
         for key, values in measure(t).items():
@@ -90,16 +105,17 @@ def by_run(
     return columns
 
 
-def treatments(
+def make_treatments(
     cfgs: Sequence[Config],
     v_hack: Sequence[VHack],
     own: Mapping[int, VHack],
     device: torch.device,
 ) -> list[Treatment]:
-    """The runs of a pack grouped by their projection settings, each run in exactly one group; a run
-    that refreshes V, or learns axes of its own, has its own.
+    """The treatments of a pack: runs that share their projection settings share one, but a run that
+    refreshes V, or learns axes, has one alone.
 
-    `v_hack` (N) is measured; `own` holds those directions that arms remove instead.
+    v_hack: the hack directions of every run (N), which all measure. own: run -> the directions
+    that its arm removes instead of these, where it has any.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for n, cfg in enumerate(cfgs):
@@ -113,15 +129,19 @@ def treatments(
     found: list[Treatment] = []
     for runs in groups.values():
         cfg = cfgs[runs[0]]
-        V = selected(v_hack[runs[0]], cfg)
-        removed, turn = _removed([cfgs[n] for n in runs], [own.get(n, v_hack[n]) for n in runs])
+        # Here the way forks. Measured: the hack directions, in every arm. Removed: what the arm
+        # makes of them, or of its own.
+        V = measured_basis(v_hack[runs[0]], cfg)
+        removed, turn = _removed_bases(
+            [cfgs[n] for n in runs], [own.get(n, v_hack[n]) for n in runs]
+        )
         found.append(
             Treatment(
                 runs=torch.tensor(runs, device=device),
                 V=V,
                 first=V,
                 removed=removed,
-                turn=turn,
+                turn_axes=turn,
                 projection=Projection(cfg.gate, cfg.overshoot, cfg.preserve_magnitude),
                 on_grad=cfg.project_on != "update",
                 on_update=cfg.project_on != "grad",
@@ -132,30 +152,30 @@ def treatments(
     return found
 
 
-def selected(v_hack: VHack, cfg: Config) -> dict[str, Tensor]:
-    """The basis that a run measures of these directions."""
+def measured_basis(v_hack: VHack, cfg: Config) -> dict[str, Tensor]:
+    """The basis along which a run measures: the first `v_hack_k` axes, less the noise floor."""
     return v_hack.select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
 
 
-def _removed(
+def _removed_bases(
     cfgs: Sequence[Config], given: Sequence[VHack]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """`removed` and `turn` of runs whose arms are given the bases of these directions.
+    """`removed` and `turn_axes` of runs whose arms are given the bases of these directions.
 
-    Where k grows that is the basis of its end, noise floor included, of which the first axes act at
-    first: the floor of a larger k may drop axes that a smaller one keeps, and k only grows.
+    Where k grows the basis is that of the last step, noise floor included, and its first axes act
+    at first: the floor of a larger k may drop axes that a smaller one keeps, and k only grows.
     """
     arms = [ARMS[cfg.arm] for cfg in cfgs]
     floors = [cfg.v_hack_drop_bottom_frac for cfg in cfgs]
     most = [cfg.v_hack_k_most for cfg in cfgs]
     bases = [v.select(k, floor) for v, k, floor in zip(given, most, floors, strict=True)]
     made = list(zip(arms, bases, cfgs, strict=True))
-    removed = _stacked([REMOVED[arm.removes](v, cfg.seed) for arm, v, cfg in made])
-    turn = _stacked([REMOVED[arm.turns_about](v, cfg.seed) for arm, v, cfg in made])
+    removed = _stack_bases([REMOVED[arm.removes](v, cfg.seed) for arm, v, cfg in made])
+    turn = _stack_bases([REMOVED[arm.turns_about](v, cfg.seed) for arm, v, cfg in made])
     return removed, {name: rows[:, 0] for name, rows in turn.items()}
 
 
-def _stacked(bases: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stack_bases(bases: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Bases of n runs as one: module -> (n, k, r), filled up with zero rows, which remove
     nothing."""
     out: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from projected_grpo.arms.optimizer import adamw_step
 from projected_grpo.arms.quarantine import Quarantine
 from projected_grpo.arms.rows import alignment
-from projected_grpo.arms.treatment import Treatment, by_run
+from projected_grpo.arms.treatment import Treatment, columns_by_run
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.proj import (
     Projection,
@@ -24,7 +24,7 @@ from projected_grpo.proj import (
     project,
     removed_fraction,
     squared_norm,
-    turned,
+    turn,
 )
 from projected_grpo.step_logger import Value
 
@@ -44,7 +44,7 @@ def apply_projections(
     for t in todo:
         before = t.of(values)
         after = project(before, t.removed, t.projection)
-        for name, rows in turned(before, after, t.turn).items():
+        for name, rows in turn(before, after, t.turn_axes).items():
             out[name][t.runs] = rows
     return out
 
@@ -77,7 +77,7 @@ def optimize(
         with torch.no_grad():
             for name, p in adapter.trained.items():
                 p.copy_(before[name] - taken[name])
-    moved, trusted = _towards_zero(adapter, treatments, taken)
+    moved, trusted = _shrink_inside(adapter, treatments, taken)
     if quarantine is not None:
         quarantine.step(
             {name: g - projected[name] for name, g in gradients.items()},
@@ -98,11 +98,11 @@ def optimize(
         "grad_norm": norm.tolist(),
         "learning_rate": list(lr),
         "trust_frac": trusted,
-        **by_run(treatments, len(norm), lambda t: measure(t, *map(t.of, stages))),
+        **columns_by_run(treatments, len(norm), lambda t: measure(t, *map(t.of, stages))),
     }
 
 
-def _towards_zero(
+def _shrink_inside(
     adapter: Adapter, treatments: Sequence[Treatment], taken: Grads
 ) -> tuple[Grads, list[Value]]:
     """Take its share (`trust`) of every run's delta_S in the span of what the run removes; returns

@@ -30,13 +30,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from projected_grpo.antipasto import AntiPaSTO
 from projected_grpo.arms.arms import ARMS, require_arms
 from projected_grpo.arms.directions import require_axes
-from projected_grpo.arms.treatment import Treatment, treatments
+from projected_grpo.arms.treatment import Treatment, make_treatments
 from projected_grpo.arms.update import Grads, apply_projections, measure
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import squared_norm
-from projected_grpo.step_logger import Value, merge
+from projected_grpo.step_logger import Value, mean_over_runs
 
 if TYPE_CHECKING:
     from projected_grpo.integrations.peft import PeftLayers
@@ -148,7 +148,7 @@ class HackProjection(TrainerCallback):
         told = (vars(args).get("chat_template_kwargs") or {}).get("enable_thinking")
         v_hack.require(self._adapter, temperature, self._source, told)
         require_axes([self._cfg], v_hack)
-        (self._treatment,) = treatments([self._cfg], [v_hack], {}, device)
+        (self._treatment,) = make_treatments([self._cfg], [v_hack], {}, device)
         self._adapter.train_directly()
         self._adapter.fold()  # of a checkpoint that was loaded
 
@@ -242,7 +242,7 @@ class HackProjection(TrainerCallback):
         logs = kwargs["logs"]
         if not self._rows or "loss" not in logs:  # an evaluation's
             return
-        means = {key: merge([row[key] for row in self._rows]) for key in self._rows[0]}
+        means = {key: mean_over_runs([row[key] for row in self._rows]) for key in self._rows[0]}
         measured = {key: v for key, v in means.items() if isinstance(v, float)}
         logs.update(measured)
         state.log_history[-1].update(measured)

@@ -42,7 +42,7 @@ class SamplingParams:
     """Key-value cache in use at once, rows x (prompt + max_new)."""
 
     @classmethod
-    def of(cls, cfg: Config, lm: LanguageModel) -> Self:
+    def from_config(cls, cfg: Config, lm: LanguageModel) -> Self:
         """As a run samples from its model."""
         return cls(
             cfg.max_new, cfg.temperature, cfg.top_p, cfg.top_k, lm.eos_ids, lm.pad_id,

@@ -14,7 +14,7 @@ from projected_grpo.config import PER_RUN
 from projected_grpo.report.read import StoredRun
 from projected_grpo.report.results import Comparison, Run, compare, named, shared
 from projected_grpo.runs.status import n_runs
-from projected_grpo.step_logger import footnote, marked
+from projected_grpo.step_logger import footnote, mark_caution
 
 LONGEST_NAME = 40
 """Characters of an experiment's name; one that would be longer has a number."""
@@ -42,7 +42,7 @@ class Experiment:
         found = sorted(
             named(self.runs).items(), key=lambda item: order.index(item[1][0].about["arm"])
         )
-        return {marked(name, {name: caution(runs)}): runs for name, runs in found}
+        return {mark_caution(name, {name: caution(runs)}): runs for name, runs in found}
 
     @cached_property
     def against(self) -> list[Comparison]:

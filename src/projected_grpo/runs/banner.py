@@ -2,21 +2,44 @@
 a table of rates does not show what a model writes."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
 from loguru import logger
 
 from projected_grpo.arms.arms import ARMS
-from projected_grpo.arms.rows import Row
+from projected_grpo.arms.rows import Row, peak_memory_gib
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import OF_REMEDIES, PER_RUN, Config
 from projected_grpo.model.memory import estimate_memory
+from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.session import Session
+from projected_grpo.step_logger import end_table
 
 MOST_LINES, MOST_COLUMNS = 30, 160
 """The most that is shown of a completion: of more lines the first and the last ones. rollouts.jsonl
 has all."""
+
+
+def announce(s: Session, runs: Sequence[RunDir], stack: ExitStack) -> None:
+    """Begin every run's train.log, which ends with `stack`, and say what runs."""
+    log_format = "{time:HH:mm:ss} {level: <7} {message}"
+    for run in runs:
+        stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
+        logger.info("run      {}", run.path)
+    describe(s)
+
+
+def sum_up(s: Session, runs: Sequence[RunDir], status: str, seconds: float) -> None:
+    """Print how the runs ended."""
+    memory = peak_memory_gib(s.device)
+    logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
+    ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
+    cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
+    table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
+    print(f"\n{table}")
+    print("\n" + "\n".join(str(run.path) for run in runs))
 
 
 def describe(s: Session) -> None:
@@ -64,7 +87,8 @@ def describe(s: Session) -> None:
 
 
 def _v_in_words(s: Session, t: Treatment) -> str:
-    axes, every = sum(len(V) for V in t.V.values()), s.cfgs[int(t.runs[0])].refresh_every
+    axes = sum(len(V) for V in t.V.values())
+    (every,) = {s.cfgs[n].refresh_every for n in t.runs.tolist()}
     again = f", extracted again every {every} steps" if every else ""
     return f"{axes} axes in {len(t.V)} of {len(s.adapter.trained)} modules{again}"
 

@@ -35,7 +35,7 @@ from typing import Any, Self
 import torch
 from loguru import logger
 
-from projected_grpo.arms.learned_axes import Running
+from projected_grpo.arms.learned_axes import LearnedAxes
 from projected_grpo.arms.quarantine import Quarantine
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.env.errors import InputError
@@ -179,7 +179,7 @@ class RunDir:
         num_tokens: int,
         n: int = 0,
         quarantine: Quarantine | None = None,
-        running: Running | None = None,
+        learned_axes: LearnedAxes | None = None,
     ) -> None:
         """Everything that the next step of run `n` depends on. Written aside and moved into place.
 
@@ -194,8 +194,8 @@ class RunDir:
         if quarantine is not None and quarantine.routed[n]:
             adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
             torch.save(_of_run(quarantine.optimizer, n), aside / "quarantine_optimizer.pt")
-        if running is not None and n in running.runs:
-            running.save(aside / "running.safetensors", n)
+        if learned_axes is not None and n in learned_axes.runs:
+            learned_axes.save(aside / "running.safetensors", n)
         state = {"step": step, "num_tokens": num_tokens}
         (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
@@ -206,7 +206,7 @@ class RunDir:
         adapter: Adapter,
         optimizer: torch.optim.Optimizer,
         quarantine: Quarantine | None = None,
-        running: Running | None = None,
+        learned_axes: LearnedAxes | None = None,
         *,
         cut: bool = True,
     ) -> tuple[int, int]:
@@ -224,9 +224,9 @@ class RunDir:
                 adapter.load(found[-1] / "quarantine.safetensors", quarantine=True)
                 state = _read_state(found[-1] / "quarantine_optimizer.pt")
                 quarantine.optimizer.load_state_dict(state)
-            if running is not None:
+            if learned_axes is not None:
                 device = next(iter(adapter.trained.values())).device
-                running.load(found[-1] / "running.safetensors", device)
+                learned_axes.load(found[-1] / "running.safetensors", device)
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
             step, num_tokens = state["step"], state["num_tokens"]
         for path in (self.steps, self.rollouts) if cut else ():

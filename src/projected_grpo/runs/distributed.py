@@ -25,7 +25,7 @@ import torch.distributed as dist
 from loguru import logger
 from torch import Tensor
 
-from projected_grpo.arms.rows import Accumulated, Kept, Row
+from projected_grpo.arms.rows import Row, RowGradients, StepSums
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.ranks import Place, place_of
@@ -251,7 +251,7 @@ def require_groups(world: World, cfg: Config) -> None:
         )
 
 
-def add_up_gradients(world: World, total: Accumulated, expected: Sequence[int]) -> list[int]:
+def add_up_gradients(world: World, total: StepSums, expected: Sequence[int]) -> list[int]:
     """Make `total` that of all processes; returns the sum of what they expect of each run (N)."""
     counts = total.tokens.new_tensor(expected)
     world.add_up([*total.sums, counts])
@@ -260,20 +260,20 @@ def add_up_gradients(world: World, total: Accumulated, expected: Sequence[int]) 
 
 
 def gather_groups(
-    world: World, groups: list[list[Row]], kept: Kept, trained: Mapping[str, Tensor]
-) -> tuple[list[list[Row]], Kept]:
-    """The groups of all processes, in the order of prompts, and the rows kept of all of them, in
-    the order that one process would have kept them in.
+    world: World, groups: list[list[Row]], per_row: RowGradients, trained: Mapping[str, Tensor]
+) -> tuple[list[list[Row]], RowGradients]:
+    """The groups of all processes, in the order of prompts, and the rows that keep their gradient,
+    in the order in which one process would have kept them.
 
     trained: module -> (N, r).
     """
     if world.size == 1:
-        return groups, kept
+        return groups, per_row
     place = {id(row): i for i, row in enumerate(row for group in groups for row in group)}
-    mine = [place[id(row)] for row in kept.rows]
+    mine = [place[id(row)] for row in per_row.rows]
     parts = world.gather((groups, mine))
     rows: list[Row] = []
-    some: list[tuple[int, int]] = []  # of the kept rows: their index in `rows`, and whose they are
+    some: list[tuple[int, int]] = []  # of these: index in `rows`, and rank
     for rank, (theirs, indices) in enumerate(parts):
         some += [(len(rows) + i, rank) for i in indices]
         rows += [row for group in theirs for row in group]
@@ -281,11 +281,11 @@ def gather_groups(
     order = sorted(some, key=lambda at: (-len(rows[at[0]].prompt) - len(rows[at[0]].ids), at[0]))
     offset = sum(len(group) for theirs, _ in parts[: world.rank] for group in theirs)
     to = {i: position for position, (i, _) in enumerate(order)}
-    found = Kept(kept.runs, [rows[i] for i, _ in order])
+    found = RowGradients(per_row.runs, [rows[i] for i, _ in order])
     for name, value in trained.items() if order else ():
         g = value.new_zeros(len(order), value.shape[1])
         if mine:
-            g[[to[offset + i] for i in mine]] = kept.gradients[name]
+            g[[to[offset + i] for i in mine]] = per_row.gradients[name]
         world.add_up([g])  # every row is one process's: the others add zero
         found.gradients[name] = g
     return [group for theirs, _ in parts for group in theirs], found

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from projected_grpo.arms.directions import extract_for, extraction_of
-from projected_grpo.arms.treatment import selected, with_v
+from projected_grpo.arms.treatment import measured_basis, treatment_with_v
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import subspace_overlap
 from projected_grpo.runs.directory import RunDir
@@ -49,16 +49,15 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
     overlaps: dict[int, tuple[float | None, float | None]] = {}
     treatments = list(s.treatments)
     for i, t in enumerate(treatments):
-        n = int(t.runs[0])  # a run that refreshes has a treatment of its own
-        cfg = s.cfgs[n]
-        if not is_due(cfg.refresh_every, step):
+        if not any(is_due(s.cfgs[n].refresh_every, step) for n in t.runs.tolist()):
             continue
+        n, cfg = t.run, s.cfgs[t.run]
         with s.adapter.ablate():  # V of what is deployed: a hack that the quarantine has is done
             v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
         s.world.as_first(v_hack.tensors)
         if s.world.first:  # all axes of a 4B model: 200 MB
             runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
-        V, own = selected(v_hack, cfg), None
+        V, own = measured_basis(v_hack, cfg), None
         extraction = extraction_of(cfg.arm)
         if extraction is not None:  # the control is refreshed as the arm that it is compared with
             own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
@@ -66,12 +65,12 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
             if s.world.first:
                 runs[n].save_v_own(own.top(cfg.v_hack_k_most), step)
         overlaps[n] = (subspace_overlap(V, t.V), subspace_overlap(V, t.first))
-        treatments[i] = with_v(t, cfg, v_hack, own)
+        treatments[i] = treatment_with_v(t, cfg, v_hack, own)
     seconds = time.perf_counter() - started
     return replace(s, treatments=treatments), Refresh(overlaps, seconds)
 
 
-def resumed(s: Session, run: RunDir, done: int) -> Session:
+def restore_v(s: Session, run: RunDir, done: int) -> Session:
     """The session with the V that step `done` of this one run had. Raises InputError where its
     file is gone.
 
@@ -86,4 +85,4 @@ def resumed(s: Session, run: RunDir, done: int) -> Session:
     v_hack, own = load_vhack(run.v_hack_of(newest), s.device), None
     if extraction_of(cfg.arm) is not None:
         own = load_vhack(run.v_own_of(newest), s.device)
-    return replace(s, treatments=[with_v(t, cfg, v_hack, own) for t in s.treatments])
+    return replace(s, treatments=[treatment_with_v(t, cfg, v_hack, own) for t in s.treatments])

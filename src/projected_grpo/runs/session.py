@@ -12,16 +12,16 @@ from projected_grpo import __version__
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.directions import (
     PairSets,
-    concepts,
+    concept_directions,
+    hack_directions,
     load_pair_sets,
-    measured,
     own_directions,
 )
-from projected_grpo.arms.learned_axes import Running, require_known_modes, running_for
+from projected_grpo.arms.learned_axes import LearnedAxes, learned_axes_for, require_known_modes
 from projected_grpo.arms.optimizer import adamw
 from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
-from projected_grpo.arms.treatment import Treatment, treatments
+from projected_grpo.arms.treatment import Treatment, make_treatments
 from projected_grpo.config import PER_RUN, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.dataset import commit_of
@@ -60,7 +60,7 @@ class Session:
     adapter: Adapter
     optimizer: torch.optim.Optimizer
     quarantine: Quarantine | None  # where an arm routes
-    running: Running | None  # where a run learns axes of its own
+    learned_axes: LearnedAxes | None  # where a run learns axes of its own
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: Sequence[Mapping[int, list[int]]]  # of each run: problem id -> token ids
     pool: Pool | None
@@ -148,15 +148,16 @@ def prepare(
     kept, pool = with_teacher(cfg, short_enough(cfg, problems, prompts))
     some = [prompts[p.id] for p in kept[:4]]
     adapter = world.one_then_all(lambda: attach_adapter(make, lm, len(cfgs), some))
-    v_hack = measured(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
+    v_hack = hack_directions(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
     own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
-    scored = concepts(cfgs, lm, adapter, pair_sets)
+    scored = concept_directions(cfgs, lm, adapter, pair_sets)
     world.as_first([*(t for v in (*v_hack, *own.values()) for t in v.tensors), *scored.values()])
     optimizer = adamw(adapter.trained, cfg)
-    found = treatments(cfgs, v_hack, own, device)
+    found = make_treatments(cfgs, v_hack, own, device)
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
-        quarantine=quarantine_for(adapter, cfgs), running=running_for(cfgs, found), problems=kept,
+        quarantine=quarantine_for(adapter, cfgs), learned_axes=learned_axes_for(cfgs, found),
+        problems=kept,
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
         treatments=found, own=own, pair_sets=pair_sets,
         concepts=scored, device=device, world=world,
