@@ -474,7 +474,7 @@ def test_a_damaged_run_is_one_sentence(
     with pytest.raises(InputError, match="is damaged or of another version"):
         train(SmokeConfig(resume=run))
     (run / "run.json").unlink()
-    with pytest.raises(InputError, match=r"no run to resume at .* \(no run.json\)"):
+    with pytest.raises(InputError, match=r"no run at .* \(no run.json\)"):
         train(SmokeConfig(resume=run))
 
 

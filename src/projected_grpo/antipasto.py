@@ -33,12 +33,12 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from loguru import logger
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES, Adapter, target_linears
 from projected_grpo.model.svd import Factors, decompose_all, sketch
+from projected_grpo.model.tensor_file import write_tensors
 
 PEFT_DELTA_S = "antipasto_delta_S"
 """What PEFT's state dicts call a module's delta_S (r,)."""
@@ -323,7 +323,7 @@ class AntiPaSTO(Adapter):
             key = f"base_model.model.{name}"
             tensors[f"{key}.{PEFT_DELTA_S}"] = module.delta_S[run].detach().cpu()
             tensors[f"{key}.{PEFT_AXES}"] = sketch(module.U, module.Vh).cpu()
-        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        write_tensors(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
         config = {
             "peft_type": "ANTIPASTO",
             "task_type": "CAUSAL_LM",

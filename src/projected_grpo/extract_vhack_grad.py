@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from projected_grpo.config import stream_seed
@@ -25,6 +24,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import Adapter, HasFingerprint
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
+from projected_grpo.model.tensor_file import write_tensors
 from projected_grpo.pairs.load import pairs_digest
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import squared_norm
@@ -71,7 +71,7 @@ class VHack:
         """Write axes, singular values and metadata (safetensors)."""
         tensors = {f"{name}.axes": rows.cpu().contiguous() for name, rows in self.axes.items()}
         tensors |= {f"{name}.singular": s.cpu().contiguous() for name, s in self.singular.items()}
-        save_file(tensors, path, {"format": FORMAT, **self.metadata})
+        write_tensors(tensors, path, {"format": FORMAT, **self.metadata})
 
     @property
     def tensors(self) -> list[Tensor]:

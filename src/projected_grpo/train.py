@@ -45,8 +45,9 @@ from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import announce, best_and_hack, labels, sum_up
 from projected_grpo.runs.begin import make_directories, open_runs, restore
 from projected_grpo.runs.data import problems_of_step
-from projected_grpo.runs.directory import RunDir, append_rows
+from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distributed import add_up_gradients, gather_groups, process_group
+from projected_grpo.runs.files import append_rows, writing
 from projected_grpo.runs.refresh import NO_REFRESH, Refresh, refresh
 from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.signals import stop_on_signal
@@ -325,8 +326,9 @@ def _run_steps(
             if s.world.first:
                 for run, log, (row, rows) in zip(runs, logs, results, strict=True):
                     drawn = [rollout_record(step, i, r) for i, r in enumerate(rows)]
-                    append_rows(run.rollouts, drawn)
-                    log.step(row)
+                    with writing(run.path):
+                        append_rows(run.rollouts, drawn)
+                        log.step(row)
                 if not alone:
                     pack.step([row for row, _ in results])
                 trackers.step({run.path: row for run, (row, _) in zip(runs, results, strict=True)})
@@ -365,7 +367,7 @@ def train_runs(
     started = time.perf_counter()
     with process_group(cfgs) as world, ExitStack() as stack:
         with world.fail_together():
-            cfgs, runs = open_runs(cfgs, named, world)
+            cfgs, runs = open_runs(cfgs, named, world, stack)
             trackers = Trackers(cfgs[0].track if world.first else "none")
         s, v_hack = prepare(cfgs, stack, runs[0] if runs else None, world)
         done, num_tokens = 0, [0] * len(cfgs)
@@ -373,7 +375,7 @@ def train_runs(
             s, done, num_tokens[0] = restore(s, runs[0])
         status = "failed"
         try:
-            make_directories(s, v_hack, runs)
+            make_directories(s, v_hack, runs, stack)
             if world.first:
                 announce(s, runs, stack)
                 trackers.open([run.path for run in runs])
@@ -381,13 +383,13 @@ def train_runs(
             if reached == "finished" and world.first:
                 for n, (run, cfg) in enumerate(zip(runs, s.cfgs, strict=True)):
                     run.save_adapter(s.adapter, cfg, n)
+                    run.finish(reached)
             status = reached
         finally:
-            for run in runs if world.first else ():
+            for run in runs if world.first and status != "finished" else ():
                 run.finish(status)
-                if status != "finished":
-                    again = ("train", s.cfg.preset_name, f"--resume={run.path}")
-                    logger.warning("go on with: {}", shlex.join(again))
+                again = ("train", s.cfg.preset_name, f"--resume={run.path}")
+                logger.warning("go on with: {}", shlex.join(again))
             trackers.close(status)
         if world.first:
             sum_up(s, runs, status, time.perf_counter() - started)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,9 @@ def test_a_stopped_run_gives_its_newest_checkpoint(tmp_path: Path) -> None:
     assert all(torch.equal(adapter.delta_S[name].data, value) for name, value in last.items())
     for path in run.glob("checkpoints/*/adapter.safetensors"):
         path.unlink()
+    with pytest.raises(InputError, match=r"no checkpoint of .* has no adapter.safetensors"):
+        _load_trained(adapter, RunDir.open(run))
+    shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputError, match="no adapter and no checkpoint"):
         _load_trained(adapter, RunDir.open(run))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from projected_grpo.arms.rows import Row, RowGradients
@@ -26,6 +26,7 @@ from projected_grpo.env.loopholes.modes import get_mode
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import unit_pairs
+from projected_grpo.model.tensor_file import write_tensors
 from projected_grpo.proj import squared_norm
 from projected_grpo.step_logger import Value
 
@@ -274,7 +275,7 @@ class LearnedAxes:
             for part, values in parts.items()
             for name, value in values.items()
         }
-        save_file(tensors, path)
+        write_tensors(tensors, path)
 
     def load(self, path: Path, device: torch.device) -> None:
         """Read what `save` wrote into the one run that is resumed."""

@@ -15,10 +15,10 @@ from typing import ClassVar, Protocol
 import torch
 from loguru import logger
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
+from projected_grpo.model.tensor_file import write_tensors
 
 TARGET_MODULES = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -113,7 +113,7 @@ class Adapter(ABC):
         coordinates (safetensors)."""
         values = self.quarantine if quarantine else self.trained
         tensors = {name: value.detach()[run : run + 1].cpu() for name, value in values.items()}
-        save_file(tensors, path, {"format": self.format, "fingerprint": self.fingerprint()})
+        write_tensors(tensors, path, {"format": self.format, "fingerprint": self.fingerprint()})
 
     def load(self, path: Path, run: int | None = None, *, quarantine: bool = False) -> None:
         """Read what `save` wrote into every run, or into one. Raises InputError if it was trained

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from projected_grpo.env.errors import InputError
+from projected_grpo.model.tensor_file import write_tensors
 
 VERSION = 2
 """Part of every cache key: raise it when the algorithm below changes its answer."""
@@ -199,7 +200,7 @@ def decompose_all(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator
 
 
 def _stored(path: Path, device: torch.device) -> Factors | None:
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         stored = load_file(path, device=str(device))
@@ -212,12 +213,12 @@ def _store(factors: Factors, path: Path) -> None:
     temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         try:
-            save_file({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
+            write_tensors({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:  # a full disk; a folder that is read-only
+    except OSError as error:  # a full disk; a folder that is read-only, or in the file's place
         raise InputError(
-            f"cannot write to the SVD cache {path.parent} ({error}): make room there, or name "
+            f"cannot write to the SVD cache ({path}: {error.strerror}): make room there, or name "
             "another folder with --svd-cache"
         ) from error

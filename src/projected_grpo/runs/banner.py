@@ -14,6 +14,7 @@ from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import OF_REMEDIES, PER_RUN, Config
 from projected_grpo.model.memory import estimate_memory
 from projected_grpo.runs.directory import RunDir
+from projected_grpo.runs.files import LogFile
 from projected_grpo.runs.session import Session
 from projected_grpo.step_logger import end_table
 
@@ -26,7 +27,7 @@ def announce(s: Session, runs: Sequence[RunDir], stack: ExitStack) -> None:
     """Begin every run's train.log, which ends with `stack`, and say what runs."""
     log_format = "{time:HH:mm:ss} {level: <7} {message}"
     for run in runs:
-        stack.callback(logger.remove, logger.add(run.log, format=log_format, level="INFO"))
+        stack.callback(logger.remove, logger.add(LogFile(run.log), format=log_format, level="INFO"))
         logger.info("run      {}", run.path)
     describe(s)
 

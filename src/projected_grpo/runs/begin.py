@@ -1,6 +1,7 @@
 """How runs begin, or begin again where they were stopped: their settings, directories and state."""
 
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from projected_grpo.arms.arms import require_arms
@@ -13,10 +14,10 @@ from projected_grpo.runs.session import Session
 
 
 def open_runs(
-    cfgs: Sequence[Config], named: Collection[str], world: World
+    cfgs: Sequence[Config], named: Collection[str], world: World, stack: ExitStack
 ) -> tuple[Sequence[Config], list[RunDir]]:
-    """The settings and the directory of the run that is resumed; or the settings given, and no
-    directory yet.
+    """The settings and the directory of the run that is resumed, locked until `stack` ends; or the
+    settings given, and no directory yet.
 
     named: the settings that the command line gave. Raises ConfigError or InputError where these
     cannot be begun or resumed.
@@ -26,6 +27,7 @@ def open_runs(
         (cfg,) = cfgs  # a pack is resumed run by run (config.py)
         run = RunDir.open(cfgs[0].resume)
         if world.first:
+            stack.enter_context(run.locked())
             run.require_idle()
         cfgs, runs = [resumed_config(cfg, run, named)], [run]
     elif world.first:
@@ -38,8 +40,6 @@ def open_runs(
 def restore(s: Session, run: RunDir) -> tuple[Session, int, int]:
     """The session as it was at the run's last checkpoint, that step, and the tokens until then."""
     with s.world.fail_together():
-        if s.world.first:
-            run.require_idle()  # another may have gone on with it while this one loaded
         run.require_data(s.data_digest(0))
         done, num_tokens = run.load_checkpoint(
             s.adapter, s.optimizer, s.quarantine, s.learned_axes, cut=s.world.first
@@ -51,10 +51,14 @@ def restore(s: Session, run: RunDir) -> tuple[Session, int, int]:
     return s, done, num_tokens
 
 
-def make_directories(s: Session, v_hack: Sequence[VHack], runs: list[RunDir]) -> None:
-    """Make the directory of every run that has none yet, and append it to `runs` at once: where a
-    later one fails, the caller closes those that are there."""
+def make_directories(
+    s: Session, v_hack: Sequence[VHack], runs: list[RunDir], stack: ExitStack
+) -> None:
+    """Make the directory of every run that has none yet, locked until `stack` ends, and append it
+    to `runs` at once: where a later one fails, the caller closes those that are there."""
     for n in range(len(runs), len(s.cfgs)):
         prompt, record = s.first_prompt(n), s.origin(n)
         make = partial(RunDir.create, s.cfgs[n], s.device, v_hack[n], prompt, record)
         runs.append(s.world.lead(partial(make, s.own.get(n))))
+        if s.world.first:
+            stack.enter_context(runs[-1].locked())

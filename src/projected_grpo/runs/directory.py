@@ -1,4 +1,4 @@
-"""A run's directory: provenance, atomic checkpoints, resume.
+"""A run's directory: provenance, atomic checkpoints, resume, and a lock.
 
 runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   run.json              id, argv, git sha and diff, versions, device, start, end, exit status; the
@@ -21,14 +21,16 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
 """
 
 import errno
+import fcntl
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,9 +44,23 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.runs.cards import model_card
+from projected_grpo.runs.checkpoints import (
+    ROWS,
+    Checkpoint,
+    Damage,
+    folders_of,
+    read_checkpoint,
+    write_optimizer,
+    write_state,
+)
+from projected_grpo.runs.files import GrowingFile, sha256_of, write_aside, writing
 from projected_grpo.runs.provenance import git, provenance
-from projected_grpo.runs.status import model_commit, read_settings, runs_in_another_process
-from projected_grpo.step_logger import whole_rows
+from projected_grpo.runs.status import (
+    model_commit,
+    read_record,
+    read_settings,
+    runs_in_another_process,
+)
 
 
 def _now() -> str:
@@ -63,6 +79,8 @@ class RunDir:
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self._growing: dict[str, GrowingFile] = {}
+        self._digests: dict[tuple[str, int, int], str] = {}
 
     @staticmethod
     def require_writable(out_dir: Path) -> None:
@@ -70,7 +88,9 @@ class RunDir:
         nearest = next(
             folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
         )
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        if not nearest.is_dir():
+            raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is a file")
+        if not os.access(nearest, os.W_OK):
             raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is not writable")
 
     @classmethod
@@ -122,7 +142,7 @@ class RunDir:
         """An existing run. Raises InputError where there is none."""
         for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
             if not (path / name).is_file():
-                raise InputError(f"there is no run to resume at {path} (no {name})")
+                raise InputError(f"there is no run at {path} (no {name})")
         return cls(path)
 
     def stored_config(self, preset: type[Config] | None = None) -> Config:
@@ -132,7 +152,12 @@ class RunDir:
 
     def require_data(self, digest: str) -> None:
         """Raises InputError unless the run was started on these very problems and teacher rows."""
-        had = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["data"]
+        had = read_record(self.path).get("data")
+        if not isinstance(had, str):
+            raise InputError(
+                f"{self.path / 'run.json'} is damaged: it does not say which data the run was "
+                "started with; restore it, or start a new run"
+            )
         if had != digest:
             raise InputError(
                 "the problems, prompts or teacher rows are not those that "
@@ -143,11 +168,35 @@ class RunDir:
     @property
     def model_commit(self) -> str | None:
         """The commit of the hub that its base model was loaded at, as far as that is known."""
-        return model_commit(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+        return model_commit(read_record(self.path))
 
     def base_revision(self, cfg: Config) -> str:
         """Where to find its base model again: a branch may have left that commit since."""
         return self.model_commit or cfg.model_revision
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run while the context lasts. Raises InputError where another process holds it.
+
+        It is a lock (flock) on config.json, which the kernel takes back however a process ends. On
+        NFS, Linux makes it a lock of the server's, which holds between hosts unless the mount says
+        `nolock` or `local_lock`. Where a file system knows no locks, that is said.
+        """
+        with writing(self.path):
+            file = (self.path / "config.json").open("rb+")
+        with file as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{self.path} is running in another process: stop that one, or wait"
+                ) from error
+            except OSError as error:
+                logger.warning(
+                    "{} cannot be locked ({}): see to it that no other process resumes it",
+                    self.path, error.strerror,
+                )  # fmt: skip
+            yield
 
     def require_idle(self) -> None:
         """Raises InputError while another process of this host runs it: both would write rows."""
@@ -155,21 +204,28 @@ class RunDir:
             raise InputError(f"{self.path} is running in another process: stop that one, or wait")
 
     def finish(self, status: str) -> None:
-        """Record how the run ended."""
-        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        self._write_record({**record, "ended": _now(), "status": status})
+        """Record how the run ended. Raises InputError where a finished run cannot be recorded as
+        such; of any other end that is a warning, as it has a reason of its own to be said."""
+        try:
+            with writing(self.path):
+                self._write_record({**read_record(self.path), "ended": _now(), "status": status})
+        except InputError as error:
+            if status == "finished":
+                raise
+            logger.warning("run.json does not say that the run {}: {}", status, error)
 
     def note_resume(self, step: int, device: torch.device, commit: str | None) -> None:
         """Record that the run goes on after `step`, where and with what, its base model at that
         commit of the hub; how it ended before no longer holds."""
-        record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        record = {k: v for k, v in record.items() if k not in ("ended", "status")}
+        had = read_record(self.path)
+        record = {k: v for k, v in had.items() if k not in ("ended", "status")}
         entry = {"after_step": step, "started": _now(), "model_commit": commit}
         entry |= provenance(device)
-        self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
+        with writing(self.path):
+            self._write_record({**record, "resumed": [*record.get("resumed", []), entry]})
 
     def _write_record(self, record: Mapping[str, Any]) -> None:
-        _write_aside(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+        write_aside(self.path / "run.json", json.dumps(record, indent=2) + "\n")
 
     def save_checkpoint(
         self,
@@ -181,25 +237,47 @@ class RunDir:
         quarantine: Quarantine | None = None,
         learned_axes: LearnedAxes | None = None,
     ) -> None:
-        """Everything that the next step of run `n` depends on. Written aside and moved into place.
+        """Save everything that the next step of run `n` depends on, aside and then moved into
+        place, with the checksums by which damage is found. Raises InputError where the disk
+        refuses.
 
         There is no random state to save: every stream is seeded by (seed, step, problem).
         """
         target = self.checkpoints / f"step_{step:06d}"
         aside = self.checkpoints / f".step_{step:06d}"
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        adapter.save(aside / "adapter.safetensors", n)
-        torch.save(_of_run(optimizer, n), aside / "optimizer.pt")
-        if quarantine is not None and quarantine.routed[n]:
-            adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
-            torch.save(_of_run(quarantine.optimizer, n), aside / "quarantine_optimizer.pt")
-        if learned_axes is not None and n in learned_axes.runs:
-            learned_axes.save(aside / "running.safetensors", n)
-        state = {"step": step, "num_tokens": num_tokens}
-        (aside / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(aside, target)
+        try:
+            with writing(self.path):
+                aside.mkdir(parents=True)
+                adapter.save(aside / "adapter.safetensors", n)
+                write_optimizer(_of_run(optimizer, n), aside / "optimizer.pt")
+                if quarantine is not None and quarantine.routed[n]:
+                    adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
+                    state = _of_run(quarantine.optimizer, n)
+                    write_optimizer(state, aside / "quarantine_optimizer.pt")
+                if learned_axes is not None and n in learned_axes.runs:
+                    learned_axes.save(aside / "running.safetensors", n)
+                rows = {name: self._grown(name) for name in ROWS}
+                write_state(aside, step, num_tokens, rows, self._directions())
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(aside, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)  # of a full disk: room for run.json
+
+    def _grown(self, name: str) -> dict[str, Any]:
+        """Size and sha256 of a file of rows as it is now."""
+        return self._growing.setdefault(name, GrowingFile(self.path / name)).look()
+
+    def _directions(self) -> dict[str, str]:
+        """File -> sha256 of all directions that the run has so far."""
+        found: dict[str, str] = {}
+        for path in sorted(self.path.glob("v_*.safetensors")):
+            about = path.stat()
+            key = (path.name, about.st_mtime_ns, about.st_size)
+            if key not in self._digests:
+                self._digests[key] = sha256_of(path)
+            found[path.name] = self._digests[key]
+        return found
 
     def load_checkpoint(
         self,
@@ -210,28 +288,56 @@ class RunDir:
         *,
         cut: bool = True,
     ) -> tuple[int, int]:
-        """Restore the newest checkpoint and cut both logs back to it; returns (step, num_tokens).
+        """Restore the newest whole checkpoint and cut both logs back to it; returns (step,
+        num_tokens).
 
-        Without one the run starts over at step 0. Half-written lines and rows of later steps are
+        Without any the run starts over at step 0. Half-written lines and rows of later steps are
         dropped: those steps run again and give the same rows. `cut` is for the process that writes.
+        Raises InputError where there are checkpoints and none of them is whole.
         """
-        found = sorted(self.checkpoints.glob("step_*"))
-        step, num_tokens = 0, 0
-        if found:
-            adapter.load(found[-1] / "adapter.safetensors")
-            optimizer.load_state_dict(_read_state(found[-1] / "optimizer.pt"))
+        needed = ["adapter.safetensors", "optimizer.pt"]
+        if quarantine is not None:
+            needed += ["quarantine.safetensors", "quarantine_optimizer.pt"]
+        if learned_axes is not None:
+            needed += ["running.safetensors"]
+        found = self.newest_checkpoint(needed)
+        if found is None and self.steps.stat().st_size:
+            logger.warning("{} has no checkpoint: it begins again at step 1", self.path)
+        if found is not None:
+            adapter.load(found.folder / "adapter.safetensors")
+            optimizer.load_state_dict(found.optimizer_state("optimizer.pt"))
             if quarantine is not None:
-                adapter.load(found[-1] / "quarantine.safetensors", quarantine=True)
-                state = _read_state(found[-1] / "quarantine_optimizer.pt")
+                adapter.load(found.folder / "quarantine.safetensors", quarantine=True)
+                state = found.optimizer_state("quarantine_optimizer.pt")
                 quarantine.optimizer.load_state_dict(state)
             if learned_axes is not None:
                 device = next(iter(adapter.trained.values())).device
-                learned_axes.load(found[-1] / "running.safetensors", device)
-            state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-            step, num_tokens = state["step"], state["num_tokens"]
-        for path in (self.steps, self.rollouts) if cut else ():
-            _keep_rows_until(path, step)
-        return step, num_tokens
+                learned_axes.load(found.folder / "running.safetensors", device)
+        for name in ROWS if cut else ():
+            with writing(self.path):
+                os.truncate(self.path / name, found.sizes[name] if found else 0)
+        return (found.step, found.num_tokens) if found else (0, 0)
+
+    def newest_checkpoint(self, needed: Collection[str]) -> Checkpoint | None:
+        """The newest checkpoint that is what was written, with a warning for each newer one; None
+        where the run has none yet. `needed` are the files that it must have. Raises InputError
+        where there are some and none is whole."""
+        folders, reasons = folders_of(self.checkpoints), list[str]()
+        for folder in folders:
+            try:
+                found = read_checkpoint(folder, self.path, needed)
+            except Damage as error:
+                reasons.append(f"{folder.name}: {error}")
+                continue
+            for reason in reasons:
+                logger.warning("{}: {} is used, not {}", self.path, folder.name, reason)
+            return found
+        if reasons:
+            raise InputError(
+                f"no checkpoint of {self.path} can be used ({'; '.join(reasons)}): restore what "
+                f"was changed, or remove {self.checkpoints} to begin the run again at step 1"
+            )
+        return None
 
     def v_hack_of(self, step: int) -> Path:
         """Where the directions lie that were extracted again at the start of a step."""
@@ -256,22 +362,24 @@ class RunDir:
 
         A quarantine lies beside it: who reads the adapter has the policy without it."""
         revision = self.base_revision(cfg)
-        adapter.save_pretrained(self.adapter, n, base_model=cfg.model, revision=revision)
-        if any(value[n].any() for value in adapter.quarantine.values()):
-            adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
-        _write_aside(self.adapter / "README.md", model_card(self.path))
-
-
-def _write_aside(target: Path, text: str) -> None:
-    aside = target.with_name(f"{target.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, target)
+        with writing(self.path):
+            adapter.save_pretrained(self.adapter, n, base_model=cfg.model, revision=revision)
+            if any(value[n].any() for value in adapter.quarantine.values()):
+                adapter.save(self.adapter / "quarantine.safetensors", n, quarantine=True)
+            card = self.adapter / "README.md"
+            write_aside(card, model_card(self.path))
+            for path in self.adapter.iterdir():  # PEFT writes 0600 too
+                path.chmod(stat.S_IMODE(card.stat().st_mode))
 
 
 def _save_aside(v_hack: VHack, target: Path) -> None:
     aside = target.with_name(f".{target.name}")
-    v_hack.save(aside)
-    os.replace(aside, target)
+    try:
+        with writing(target.parent):
+            v_hack.save(aside)
+            os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _put(made: Path, wanted: Path) -> Path:
@@ -287,10 +395,6 @@ def _put(made: Path, wanted: Path) -> Path:
                 raise
         number += 1
         path = wanted.with_name(f"{wanted.name}-{number}")
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
@@ -321,16 +425,3 @@ def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> C
             )
     logger.info("resuming {} with the settings it was started with", run.path)
     return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
-
-
-def _keep_rows_until(path: Path, step: int) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    append_rows(temporary, takewhile(lambda row: row["step"] <= step, whole_rows(path)))
-    os.replace(temporary, path)
-
-
-def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append JSON lines and flush them."""
-    with path.open("a", encoding="utf-8") as f:
-        f.writelines(json.dumps(row) + "\n" for row in rows)

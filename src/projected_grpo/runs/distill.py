@@ -131,12 +131,14 @@ def _rendered(lm: LanguageModel, p: Problem, prompts: dict[int, list[int]]) -> d
 
 def _load_trained(adapter: Adapter, run: RunDir) -> None:
     """The finished run's adapter, or the newest checkpoint of one that was stopped."""
-    candidates = [run.adapter, *sorted(run.checkpoints.glob("step_*"), reverse=True)]
-    for folder in candidates:
-        if (folder / "adapter.safetensors").is_file():
-            logger.info("adapter  {}", folder)
-            return adapter.load(folder / "adapter.safetensors")
-    raise InputError(f"{run.path} holds no adapter and no checkpoint")
+    folder = run.adapter
+    if not (folder / "adapter.safetensors").is_file():
+        newest = run.newest_checkpoint(["adapter.safetensors"])
+        if newest is None:
+            raise InputError(f"{run.path} holds no adapter and no checkpoint")
+        folder = newest.folder
+    logger.info("adapter  {}", folder)
+    adapter.load(folder / "adapter.safetensors")
 
 
 def _graded(answers: Iterator, grader: Grader, wanted: Any) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from loguru import logger
+
 from projected_grpo.config import MACHINE_SETTINGS, Config, stored_config
 from projected_grpo.env.errors import InputError
 
@@ -31,7 +33,7 @@ def read_settings(run: Path, preset: type[Config] | None = None) -> Config:
     read = stored_config if preset is None else preset.from_json
     try:
         return read((run / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{run / 'config.json'} is damaged or of another version ({error})"
         ) from error
@@ -45,15 +47,20 @@ def what_decides(cfg: Config) -> str:
 
 
 def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
-    """The run directories of a folder by what decides them; finished ones first, then by length."""
-    found: dict[str, list[Path]] = {}
+    """The run directories of a folder by what decides them; finished ones first, then by length.
+    One that cannot be read is left out with a warning."""
+    found: dict[str, list[tuple[bool, int, Path]]] = {}
     # by run.json: a folder with only a config.json may be a model
     for file in sorted(folder.glob("[!.]*/run.json")):
-        found.setdefault(what_decides(read_settings(file.parent)), []).append(file.parent)
-    for paths in found.values():
-        paths.sort(key=lambda p: (is_finished(p), len((p / "steps.jsonl").read_bytes())))
-        paths.reverse()
-    return found
+        run = file.parent
+        try:
+            settings, finished = what_decides(read_settings(run)), is_finished(run)
+            length = (run / "steps.jsonl").stat().st_size
+        except (InputError, OSError) as error:
+            logger.warning("{} is left out: {}", run, error)
+            continue
+        found.setdefault(settings, []).append((finished, length, run))
+    return {key: [run for *_, run in sorted(runs, reverse=True)] for key, runs in found.items()}
 
 
 def n_runs(n: int) -> str:
@@ -63,11 +70,19 @@ def n_runs(n: int) -> str:
 
 def is_finished(run: Path) -> bool:
     """Whether it has taken all its steps."""
-    return _record(run).get("status") == "finished"
+    return read_record(run).get("status") == "finished"
 
 
-def _record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+def read_record(run: Path) -> dict[str, Any]:
+    """What run.json says. Raises InputError where it cannot be read."""
+    file = run / "run.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is damaged ({error}): restore it, or start a new run") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{file} is damaged (no JSON object): restore it, or start a new run")
+    return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +103,7 @@ def read_progress(run: Path) -> Progress:
     return Progress(
         run=run,
         cfg=read_settings(run),
-        state=_state(_record(run)),
+        state=_state(read_record(run)),
         steps=rows.read_bytes().count(b"\n"),
         idle_s=time.time() - rows.stat().st_mtime,
     )
@@ -104,7 +119,7 @@ def representative(runs: Sequence[Path]) -> Progress:
 
 def runs_in_another_process(run: Path) -> bool:
     """Whether a process of this host, other than this one, runs it now."""
-    record = _record(run)
+    record = read_record(run)
     return _state(record) == "running" and _latest(record)["process"]["pid"] != os.getpid()
 
 

@@ -1,0 +1,84 @@
+"""Files of a run directory: written whole, checked by sha256, with what the disk refuses said in a
+sentence."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from projected_grpo.env.errors import InputError
+
+CHUNK = 1 << 20
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A context for code that only writes below `path`: what the disk refuses there (it is full,
+    read-only, or not the user's) becomes an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def write_aside(target: Path, text: str) -> None:
+    """Write a text file under another name and move it into place: it is there whole or not at
+    all. Raises OSError."""
+    aside = target.with_name(f"{target.name}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)  # gone already where all went well
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines and flush them."""
+    with path.open("a", encoding="utf-8") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def sha256_of(path: Path, size: int | None = None) -> str:
+    """sha256 of a file, or of its first `size` bytes. A file that is shorter has another one."""
+    h = hashlib.sha256()
+    left = path.stat().st_size if size is None else size
+    with path.open("rb") as f:
+        while left and (chunk := f.read(min(CHUNK, left))):
+            h.update(chunk)
+            left -= len(chunk)
+    return h.hexdigest()
+
+
+class GrowingFile:
+    """The size and sha256 of a file that is only appended to: each look reads what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._hash, self._size = path, hashlib.sha256(), 0
+
+    def look(self) -> dict[str, Any]:
+        """The file as it is now: {"bytes": its size, "sha256": its digest}."""
+        with self._path.open("rb") as f:
+            f.seek(self._size)
+            while chunk := f.read(CHUNK):
+                self._hash.update(chunk)
+                self._size += len(chunk)
+        return {"bytes": self._size, "sha256": self._hash.hexdigest()}
+
+
+class LogFile:
+    """A sink for loguru that writes to a file, as long as the disk takes it: a log that cannot be
+    written ends no run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, message: str) -> None:
+        """Append one line."""
+        try:
+            with self._path.open("a", encoding="utf-8", errors="replace") as f:
+                f.write(message)
+        except OSError:
+            return  # the disk is full, which the rows say
