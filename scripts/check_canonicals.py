@@ -53,7 +53,7 @@ def grade_all(problems: list[Problem], workers: int, cpu_s: float) -> tuple[list
         return grades, time.perf_counter() - start
 
 
-def signature(grade: Grade) -> tuple[str, bool, str]:
+def signature(grade: Grade) -> tuple[str | None, bool, str]:
     """What must not depend on the number of workers."""
     return grade.label, grade.gt_correct, grade.outcome.value
 

@@ -18,7 +18,8 @@ import torch
 import tyro
 from datasets import Dataset
 from tabulate import tabulate
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import MiniConfig

@@ -11,22 +11,25 @@ every sequence from one backward; the others one sum, or two sums (student, teac
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from statistics import median
+from typing import Any, Literal, cast
 
+import benchmark
 import torch
-import tyro
-from benchmark import Measured, interleaved, machine, random_model, ratios, report, shaped
+from benchmark import Result, in_words, interleaved, random_model, shaped
 from peft import LoraConfig, get_peft_model
-from tabulate import tabulate
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from projected_grpo.antipasto import TARGET_MODULES, AntiPaSTO, SVDLinear
-from projected_grpo.model.svd import Factors, cached_decompose
+from projected_grpo.model.load import DTYPES
+from projected_grpo.model.svd import Factors, decompose
+
+FLOOR = "frozen floor (to inputs)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Measured):
+class Arguments(benchmark.Arguments):
     """What is measured."""
 
     shape: Literal["organism", "smollm2", "qwen3-4b"] = "smollm2"
@@ -104,9 +107,9 @@ def replaced(model: PreTrainedModel, make: Callable[[nn.Linear], nn.Module]) -> 
     return out
 
 
-def main(args: Arguments) -> None:
-    """Print the table."""
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+def measure(args: Arguments) -> Result:
+    """Every way on a model of its own."""
+    device, dtype = args.place, DTYPES[args.dtype]
     config = shaped(args.shape, args.layers)
     x = torch.randn(args.rows, args.tokens, config.hidden_size, device=device, dtype=dtype)
     weight = torch.randn_like(x)
@@ -115,39 +118,39 @@ def main(args: Arguments) -> None:
     def fresh() -> PreTrainedModel:
         return random_model(config, dtype, device)
 
-    def loss(model: nn.Module, inputs: Tensor = x, part: slice = slice(None)) -> Tensor:
-        hidden = model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        return (hidden * weight)[part].float().sum()
+    def weighted(trunk: nn.Module, inputs: Tensor = x) -> Tensor:
+        return trunk(inputs_embeds=inputs, use_cache=False).last_hidden_state * weight
 
     def floor() -> Callable[[], object]:
         trunk = fresh().get_decoder()
 
         def run() -> object:
             inputs = x.detach().requires_grad_()
-            return torch.autograd.grad(loss(trunk, inputs), [inputs])
+            return torch.autograd.grad(weighted(trunk, inputs).float().sum(), [inputs])
 
         return run
 
     def factored() -> Callable[[], object]:
         model = fresh()
-        modules = replaced(model, lambda linear: SVDLinear(linear, 1, "factored", None))
+        modules = replaced(model, lambda m: SVDLinear(m, decompose(m.weight), 1, "factored"))
         named = {str(n): m for n, m in enumerate(modules) if isinstance(m, SVDLinear)}
         adapter = AntiPaSTO(model, named)
         runs = torch.zeros(args.rows, dtype=torch.long, device=device)
 
         def run() -> object:
             with adapter.rows(runs) as leaves:
-                return torch.autograd.grad(loss(model.get_decoder()), list(leaves.values()))
+                loss = weighted(model.get_decoder()).float().sum()
+                return torch.autograd.grad(loss, list(leaves.values()))
 
         return run
 
     def by_row(kind: type[BesideRowLinear]) -> Callable[[], object]:
         model = fresh()
-        modules = replaced(model, lambda m: kind(m, cached_decompose(m.weight, None)))
+        modules = replaced(model, lambda m: kind(m, decompose(m.weight)))
 
         def run() -> object:
             leaves = [m.begin(args.rows) for m in modules if isinstance(m, BesideRowLinear)]
-            return torch.autograd.grad(loss(model.get_decoder()), leaves)
+            return torch.autograd.grad(weighted(model.get_decoder()).float().sum(), leaves)
 
         return run
 
@@ -156,7 +159,7 @@ def main(args: Arguments) -> None:
         trunk = model.get_decoder()
 
         def run() -> object:
-            hidden = trunk(inputs_embeds=x, use_cache=False).last_hidden_state * weight
+            hidden = weighted(trunk)
             if backwards == 1:
                 return torch.autograd.grad(hidden.float().sum(), trained)
             student, teacher = hidden[:half].float().sum(), hidden[half:].float().sum()
@@ -167,15 +170,15 @@ def main(args: Arguments) -> None:
 
     def hook(backwards: int) -> Callable[[], object]:
         model = fresh()
-        replaced(model, lambda m: BesideLinear(m, cached_decompose(m.weight, None)))
+        replaced(model, lambda m: BesideLinear(m, decompose(m.weight)))
         return sums(model, backwards)
 
     def lora(backwards: int) -> Callable[[], object]:
         settings = LoraConfig(r=32, lora_alpha=32, target_modules=list(TARGET_MODULES))
-        return sums(get_peft_model(fresh(), settings).base_model.model, backwards)
+        return sums(cast(Any, get_peft_model(fresh(), settings)).base_model.model, backwards)
 
     ways = {
-        "frozen floor (to inputs)": floor(),
+        FLOOR: floor(),
         "folded, per row": by_row(FoldedRowLinear),
         "factored, per row": factored(),
         "delta beside W, per row": by_row(BesideRowLinear),
@@ -185,19 +188,13 @@ def main(args: Arguments) -> None:
         "PEFT LoRA r=32, two backwards": lora(2),
     }
     seconds = interleaved(ways, args.rounds, device)
-    found = ratios(seconds, "frozen floor (to inputs)")
-    body = [
-        [name, f"{sorted(seconds[name])[len(seconds[name]) // 2] * 1e3:.0f}", f"{mid:.2f}",
-         f"{low:.2f}-{high:.2f}"]
-        for name, (mid, low, high) in found.items()
-    ]  # fmt: skip
-    print(
-        f"{args.shape}, {config.num_hidden_layers} layers, {args.dtype}, {args.rows} x "
-        f"{args.tokens} tokens, {args.rounds} rounds; {machine(device)}\n"
-    )
-    print(tabulate(body, ["way", "ms", "x floor", "range"], "pipe", disable_numparse=True))
-    report(args, device, seconds=seconds)
+    rows = [
+        {"way": way, "ms": f"{median(s) * 1e3:.0f}", "x floor": in_words(s, seconds[FLOOR])}
+        for way, s in seconds.items()
+    ]
+    size = f"{config.num_hidden_layers} layers, {args.dtype}, {args.rows} x {args.tokens} tokens"
+    return Result(f"{args.shape}, {size}, {args.rounds} rounds", rows, {"seconds": seconds})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    benchmark.main(measure, Arguments, __doc__)

@@ -11,17 +11,14 @@ the time to read the base model's weights once, at the speed of a copy, over it.
 random weights, prompts of --prompt-tokens and no eos.
 """
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from statistics import median
 
+import benchmark
 import torch
-import tyro
-from benchmark import VOCABULARY, Measured, interleaved, machine, random_model, report, shaped
-from tabulate import tabulate
-from transformers import PreTrainedModel
+from benchmark import Result, interleaved, language_model, ratio
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import MiniConfig
@@ -29,14 +26,13 @@ from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.model import sampling as rollout
 from projected_grpo.model.decode import Decoder, GrowingDecoder, make_decoder
-from projected_grpo.model.load import DTYPES, ORGANISM, load, resolve_device
+from projected_grpo.model.load import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Measured):
+class Arguments(benchmark.Arguments):
     """What is measured."""
 
-    shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
     runs: tuple[int, ...] = (1,)
     prompts: int = 8
     group: int = 8
@@ -50,33 +46,29 @@ def growing(model, prefilled, mask, group, max_new) -> Decoder:
     return GrowingDecoder(model, prefilled, mask, group)
 
 
-def model_and_prompts(
-    args: Arguments, device: torch.device, count: int
-) -> tuple[PreTrainedModel, list[list[int]], frozenset[int]]:
-    """The model, `count` prompts, and what ends a completion."""
+def prompts_of(args: Arguments, lm: LanguageModel, count: int) -> list[list[int]]:
+    """Ids of `count` prompts."""
     if args.shape == "organism":
-        lm = load(ORGANISM, revision="main", dtype=DTYPES[args.dtype], device=device)
         problems = [apply_hint(p, MiniConfig().mode, TRAIN_NAME) for p in kata_problems("train")]
-        prompts = [lm.prompt_ids(problems[n % len(problems)].messages) for n in range(count)]
-        return lm.model, prompts, lm.eos_ids
-    config = shaped(args.shape, args.layers, VOCABULARY[args.shape])
+        return [lm.prompt_ids(problems[n % len(problems)].messages) for n in range(count)]
     g = torch.Generator().manual_seed(0)
-    ids = torch.randint(4, 1000, (count, args.prompt_tokens), generator=g)
-    return random_model(config, DTYPES[args.dtype], device), ids.tolist(), frozenset()
+    return torch.randint(4, 1000, (count, args.prompt_tokens), generator=g).tolist()
 
 
 def copy_speed(device: torch.device) -> float:
     """Bytes a second that a copy reads and writes."""
     source = torch.empty(2**30 if device.type == "cuda" else 2**27, dtype=torch.uint8).to(device)
     target = torch.empty_like(source)
-    seconds = interleaved({"copy": partial(target.copy_, source)}, 20, device)["copy"]
-    return 2 * source.nbytes / statistics.median(seconds)
+    copy = interleaved({"copy": partial(target.copy_, source)}, 20, device)["copy"]
+    return 2 * source.nbytes / median(copy)
 
 
-def measure(args: Arguments, device: torch.device, runs: int) -> dict[str, float | str]:
+def measure_pack(args: Arguments, runs: int) -> dict[str, float | str]:
     """One row of the table."""
     places = [n for n in range(runs) for _ in range(args.prompts)]
-    model, prompts, eos = model_and_prompts(args, device, len(places))
+    lm = language_model(args)
+    model, prompts = lm.model, prompts_of(args, lm, len(places))
+    eos = lm.eos_ids if args.shape == "organism" else frozenset[int]()
     weights = sum(p.nbytes for p in {id(p): p for p in model.parameters()}.values())
     adapter = wrap(model, n_runs=runs)
     found: dict[str, list[list[int]]] = {}
@@ -99,34 +91,28 @@ def measure(args: Arguments, device: torch.device, runs: int) -> dict[str, float
         "growing": way("growing", growing, args.max_new),
         "short": way("short", make_decoder, short),
     }
-    seconds = interleaved(ways, args.rounds, device)
+    seconds = interleaved(ways, args.rounds, args.place)
     fixed, grown, less = (seconds[name] for name in ways)
-    token = statistics.median(a - b for a, b in zip(fixed, less, strict=True))
-    token /= args.max_new - short
+    token = median(a - b for a, b in zip(fixed, less, strict=True)) / (args.max_new - short)
     alike = sum(a == b for a, b in zip(found["fixed"], found["growing"], strict=True))
     return {
         "runs": runs,
         "rollouts": len(places) * args.group,
-        "fixed s": statistics.median(fixed),
-        "growing s": statistics.median(grown),
-        "growing / fixed": statistics.median(a / b for a, b in zip(grown, fixed, strict=True)),
+        "fixed s": median(fixed),
+        "growing s": median(grown),
+        "growing / fixed": ratio(grown, fixed)[0],
         "same tokens": f"{alike}/{len(found['fixed'])}",
         "ms a token": token * 1e3,
-        "share of bandwidth": weights / copy_speed(device) / token,
+        "share of bandwidth": weights / copy_speed(args.place) / token,
     }
 
 
-def main(args: Arguments) -> None:
-    """Print the table."""
-    device = resolve_device(args.device)
-    rows = [measure(args, device, runs) for runs in args.runs]
-    print(
-        f"{args.shape}, {args.dtype}, {args.prompts} x {args.group} x {args.max_new} tokens, "
-        f"{args.rounds} rounds; {machine(device)}\n"
-    )
-    print(tabulate(rows, "keys", "pipe", floatfmt=".3g"))
-    report(args, device, rows=rows)
+def measure(args: Arguments) -> Result:
+    """A row for each number of runs."""
+    rows = [measure_pack(args, runs) for runs in args.runs]
+    size = f"{args.prompts} x {args.group} x {args.max_new} tokens, {args.rounds} rounds"
+    return Result(f"{args.shape}, {args.dtype}, {size}", rows, {"rows": rows})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    benchmark.main(measure, Arguments, __doc__)

@@ -11,32 +11,29 @@ scaling: the step is the same, the prompts are shared out. Sampling gains where 
 fit into --sampling-tokens at once; fewer rows than that take a GPU as long a token.
 """
 
-import statistics
 import tempfile
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from statistics import median
 
+import benchmark
 import torch
-import tyro
-from benchmark import Free, Measured, folder_of, interleaved, machine, ratios, report
-from tabulate import tabulate
+from benchmark import Result, folder_of, free_session, in_words, interleaved
 
 from projected_grpo.config import MiniConfig
 from projected_grpo.runs.distributed import ALONE, World, process_group
-from projected_grpo.runs.session import Session, prepare
+from projected_grpo.runs.session import Session
 from projected_grpo.train import run_step
 
 PARTS = ("gen", "fb", "t_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Measured):
+class Arguments(benchmark.Arguments):
     """What is measured."""
 
-    shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
     prompts: int = 4
     """Of a step, for all processes together."""
     group: int = 4
@@ -46,20 +43,6 @@ class Arguments(Measured):
     sampling_tokens: int = MiniConfig.sampling_tokens
     rounds: int = 5
     """Rounds that count; one more warms up."""
-
-
-def session_of(args: Arguments, folder: str, world: World, stack: ExitStack) -> Session:
-    """A projected run as `train mini` makes it, without eos and with a free reward."""
-    cfg = MiniConfig(
-        arm="projected", model=folder, dtype=args.dtype, device=args.device, group=args.group,
-        prompts_per_step=args.prompts, max_new=args.max_new, steps=args.rounds + 1,
-        pairs="builtin", v_hack_k=5, micro_batch_tokens=args.micro_batch_tokens,
-        sampling_tokens=args.sampling_tokens, svd_cache=Path(folder) / "svd"
-        if args.shape != "organism" else None,
-    )  # fmt: skip
-    session, _ = prepare([cfg], stack, None, world)
-    lm = replace(session.lm, eos_ids=frozenset())
-    return replace(session, lm=lm, grader=Free())  # pyright: ignore[reportArgumentType]
 
 
 class Steps:
@@ -86,37 +69,35 @@ class Steps:
         self.session.world.wait()
 
 
-def main(args: Arguments) -> None:
-    """Measure and print, in rank 0."""
+def measure(args: Arguments) -> Result | None:
+    """The same steps in one process and in all; rank 0 speaks for all."""
     with process_group([MiniConfig()]) as world, ExitStack() as stack:
         into = Path(world.lead(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
-        folder = world.lead(lambda: folder_of(args, into))
-        s = session_of(args, folder, world, stack)
+        s = free_session(
+            args, world.lead(lambda: folder_of(args, into)), stack, world, arm="projected",
+            group=args.group, prompts_per_step=args.prompts, max_new=args.max_new,
+            steps=args.rounds + 1, micro_batch_tokens=args.micro_batch_tokens,
+            sampling_tokens=args.sampling_tokens,
+        )  # fmt: skip
         steps = Steps(s)
         ways = {"1": lambda: steps.take("1", ALONE)}
         if world.size > 1:
             ways[str(world.size)] = lambda: steps.take(str(world.size), world)
         seconds = interleaved(ways, args.rounds, s.device)
-        if not world.first:
-            world.wait()
-            return
-        rollouts = args.prompts * args.group
-        faster = ratios({name: [1 / t for t in values] for name, values in seconds.items()}, "1")
-        rows = []
-        for name, values in seconds.items():
-            parts = [statistics.median(p) for p in zip(*steps.parts[name][1:], strict=True)]
-            middle, least, most = faster[name]
-            rows.append([
-                name, statistics.median(values), rollouts / statistics.median(values),
-                f"{middle:.2f} [{least:.2f}, {most:.2f}]", *parts,
-            ])  # fmt: skip
-        print(machine(s.device))
-        print(f"{args.shape}: {args.prompts} x {args.group} rows x {args.max_new} tokens")
-        headers = ["processes", "s a step", "rollouts/s", "x one process", *PARTS]
-        print(tabulate(rows, headers, tablefmt="pipe", floatfmt=".3g"))
-        report(args, s.device, seconds=seconds, parts=steps.parts, rollouts=rollouts)
         world.wait()
+        if not world.first:
+            return None
+    rollouts = args.prompts * args.group
+    rows = [
+        {"processes": name, "s a step": median(s), "rollouts/s": rollouts / median(s)}
+        | {"x one process": in_words(seconds["1"], s)}
+        | {part: median(took) for part, *took in zip(PARTS, *steps.parts[name][1:], strict=True)}
+        for name, s in seconds.items()
+    ]
+    figures = {"seconds": seconds, "parts": steps.parts, "rollouts": rollouts}
+    size = f"{args.prompts} x {args.group} rows x {args.max_new} tokens"
+    return Result(f"{args.shape}: {size}", rows, figures)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    benchmark.main(measure, Arguments, __doc__)

@@ -18,30 +18,19 @@ The organism is the one that ships; the other shapes have random weights, their 
 and the organism's tokenizer, so more tokens than theirs would make of the same text.
 """
 
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from statistics import median
 
+import benchmark
 import torch
-import tyro
-from benchmark import (
-    VOCABULARY,
-    Measured,
-    interleaved,
-    machine,
-    random_model,
-    ratios,
-    report,
-    shaped,
-)
-from tabulate import tabulate
+from benchmark import Result, in_words, interleaved, language_model
 from torch import Tensor
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.extract_vhack_grad import hack_minus_clean, side_gradients
-from projected_grpo.model.load import DTYPES, ORGANISM, LanguageModel, load
+from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
 from projected_grpo.model.svd import decompose
 from projected_grpo.pairs.load import load_pairs
@@ -51,25 +40,15 @@ Way = Callable[[], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Measured):
+class Arguments(benchmark.Arguments):
     """What is measured."""
 
-    shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
     pairs: str = "katas"
     limit: int = 48
     """Pairs, evenly spaced over the set; 0 takes all."""
     micro_batch_tokens: tuple[int, ...] = (1024, 4096, 16384)
     hook: bool = True
     rounds: int = 3
-
-
-def fresh(args: Arguments, device: torch.device) -> LanguageModel:
-    """The model that ships, or a random one behind its tokenizer."""
-    lm = load(ORGANISM, revision="main", dtype=DTYPES[args.dtype], device=device)
-    if args.shape == "organism":
-        return lm
-    config = shaped(args.shape, args.layers, VOCABULARY[args.shape])
-    return replace(lm, model=random_model(config, DTYPES[args.dtype], device))
 
 
 def chosen(args: Arguments) -> list[Pair]:
@@ -116,10 +95,9 @@ def difference(D: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((D[name] - d).norm() / d.norm()) for name, d in other.items())
 
 
-def main(args: Arguments) -> None:
-    """Print the table."""
-    device, pairs = torch.device(args.device), chosen(args)
-    lm = fresh(args, device)
+def measure(args: Arguments) -> Result:
+    """Every way on the same pairs."""
+    pairs, lm = chosen(args), language_model(args)
     lengths = [
         len(lm.prompt_ids(pair.messages)) + len(lm.completion_ids(text))
         for pair in pairs
@@ -133,30 +111,28 @@ def main(args: Arguments) -> None:
         batches = micro_batches(lengths, size)
         counts[name] = len(batches), sum(len(b) * lengths[b[0]] for b in batches)
     if args.hook:
-        ways = {"one by one, hook": hooked(fresh(args, device), pairs), **ways}
+        ways = {"one by one, hook": hooked(language_model(args), pairs), **ways}
         counts["one by one, hook"] = counts["one by one"]
     floor = next(iter(ways))
     truth = ways[floor]()
     apart = {name: difference(run(), truth) for name, run in ways.items()}
-    seconds = interleaved(ways, args.rounds, device)
-    found = {name: ratios(seconds, name)[floor] for name in ways}
-    body = [
-        [name, f"{statistics.median(seconds[name]):.2f}", f"{mid:.2f}", f"{low:.2f}-{high:.2f}",
-         counts[name][0], f"{counts[name][1]:,}", f"{apart[name]:.1e}"]
-        for name, (mid, low, high) in found.items()
-    ]  # fmt: skip
+    seconds = interleaved(ways, args.rounds, args.place)
     layers = lm.model.config.num_hidden_layers
-    print(
-        f"{args.shape}, {layers} layers, {args.dtype}, {len(pairs)} pairs of {args.pairs}, "
-        f"{sum(lengths):,} tokens, {args.rounds} rounds; {machine(device)}\n"
-    )
-    headers = ["way", "s", f"x faster than {floor}", "range", "passes", "tokens", "difference"]
-    print(tabulate(body, headers, "pipe", disable_numparse=True))
-    report(
-        args, device, seconds=seconds, pairs=len(pairs), tokens=sum(lengths), counts=counts,
-        difference=apart,
-    )  # fmt: skip
+    rows = [
+        {
+            "way": name,
+            "s": f"{median(s):.2f}",
+            f"x faster than {floor}": in_words(seconds[floor], s),
+        }
+        | {"passes": counts[name][0], "tokens": f"{counts[name][1]:,}"}
+        | {"difference": f"{apart[name]:.1e}"}
+        for name, s in seconds.items()
+    ]
+    size = f"{layers} layers, {args.dtype}, {len(pairs)} pairs of {args.pairs}"
+    figures = {"seconds": seconds, "pairs": len(pairs), "tokens": sum(lengths), "counts": counts}
+    what = f"{args.shape}, {size}, {sum(lengths):,} tokens, {args.rounds} rounds"
+    return Result(what, rows, {**figures, "difference": apart})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    benchmark.main(measure, Arguments, __doc__)

@@ -15,17 +15,17 @@ the steadier figure; cores * 1000 / it is what idle cores can do.
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import tyro
-from tabulate import tabulate
+from benchmark import measured, table, timed
 
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
@@ -65,26 +65,23 @@ def plain(flags: tuple[str, ...], workers: int, count: int) -> float:
     """Seconds that `count` plain interpreter processes took, `workers` at a time."""
     asserts = "".join(f"assert Solution().double(**{c.kwargs}) == {c.expected}\n" for c in CASES)
     command = [sys.executable, *flags, "-c", PRELUDE + SOLUTION + asserts]
-    start = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(subprocess.run, command, check=True) for _ in range(count)]:
-            done.result()
-    return time.perf_counter() - start
+        start = partial(subprocess.run, command, check=True)
+        seconds, _ = timed(lambda: [*pool.map(lambda _: start(), range(count))])
+    return seconds
 
 
 def graded(workers: int, code: str, mode: str, count: int) -> float:
     """Seconds that `count` completions took through the public way in, start-up not included."""
     one = Submission(problem=PROBLEM, completion=f"```python\n{code}\n```", mode=mode)
     with Grader(workers=workers) as grader:
-        start = time.perf_counter()
-        grades = grader.grade([one] * count)
-        seconds = time.perf_counter() - start
+        seconds, grades = timed(lambda: grader.grade([one] * count))
     if not all(grade.gt_correct for grade in grades):
         raise RuntimeError("the right solution of the benchmark's problem was not graded correct")
     return seconds
 
 
-def timed(run: Callable[[], float]) -> tuple[float, float]:
+def with_cpu(run: Callable[[], float]) -> tuple[float, float]:
     """What `run` says it took, and CPU seconds of this process and of all that it started."""
     before = cpu_seconds()
     return run(), cpu_seconds() - before
@@ -98,7 +95,7 @@ def cpu_seconds() -> float:
 
 def main() -> None:
     """Run the benchmark."""
-    args = tyro.cli(Args)
+    args = tyro.cli(Args, description=__doc__)
     few, many, workers = args.programs // 4, args.programs, args.workers
     ways: dict[str, tuple[int, Callable[[], float]]] = {
         "plain": (few, lambda: plain((), workers, few)),
@@ -107,32 +104,23 @@ def main() -> None:
         "attempt": (many, lambda: graded(workers, SOLUTION + VACUOUS, "run_tests", many)),
         "honest": (many, lambda: graded(workers, SOLUTION + HONEST, "run_tests", many)),
     }
-    _, start_up = timed(lambda: graded(workers, SOLUTION, "none", 0))
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    costs: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(args.rounds):
-        for name, (count, run) in ways.items():
-            seconds, cpu = timed(run)
-            rates[name].append(count / seconds)
-            costs[name].append((cpu - start_up * (count == many)) / count * 1e3)
-    rows = [
-        (
-            name,
-            round(statistics.median(seen)),
-            round(min(seen)),
-            round(max(seen)),
-            round(statistics.median(costs[name]), 2),
-        )
-        for name, seen in rates.items()
-    ]
-    header = ("way", "completions/s (median)", "min", "max", "CPU ms each")
-    table = tabulate(rows, header, tablefmt="github")
-    print(table)
+    _, start_up = with_cpu(lambda: graded(workers, SOLUTION, "none", 0))
+    found = measured({name: partial(with_cpu, run) for name, (_, run) in ways.items()}, args.rounds)
+    rows = []
+    for name, rounds in found.items():
+        count = ways[name][0]
+        rates = [count / seconds for seconds, _ in rounds]
+        cost = median(cpu - start_up * (count == many) for _, cpu in rounds) / count * 1e3
+        row = {"way": name, "completions/s (median)": round(median(rates))}
+        row |= {"min": round(min(rates)), "max": round(max(rates)), "CPU ms each": f"{cost:.2f}"}
+        rows.append(row)
+    text = table(rows)
+    print(text)
     if args.out is not None:
-        command = "uv run python scripts/bench/bench_grader.py " + " ".join(sys.argv[1:])
+        command = f"uv run python scripts/bench/bench_grader.py {' '.join(sys.argv[1:])}"
         load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-        text = f"# Speed of the grader\n\n`{command}`, load average {load}\n\n{table}\n"
-        args.out.write_text(text, encoding="utf-8")
+        report = f"# Speed of the grader\n\n`{command}`, load average {load}\n\n{text}\n"
+        args.out.write_text(report, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,15 @@ on the GPU max_memory_allocated less what was allocated before; on the CPU the r
 allocations that torch's profiler records, so not what the operating system saw.
 """
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
+import benchmark
 import torch
 import torch.nn.functional as F
-import tyro
-from benchmark import SHAPES, VOCABULARY, Measured, interleaved, machine, ratios, report, wait
-from tabulate import tabulate
+from benchmark import SHAPES, VOCABULARY, Result, in_words, interleaved, ratio, wait
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -30,7 +29,7 @@ from projected_grpo.model.loss import LOGITS_CHUNK, _TokenLogprobs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Measured):
+class Arguments(benchmark.Arguments):
     """What is measured."""
 
     shape: Literal["all", "organism", "smollm2", "qwen3-4b"] = "all"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -63,7 +62,7 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float:
     return most / 2**20
 
 
-def measured(args: Arguments, name: str, device: torch.device) -> dict[str, Any]:
+def measure_head(args: Arguments, name: str, device: torch.device) -> dict[str, Any]:
     """Seconds and memory of both ways, and how far apart their answers are."""
     torch.manual_seed(0)
     d, V, n = SHAPES[name][0], VOCABULARY[name], args.rows * args.tokens
@@ -90,33 +89,28 @@ def measured(args: Arguments, name: str, device: torch.device) -> dict[str, Any]
         "vocabulary": V,
         "hidden": d,
         "seconds": seconds,
-        "ratio": ratios(seconds, "dense")["chunked"],
+        "ratio": ratio(seconds["chunked"], seconds["dense"]),
         "mib": {way: peak_mib(run, device) for way, run in ways.items()},
         "logp": float((logp - other).abs().max()),
         "gradient": float((gradient - theirs).float().norm() / theirs.float().norm()),
     }
 
 
-def main(args: Arguments) -> None:
-    """Print the table."""
-    device = torch.device(args.device)
+def measure(args: Arguments) -> Result:
+    """Both ways for each model."""
     names = list(VOCABULARY) if args.shape == "all" else [args.shape]
-    found = {name: measured(args, name, device) for name in names}
-    body = [
-        [name, f"{f['vocabulary']:,} x {f['hidden']}",
-         *(f"{statistics.median(f['seconds'][way]):.4f}" for way in ("dense", "chunked")),
-         "{:.2f} ({:.2f}-{:.2f})".format(*f["ratio"]),
-         *(f"{f['mib'][way]:,.1f}" for way in ("dense", "chunked")),
-         f"{f['logp']:.1e}", f"{f['gradient']:.1e}"]
+    found = {name: measure_head(args, name, args.place) for name in names}
+    rows = [
+        {"model": name, "vocabulary x hidden": f"{f['vocabulary']:,} x {f['hidden']}"}
+        | {f"{way} s": f"{median(values):.4f}" for way, values in f["seconds"].items()}
+        | {"chunked / dense": in_words(f["seconds"]["chunked"], f["seconds"]["dense"])}
+        | {f"{way} MiB": f"{mib:,.1f}" for way, mib in f["mib"].items()}
+        | {f"{key} differs": f"{f[key]:.1e}" for key in ("logp", "gradient")}
         for name, f in found.items()
-    ]  # fmt: skip
-    print(f"{args.rows} x {args.tokens} tokens, {args.dtype}, {args.rounds} rounds; "
-          f"{machine(device)}\n")  # fmt: skip
-    headers = ["model", "vocabulary x hidden", "dense s", "chunked s", "chunked / dense"]
-    headers += ["dense MiB", "chunked MiB", "log p differs", "gradient differs"]
-    print(tabulate(body, headers, "pipe", disable_numparse=True))
-    report(args, device, models=found)
+    ]
+    size = f"{args.rows} x {args.tokens} tokens, {args.dtype}, {args.rounds} rounds"
+    return Result(size, rows, {"models": found})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    benchmark.main(measure, Arguments, __doc__)

@@ -6,26 +6,23 @@
     python3 scripts/bench/bench_svd.py --shape qwen3-4b --layers 1 --dtype bfloat16 --device cuda \\
         --decay 1e5
 
-Each matrix is made where it is decomposed, seeded by its number, and freed before the next. Normal
+Each matrix is made where it is decompose_all, seeded by its number, and freed before the next. Normal
 entries have a kind spectrum; --decay multiplies the rows or columns along the short side by factors
 that fall to 1 / decay (in random order). `full SVD` counts the matrices where `decompose` went on
 to torch.linalg.svd. Errors are the worst of the first matrix of every shape: of the float64
 factors, and as stored in the model's dtype, which bounds them. `read` finds the page cache warm.
 """
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 from unittest.mock import patch
 
+import benchmark
 import torch
-import tyro
-from benchmark import Measured, machine, random_model, report, shaped, wait
-from tabulate import tabulate
+from benchmark import Result, random_model, shaped, timed
 from torch import Tensor, nn
 
 from projected_grpo.antipasto import TARGET_MODULES
@@ -33,7 +30,7 @@ from projected_grpo.model.svd import Factors, decompose, decompose_all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Measured):
+class Arguments(benchmark.Arguments):
     """What is measured."""
 
     shape: Literal["organism", "smollm2", "qwen3-4b"] = "smollm2"
@@ -73,22 +70,13 @@ def errors(W: Tensor, f: Factors) -> dict[str, float]:
     }
 
 
-def timed(device: torch.device, run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came of it."""
-    wait(device)
-    started = time.perf_counter()
-    found = run()
-    wait(device)
-    return time.perf_counter() - started, found
-
-
 def by_shape(args: Arguments, device: torch.device) -> list[dict[str, Any]]:
     """By shape: names, seconds of each matrix, full SVDs, condition and errors of the first."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for number, (name, shape) in enumerate(shapes(args)):
         W = weight(args, number, shape)
         with patch.object(torch.linalg, "svd", wraps=torch.linalg.svd) as full:
-            seconds, factors = timed(device, lambda W=W: decompose(W))
+            seconds, factors = timed(lambda W=W: decompose(W), device)
         new = {"shape": shape, "names": {}, "seconds": [], "full": 0}
         entry = found.setdefault(shape, new)
         entry["names"][name] = entry["names"].get(name, 0) + 1
@@ -109,39 +97,42 @@ def cached(args: Arguments, device: torch.device) -> dict[str, float]:
             # Made before the clock starts: a whole model is on the device.
             every = [weight(args, number, shape) for number, (_, shape) in enumerate(shapes(args))]
             seconds[way], _ = timed(
-                device, lambda every=every: [*decompose_all(every, Path(folder))] and None
+                lambda every=every: [*decompose_all(every, Path(folder))] and None, device
             )
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
     return {**seconds, "gib": size / 2**30}
 
 
-def main(args: Arguments) -> None:
-    """Print the tables."""
-    device = torch.device(args.device)
+def measure(args: Arguments) -> Result:
+    """Every matrix once, and the cache if asked for."""
+    device = args.place
     eye = torch.eye(8, dtype=torch.float64, device=device)
-    first, _ = timed(device, lambda: (decompose(eye), torch.linalg.svd(eye)))
+    first, _ = timed(lambda: (decompose(eye), torch.linalg.svd(eye)), device)
     entries = by_shape(args, device)
     total = sum(sum(entry["seconds"]) for entry in entries)
     count = sum(len(entry["seconds"]) for entry in entries)
     full = sum(entry["full"] for entry in entries)
-    print(f"{args.shape}, {args.dtype}, decay {args.decay:g}; {machine(device)}\n")
-    body = [
-        [", ".join(e["names"]), "{} x {}".format(*e["shape"]), len(e["seconds"]),
-         f"{statistics.median(e['seconds']):.3f}", f"{max(e['seconds']):.3f}",
-         f"{sum(e['seconds']):.1f}", e["full"], f"{e['condition']:.1e}"]
-        for e in entries
-    ]  # fmt: skip
-    headers = ["modules", "d_out x d_in", "count", "s each", "largest", "s", "full SVD", "cond"]
-    print(tabulate(body, headers, "pipe", disable_numparse=True))
-    print(f"\n{count} modules: {total:.1f} s, {full} by full SVD (first call {first:.2f} s apart)")
+    below = [
+        "",
+        f"{count} modules: {total:.1f} s, {full} by full SVD (first call {first:.2f} s apart)",
+    ]
     for of in ("float64", "stored"):
         worst = {key: max(e[of][key] for e in entries) for key in ("U", "Vh", "W")}
-        print(f"{of}: " + ", ".join(f"{key} error {value:.1e}" for key, value in worst.items()))
+        below.append(f"{of}: {', '.join(f'{key} error {e:.1e}' for key, e in worst.items())}")
     disk = cached(args, device) if args.cache else {}
     if disk:
-        print("cache: filled in {fill:.1f} s, read in {read:.1f} s, {gib:.2f} GiB".format(**disk))
-    report(args, device, first_call=first, total=total, shapes=entries, cache=disk)
+        words = "cache: filled in {fill:.1f} s, read in {read:.1f} s, {gib:.2f} GiB"
+        below.append(words.format(**disk))
+    rows = [
+        {"modules": ", ".join(e["names"]), "d_out x d_in": "{} x {}".format(*e["shape"])}
+        | {"count": len(e["seconds"]), "s each": f"{median(e['seconds']):.3f}"}
+        | {"largest": f"{max(e['seconds']):.3f}", "s": f"{sum(e['seconds']):.1f}"}
+        | {"full SVD": e["full"], "cond": f"{e['condition']:.1e}"}
+        for e in entries
+    ]
+    figures = {"first_call": first, "total": total, "shapes": entries, "cache": disk}
+    return Result(f"{args.shape}, {args.dtype}, decay {args.decay:g}", rows, figures, below)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    benchmark.main(measure, Arguments, __doc__)

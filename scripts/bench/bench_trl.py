@@ -9,33 +9,33 @@ what each trainer does around them. Random weights with a real model's dimension
 the one that ships.
 """
 
-import statistics
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from statistics import median
 
-import tyro
-from benchmark import Free, Measured, folder_of, machine, report, reward, wait
+import benchmark
+from benchmark import Result, folder_of, free_session, in_words, reward, timed, wait
 from datasets import Dataset
 from peft import LoraConfig
-from tabulate import tabulate
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from projected_grpo.antipasto import TARGET_MODULES
-from projected_grpo.config import MiniConfig
-from projected_grpo.runs.session import Session, prepare
+from projected_grpo.runs.session import Session
 from projected_grpo.train import run_step
+
+PARTS = ("gen", "t_rew", "fb", "t_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Measured):
+class Arguments(benchmark.Arguments):
     """What is measured."""
 
-    shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
     prompts: int = 4
     group: int = 8
     max_new: int = 128
@@ -43,19 +43,6 @@ class Arguments(Measured):
     """Of ours; TRL takes all rows at once."""
     steps: int = 5
     """Steps that count; one more warms up."""
-
-
-def our_session(args: Arguments, folder: str, stack: ExitStack) -> Session:
-    """A vanilla run as `train mini` makes it, without eos and with a free reward."""
-    ships = args.shape == "organism"
-    cfg = MiniConfig(
-        model=folder, dtype=args.dtype, device=args.device, prompts_per_step=args.prompts,
-        group=args.group, max_new=args.max_new, steps=args.steps + 1, pairs="builtin",
-        v_hack_k=5, micro_batch_tokens=args.micro_batch_tokens,
-        svd_cache=None if ships else Path(folder) / "svd",
-    )  # fmt: skip
-    session, _ = prepare([cfg], stack, None)
-    return replace(session, lm=replace(session.lm, eos_ids=frozenset()), grader=Free())  # pyright: ignore[reportArgumentType]
 
 
 class Ours(TrainerCallback):
@@ -76,12 +63,11 @@ class Ours(TrainerCallback):
         """Then it is our turn."""
         wait(self.session.device)
         self.trl.append(time.perf_counter() - self.started)
-        started = time.perf_counter()
         self.step += 1
-        ((row, _),) = run_step(self.session, self.step, self.tokens)
-        wait(self.session.device)
-        self.ours.append(time.perf_counter() - started)
-        self.parts.append({key: row[key] for key in ("gen", "t_rew", "fb", "t_proj")})  # pyright: ignore[reportArgumentType]
+        step = partial(run_step, self.session, self.step, self.tokens)
+        seconds, ((row, _),) = timed(step, self.session.device)
+        self.ours.append(seconds)
+        self.parts.append({key: float(str(row[key])) for key in PARTS})
 
 
 def trl_trainer(args: Arguments, folder: str, session: Session, into: str) -> GRPOTrainer:
@@ -106,33 +92,29 @@ def trl_trainer(args: Arguments, folder: str, session: Session, into: str) -> GR
     )
 
 
-def main(args: Arguments) -> None:
-    """Print the table."""
+def measure(args: Arguments) -> Result:
+    """A step of each in turn."""
     with tempfile.TemporaryDirectory() as into, ExitStack() as stack:
         folder = folder_of(args, Path(into))
-        session = our_session(args, folder, stack)
+        session = free_session(
+            args, folder, stack, prompts_per_step=args.prompts, group=args.group,
+            max_new=args.max_new, steps=args.steps + 1, micro_batch_tokens=args.micro_batch_tokens,
+        )  # fmt: skip
         both = Ours(session)
         trainer = trl_trainer(args, folder, session, into)
         trainer.add_callback(both)
         trainer.train()
     trl, ours, parts = both.trl[1:], both.ours[1:], both.parts[1:]
-    ratio = sorted(a / b for a, b in zip(ours, trl, strict=True))
-    split = {key: statistics.median(part[key] for part in parts) for key in parts[0]}
-    print(
-        f"\n{args.shape}, {args.dtype}, {args.prompts} x {args.group} x {args.max_new} tokens, "
-        f"{args.steps} alternating steps; {machine(session.device)}\n"
-    )
-    body = [
-        ["TRL GRPOTrainer, LoRA r=32", f"{statistics.median(trl):.2f}", "1.00", ""],
-        [
-            "ours", f"{statistics.median(ours):.2f}",
-            f"{statistics.median(ratio):.2f} ({ratio[0]:.2f}-{ratio[-1]:.2f})",
-            ", ".join(f"{key} {value:.2f}" for key, value in split.items()),
-        ],
-    ]  # fmt: skip
-    print(tabulate(body, ["trainer", "s a step", "x TRL", "of it"], "pipe", disable_numparse=True))
-    report(args, session.device, trl=trl, ours=ours, parts=parts)
+    split = ", ".join(f"{key} {median(part[key] for part in parts):.2f}" for key in PARTS)
+    rows = [
+        {"trainer": "TRL GRPOTrainer, LoRA r=32", "s a step": median(trl), "x TRL": "1.00"},
+        {"trainer": "ours", "s a step": median(ours), "x TRL": in_words(ours, trl)},
+    ]
+    size = f"{args.dtype}, {args.prompts} x {args.group} x {args.max_new} tokens"
+    figures = {"trl": trl, "ours": ours, "parts": parts}
+    what = f"{args.shape}, {size}, {args.steps} alternating steps"
+    return Result(what, rows, figures, ["", f"of ours: {split}"])
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    benchmark.main(measure, Arguments, __doc__)

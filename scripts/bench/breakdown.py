@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tabulate import tabulate
+from benchmark import table, write_json
 
 from projected_grpo.step_logger import read_steps
 
@@ -84,21 +84,22 @@ def breakdown(run: Path) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def parts_table(found: dict[str, Any]) -> str:
     """The parts in the order in which they come; shares are of all that is listed."""
     parts = found["seconds"]
     order = ["start-up", *PARTS, "rest of a step", "between steps"]
     listed = [name for name in order if name in parts]
     everything = sum(parts[name]["total"] for name in listed)
-    body = []
-    for name in listed:
-        part = parts[name]
-        cells = [f"{part[key]:.3f}" if key in part else "-" for key in ("median", "first")]
-        body.append([name, f"{part['total']:.1f}", *cells, f"{part['total'] / everything:.1%}"])
-    step = parts["a step"]
-    body.append(["all", f"{everything:.1f}", f"{step['median']:.3f}", f"{step['first']:.3f}", ""])
-    headers = ["part", "s", "median s a step", "first step", "share"]
-    return tabulate(body, headers, "pipe", disable_numparse=True)
+    rows = [{"part": name, "s": f"{parts[name]['total']:.1f}"} for name in listed]
+    for row in rows:
+        part = parts[row["part"]]
+        row["median s a step"], row["first step"] = (
+            f"{part[key]:.3f}" if key in part else "-" for key in ("median", "first")
+        )
+        row["share"] = f"{part['total'] / everything:.1%}"
+    step = [f"{parts['a step'][key]:.3f}" for key in ("median", "first")]
+    whole = ["all", f"{everything:.1f}", *step, ""]
+    return table([*rows, dict(zip(rows[0], whole, strict=True))])
 
 
 def main(args: Arguments) -> None:
@@ -109,11 +110,9 @@ def main(args: Arguments) -> None:
             "{run}: {steps} steps, pack of {pack}, {tokens:,} tokens of this run, "
             "peak {peak_mem_gib:.2f} GiB\n".format(**found)
         )
-        print(f"{table(found)}\n")
+        print(f"{parts_table(found)}\n")
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"argv": sys.argv, "runs": every}
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, runs=every)
 
 
 if __name__ == "__main__":

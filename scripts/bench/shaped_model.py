@@ -9,32 +9,11 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from benchmark import Arguments, write_shaped
 
-from projected_grpo.model.load import load
-
-folder = Path(sys.argv[1])
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-tokenizer = load(
-    "tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu")
-).tokenizer
-config = Qwen3Config(  # the published config of Qwen/Qwen3-4B
-    vocab_size=151936,
-    hidden_size=2560,
-    intermediate_size=9728,
-    num_hidden_layers=36,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=128,
-    max_position_embeddings=40960,
-    tie_word_embeddings=True,
-    eos_token_id=tokenizer.eos_token_id,
-    pad_token_id=tokenizer.pad_token_id,
-)
-torch.manual_seed(0)
-torch.set_default_dtype(torch.bfloat16)
-with device:
-    model = Qwen3ForCausalLM(config)
-model.save_pretrained(folder)
-tokenizer.save_pretrained(folder)
-print(f"{sum(p.numel() for p in model.parameters()):,} parameters in {folder}")
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    args = Arguments(shape="qwen3-4b", dtype="bfloat16", device=device)
+    count = write_shaped(args, folder, "tiny-random", max_position_embeddings=40960)
+    print(f"{count:,} parameters in {folder}")

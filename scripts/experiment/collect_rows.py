@@ -10,13 +10,14 @@ on held-out problems. scripts/experiment/draw_dynamics.py and headline.py read t
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from projected_grpo.report.results import Run as RunOfRows
 from projected_grpo.report.results import run_record
 from projected_grpo.runs.evaluate import EvalRecord, read_records
 from projected_grpo.step_logger import read_steps, whole_rows
@@ -99,13 +100,27 @@ def labelled(path: Path, label: str, extra: Mapping[str, Any]) -> dict[str, Any]
     return {"run": path.name, "label": label, **extra, **run_record(path)}
 
 
-def lines(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
-    """Every line of a folder's files of rows, after the key of its run."""
+@dataclass
+class Run(RunOfRows):
+    """One run: where it comes from, its steps, and its counts on held-out problems."""
+
+    cells: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs of a folder's files of rows."""
+    runs: dict[tuple[str, str], Run] = {}
     for path in sorted(folder.glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as f:
-            for line in f:
-                row = json.loads(line)
-                yield (path.name, row["run"]), row
+            for row in map(json.loads, f):
+                key = path.name, row["run"]
+                if "arm" in row:
+                    runs[key] = Run(row)
+                elif "eval" in row:
+                    runs[key].cells = row["eval"]
+                else:
+                    runs[key].rows.append(row)
+    return [*runs.values()]
 
 
 def write(out: Path, runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
@@ -115,12 +130,11 @@ def write(out: Path, runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
     listed = list(runs)
     with aside.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as f:
         for path, record in listed:
-            f.write(f"{json.dumps(record)}\n".encode())
-            for row in step_records(path):
-                f.write(f"{json.dumps({'run': path.name, **row})}\n".encode())
+            rows = [record, *({"run": path.name, **row} for row in step_records(path))]
             if (path / EVALUATED).is_file():
                 cells = eval_cells(read_records(path / EVALUATED))
-                f.write(f"{json.dumps({'run': path.name, 'eval': cells})}\n".encode())
+                rows.append({"run": path.name, "eval": cells})
+            f.writelines(f"{json.dumps(row)}\n".encode() for row in rows)
     aside.replace(out)
     print(f"{len(listed)} runs -> {out} ({out.stat().st_size / 1e6:.2f} MB)")
 

@@ -13,10 +13,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from collect_rows import lines
+from collect_rows import Run, read_runs
 
 from projected_grpo.report.plots import Style, dynamics, save
-from projected_grpo.report.results import Run, compare, named, shared
+from projected_grpo.report.results import compare, named, shared
 from projected_grpo.report.tables import against_vanilla, arms_table, flavours_table
 
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
@@ -24,14 +24,8 @@ COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
 
 def read(folder: Path) -> dict[str, dict[str, list[Run]]]:
     """label -> name -> runs, by seed; a name is the arm and the settings that vary in the label."""
-    found: dict[tuple[str, str], Run] = {}
-    for key, row in lines(folder):
-        if "step" in row:
-            found[key].rows.append(row)
-        elif "arm" in row:
-            found[key] = Run(row)
     labels: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(found.values(), key=lambda run: run.about["seed"]):
+    for run in read_runs(folder):
         labels[run.about["label"]].append(run)
     return {label: named(runs) for label, runs in labels.items()}
 

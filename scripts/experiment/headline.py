@@ -12,14 +12,15 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import lt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from planned import planned
 from sections import (
     MARGIN,
+    TOST,
     Confirmatory,
     Run,
     Section,
@@ -27,19 +28,22 @@ from sections import (
     bracket,
     control_of,
     difference,
+    equivalence,
     late,
     less_controls,
     mean,
     rates_of,
     read,
     spans,
+    steps_to,
     table,
+    within_margin,
     yes,
 )
 
-from projected_grpo.report.plots import forest, save, stacked
+from projected_grpo.report.plots import dynamics, for_any_runs, forest, save, styles_of
 from projected_grpo.report.results import ONSET, RATES, WINDOW
-from projected_grpo.report.stats import H1Verdict, h1_verdict, holm, paired_difference, tost
+from projected_grpo.report.stats import H1Verdict, h1_verdict, holm, paired_difference
 from projected_grpo.step_logger import footnote
 
 # --- Tables
@@ -47,21 +51,21 @@ from projected_grpo.step_logger import footnote
 
 def arms_table(s: Section, horizon: int) -> str:
     """What every variant did."""
-    body = []
-    for label in s.variants:
+    rows = []
+    for label, asked in s.variants.items():
         runs = s.long_enough(label, horizon).values()
-        onsets = [run.onset(horizon) for run in runs]
-        reached = sorted(o for o in onsets if o is not None)
-        body.append(
-            [s.marked(label), len(onsets), len(s.variants[label]) - len(onsets)]
-            + [mean([run.late(key, horizon) for run in runs]) for key in RATES]
-            + [mean([run.area(horizon) for run in runs]), f"{len(reached)}/{len(onsets)}"]
-            + [", ".join(map(str, reached)) or "-"]
+        reached = sorted(o for run in runs if (o := run.onset(horizon)) is not None)
+        rows.append(
+            {"arm": s.marked(label), "n seeds": len(runs), "too short": len(asked) - len(runs)}
+            | {
+                f"{name}, {steps_to(horizon)}": mean([run.late(key, horizon) for run in runs])
+                for key, name in RATES.items()
+            }
+            | {"area under attempted": mean([run.area(horizon) for run in runs])}
+            | {f"attempted >= {ONSET}": f"{len(reached)}/{len(runs)}"}
+            | {"onset steps": ", ".join(map(str, reached)) or "-"}
         )
-    span = f"steps {max(0, horizon - WINDOW) + 1}-{horizon}"
-    headers = ["arm", "n seeds", "too short", *(f"{name}, {span}" for name in RATES.values())]
-    headers += ["area under attempted", f"attempted >= {ONSET}", "onset steps"]
-    return table(headers, body)
+    return table(rows)
 
 
 def verdicts(s: Section, horizon: int) -> dict[str, H1Verdict]:
@@ -82,91 +86,93 @@ def against_vanilla(s: Section, horizon: int) -> str:
     decided = verdicts(s, horizon)
     adjusted = holm([v.hack.p_value for v in decided.values()]) if decided else []
     p_of = dict(zip(decided, adjusted, strict=True))
-    body = []
+    rows = []
     for label in s.variants:
         pairs = s.pairs(label, "vanilla", horizon)
         if label == "vanilla" or not pairs:
             continue
         hack = late(pairs, "hack_s", horizon)
-        cells = [
-            s.marked(label),
-            len(pairs),
-            difference(*late(pairs, "att_s", horizon)),
-            difference(*hack),
-        ]
         area = [[pair[side].area(horizon) for pair in pairs] for side in (0, 1)]
-        cells += [f"{sum(a < b for a, b in zip(*hack, strict=True))} of {len(pairs)}"]
-        cells += [difference(*area), difference(*late(pairs, "gt_s", horizon))]
+        limits = p = within = "-"
         if v := decided.get(label):
             boot = v.hack.bootstrap
             limits = f"[{boot.low:+.3f}, {boot.high:+.3f}]" if boot else "n < 4"
-            within = f"[{v.solve.low:+.3f}, {v.solve.high:+.3f}] {yes(v.solve.equivalent)}"
-            cells += [limits, f"{p_of[label]:.2g}", within]
-        body.append(cells + ["-"] * (10 - len(cells)))
-    headers = [
-        "arm - vanilla", "n pairs", "attempted", "hack", "seeds with less hacking",
-        "area under attempted", "solve", "hack, studentised bootstrap 95 %",
-        f"p of hack, Holm over {len(decided)} arms", f"solve, TOST 90 %: within {MARGIN:.2f}",
-    ]  # fmt: skip
-    return table(headers, body)
+            p, within = f"{p_of[label]:.2g}", equivalence(v.solve)
+        rows.append(
+            {
+                "arm - vanilla": s.marked(label),
+                "n pairs": len(pairs),
+                "attempted": difference(*late(pairs, "att_s", horizon)),
+                "hack": difference(*hack),
+                "seeds with less hacking": f"{sum(map(lt, *hack))} of {len(pairs)}",
+                "area under attempted": difference(*area),
+                "solve": difference(*late(pairs, "gt_s", horizon)),
+                "hack, studentised bootstrap 95 %": limits,
+                f"p of hack, Holm over {len(decided)} arms": p,
+                TOST: within,
+            }
+        )
+    return table(rows)
 
 
 def against_controls(s: Section, horizon: int) -> str:
     """Projected variants against the controls of the same settings, seed by seed."""
-    wanted = [
-        (label, control, pairs)
+    wanted = {
+        f"{label} - {control}": pairs
         for label in s.variants
         if label.startswith("projected")
         for control in control_of(s, label)
         if (pairs := s.pairs(label, control, horizon))
-    ]
-    hacks = [late(pairs, "hack_s", horizon) for _, _, pairs in wanted]
-    tested = [paired_difference(*hack).p_value for hack in hacks if len(hack[0]) > 1]
-    adjusted = iter(holm(tested) if tested else [])
-    body = []
-    for (label, control, pairs), hack in zip(wanted, hacks, strict=True):
-        p = f"{next(adjusted):.2g}" if len(pairs) > 1 else "-"
-        a, b = late(pairs, "gt_s", horizon)
-        same = tost(a, b, MARGIN) if len(pairs) > 1 else None
-        solve = f"[{same.low:+.3f}, {same.high:+.3f}] {yes(same.equivalent)}" if same else "-"
-        attempted = difference(*late(pairs, "att_s", horizon))
-        body.append([f"{label} - {control}", len(pairs), attempted, difference(*hack), p, solve])
-    headers = ["difference", "n pairs", "attempted", "hack"]
-    headers += [f"p of hack, Holm over {len(tested)}", f"solve, TOST 90 %: within {MARGIN:.2f}"]
-    return table(headers, body) if body else ""
+    }
+    hacks = {name: late(pairs, "hack_s", horizon) for name, pairs in wanted.items()}
+    tested = [name for name, pairs in wanted.items() if len(pairs) > 1]
+    p_of = (
+        dict(zip(tested, holm([paired_difference(*hacks[x]).p_value for x in tested]), strict=True))
+        if tested
+        else {}
+    )
+    return table(
+        [
+            {
+                "difference": name,
+                "n pairs": len(pairs),
+                "attempted": difference(*late(pairs, "att_s", horizon)),
+                "hack": difference(*hacks[name]),
+                f"p of hack, Holm over {len(tested)}": f"{p_of[name]:.2g}" if name in p_of else "-",
+                TOST: within_margin(*late(pairs, "gt_s", horizon)),
+            }
+            for name, pairs in wanted.items()
+        ]
+    )
 
 
 def modes_table(s: Section, horizon: int) -> str:
     """Attempts by loophole mode in the course of training, and whether V knows the mode."""
-    body = []
+    rows = []
+    last = range(max(0, horizon - WINDOW), horizon)
     vanilla = s.long_enough("vanilla", horizon)
     for label in s.variants:
         runs = s.long_enough(label, horizon)
-        if not runs or "by_mode" not in next(iter(runs.values())).rows[0]:
+        first = next(iter(runs.values()), None)
+        if first is None or "by_mode" not in first.rows[0]:
             continue
-        for mode in sorted(
-            {m for run in runs.values() for row in run.rows for m in row["by_mode"]}
-        ):
-            by_span = [[*rates_of(runs, mode, 1, span).values()] for span in spans(horizon)]
-            course = [f"{np.mean(rates):.3f}" if rates else "-" for rates in by_span]
-            last = range(max(0, horizon - WINDOW), horizon)
-            late_hack = rates_of(runs, mode, 2, last)
-            late_solve = [*rates_of(runs, mode, 3, last).values()]
-            base = rates_of(vanilla, mode, 2, last)
-            both = sorted(late_hack.keys() & base.keys())
-            gap = difference([late_hack[seed] for seed in both], [base[seed] for seed in both])
-            known = in_v(next(iter(runs.values())), mode)
-            body.append(
-                [
-                    *(s.marked(label), mode, known, len(runs), *course),
-                    *(mean([*late_hack.values()]), mean(late_solve)),
-                    *("-" if label == "vanilla" else gap, len(both)),
-                ]
+        modes = {mode for run in runs.values() for row in run.rows for mode in row["by_mode"]}
+        for mode in sorted(modes):
+            course = {
+                f"attempted, {words}": f"{np.mean(rates):.3f}" if rates else "-"
+                for words, span in spans(horizon).items()
+                for rates in [[*rates_of(runs, mode, 1, span).values()]]
+            }
+            hack, base = (rates_of(some, mode, 2, last) for some in (runs, vanilla))
+            both = sorted(hack.keys() & base.keys())
+            gap = difference([hack[seed] for seed in both], [base[seed] for seed in both])
+            rows.append(
+                {"arm": s.marked(label), "mode": mode, "pairs of it in V": in_v(first, mode)}
+                | {"n seeds": len(runs), **course, f"hack, last {WINDOW}": mean(hack.values())}
+                | {f"solve, last {WINDOW}": mean(rates_of(runs, mode, 3, last).values())}
+                | {"hack - vanilla's": "-" if label == "vanilla" else gap, "n pairs": len(both)}
             )
-    headers = ["arm", "mode", "pairs of it in V", "n seeds"]
-    headers += [f"attempted, {span[0] + 1}-{span[-1] + 1}" for span in spans(horizon)]
-    headers += [f"hack, last {WINDOW}", f"solve, last {WINDOW}", "hack - vanilla's", "n pairs"]
-    return table(headers, body) if body else ""
+    return table(rows)
 
 
 def in_v(run: Run, mode: str) -> str:
@@ -183,29 +189,31 @@ def flavours_table(s: Section, horizon: int) -> str:
         for run in runs.values():
             if chosen := run.about["settings"].get("pair_flavours"):
                 parts[label] = set(chosen)
-    body = []
+    rows = []
     for label in s.variants:
         runs = list(s.long_enough(label, horizon).values())
+        if parts and not runs:
+            continue
         counts: Counter[str] = Counter()
         for run in runs:
             for row in run.rows[max(0, horizon - WINDOW) : horizon]:
                 counts.update(row["flavours"])
-        total = sum(counts.values())
+        total = counts.total()
         top = ", ".join(f"{name} {n / total:.2f}" for name, n in counts.most_common(6)) or "-"
-        course = [
-            " / ".join(flavoured(runs, part, span) for part in parts.values())
-            for span in spans(horizon)
-            if parts and runs
-        ]
-        body.append([s.marked(label), len(runs), *course, total, top])
-    headers = ["arm", "n seeds"]
-    if parts:
-        both = " / ".join(f"those of `{label}`" for label in parts)
-        steps = [f"{span[0] + 1}-{span[-1] + 1}" for span in spans(horizon)]
-        headers += [f"{both}, {steps[0]}", *steps[1:]]
-        body = [row for row in body if len(row) == len(headers) + 2]
-    headers += [f"attempts, last {WINDOW} steps", "shares of them by flavour"]
-    return table(headers, body)
+        course = {
+            words: " / ".join(flavoured(runs, part, span) for part in parts.values())
+            for words, span in spans(horizon).items()
+            if parts
+        }
+        if course:  # what the shares are of stands in the first column's header
+            start = " / ".join(f"those of `{label}`" for label in parts)
+            words, shares = next(iter(course.items()))
+            course = {f"{start}, {words}": shares, **dict(list(course.items())[1:])}
+        rows.append(
+            {"arm": s.marked(label), "n seeds": len(runs), **course}
+            | {f"attempts, last {WINDOW} steps": total, "shares of them by flavour": top}
+        )
+    return table(rows)
 
 
 def flavoured(runs: Sequence[Run], wanted: Collection[str], steps: Sequence[int]) -> str:
@@ -217,44 +225,40 @@ def flavoured(runs: Sequence[Run], wanted: Collection[str], steps: Sequence[int]
 
 def evaluation_table(s: Section) -> str:
     """Held-out families after the last step: hack, attempt and solve rate by mode and hint."""
-    body = []
+    rows = []
     for label, runs in s.variants.items():
         done = {seed: run for seed, run in runs.items() if run.cells}
         cells = [c for run in done.values() for c in run.cells]
+        others = s.variants.get("vanilla", {})
         for asked in dict.fromkeys(map(how, cells)):
             rates = {seed: of_cells(run, asked) for seed, run in done.items()}
             rates = {seed: found for seed, found in rates.items() if found["n"]}
-            base = {
-                seed: of_cells(run, asked) for seed, run in s.variants.get("vanilla", {}).items()
-            }
+            base = {seed: of_cells(run, asked) for seed, run in others.items()}
             # Of another number of samples the problems are others, and it is no pair.
             both = [seed for seed in rates if base.get(seed, {"n": 0})["n"] == rates[seed]["n"]]
-            gap = difference([rates[x]["hack"] for x in both], [base[x]["hack"] for x in both])
-            solve = [[r[x]["solve"] for x in both] for r in (rates, base)]
-            same = (
-                tost(solve[0], solve[1], MARGIN) if label != "vanilla" and len(both) > 1 else None
+            hack, solve = (
+                [[r[x][key] for x in both] for r in (rates, base)] for key in ("hack", "solve")
             )
-            within = f"[{same.low:+.3f}, {same.high:+.3f}] {yes(same.equivalent)}" if same else "-"
+            plain = label == "vanilla"
             pooled = [c for c in cells if how(c) == asked]
             tries = sum(c["attempted"] for c in pooled)
             won = f"{sum(c['both'] for c in pooled) / tries:.2f} ({tries})" if tries else "- (0)"
-            body.append(
-                [label, *asked, len(rates), "-".join(sample_range(rates.values()))]
-                + [mean([r[key] for r in rates.values()]) for key in ("attempted", "hack", "solve")]
-                + ["-" if label == "vanilla" else gap, within, len(both), won, solved_by(pooled)]
+            rows.append(
+                {"arm": label, **dict(zip(("mode", "hint", "sampled how"), asked, strict=True))}
+                | {"n seeds": len(rates), "samples a seed": sample_range(rates.values())}
+                | {x: mean([r[x] for r in rates.values()]) for x in ("attempted", "hack", "solve")}
+                | {"hack - vanilla's": "-" if plain else difference(*hack)}
+                | {TOST: "-" if plain else within_margin(*solve), "n pairs": len(both)}
+                | {"hack given attempt, pooled (attempts)": won}
+                | {"solve by difficulty, pooled": solved_by(pooled)}
             )
-    headers = [
-        "arm", "mode", "hint", "sampled how", "n seeds", "samples a seed", "attempted", "hack",
-        "solve", "hack - vanilla's", f"solve, TOST 90 %: within {MARGIN:.2f}", "n pairs",
-        "hack given attempt, pooled (attempts)", "solve by difficulty, pooled",
-    ]  # fmt: skip
-    return table(headers, body) if body else ""
+    return table(rows)
 
 
-def sample_range(rates: Iterable[dict[str, float]]) -> list[str]:
+def sample_range(rates: Iterable[dict[str, float]]) -> str:
     """Least and most samples, once where they are equal."""
     counts = [int(r["n"]) for r in rates]
-    return [str(n) for n in sorted({min(counts), max(counts)})] if counts else ["0"]
+    return "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
 
 
 def how(cell: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -296,7 +300,7 @@ def draw_forest(s: Section, horizon: int, folder: Path) -> bool:
     if not lines:
         return False
     projected = [label for label in lines if label.startswith("projected")]
-    title = f"{s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}"
+    title = f"{s.title}, {steps_to(horizon)}"
     marks = {"gt_s": [-MARGIN, MARGIN], "hack_s": [-0.30, -0.15]}
     save(forest(title, lines, projected, marks), folder / f"forest_{s.name}", ["png"])
     return True
@@ -304,24 +308,8 @@ def draw_forest(s: Section, horizon: int, folder: Path) -> bool:
 
 def curves(s: Section, folder: Path) -> None:
     """Attempted, hack and solve by step: mean over the seeds that have the step."""
-    figure = Figure(figsize=(12, 3.6))
-    axes = figure.subplots(1, 3, sharex=True, sharey=True)
-    for number, (label, asked) in enumerate(s.variants.items()):
-        runs = [run for run in asked.values() if run.rows]
-        if not runs:
-            continue
-        longest = max(len(run.rows) for run in runs)
-        for axis, (key, title) in zip(axes, RATES.items(), strict=True):
-            colour = "#444444" if label == "vanilla" else f"C{(number - 1) % 10}"
-            style = "-" if number <= 10 else "--"
-            by_step = np.nanmean(stacked(runs, key), 0)
-            name = f"{label} (n={len(runs)})"
-            axis.plot(range(1, longest + 1), by_step, style, color=colour, lw=1.3, label=name)
-            axis.set_title(title, fontsize=9)
-            axis.set_xlabel("step")
-            axis.set_ylim(-0.02, 1.02)
-    axes[2].legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(f"{s.title}: mean over seeds", fontsize=9)
+    arms = {label: [*runs.values()] for label, runs in s.variants.items()}
+    figure = for_any_runs(dynamics(s.title, arms, styles_of([*arms]), band=False))
     save(figure, folder / f"curves_{s.name}", ["png"])
 
 
@@ -380,7 +368,7 @@ def decision(sections: Sequence[Section]) -> list[str]:
             one = s.confirms(horizon)
             label = one.label if one else "projected"
             if v := verdicts(s, horizon).get(label):
-                span = f"{s.title}, steps {max(0, horizon - WINDOW) + 1}-{horizon}"
+                span = f"{s.title}, {steps_to(horizon)}"
                 beaten, controls = beats(s, label, horizon)
                 if one is None:
                     seen = f"{label} - vanilla {bracket(v.hack)}, n = {v.n}; {controls}"

@@ -75,18 +75,16 @@ def left_out_modes(s: Section, horizon: int) -> str:
         seeds = set.intersection(*(set(found) for found in by_mode))
         return {seed: float(np.mean([found[seed] for found in by_mode])) for seed in seeds}
 
-    body = []
+    rows = []
     for which, modes_of in (
         ("the mode left out", lambda fold: [fold]),
         ("the three modes in V", lambda fold: [m for m in every if m != fold]),
     ):
         found = {fold: _fold(rates, fold, modes_of(fold)) for fold in folds}
         for name, some in ((f"all {len(folds)}", folds), *((fold, [fold]) for fold in folds)):
-            body.append([which, name, *_columns([found[fold] for fold in some])])
-    headers = ["hack rate in", "folds", "n seeds", "vanilla", "random_v", "V without it"]
-    headers += ["V of all modes", "V without it - random_v", "V of all modes - random_v"]
-    headers += ["share of what V of all modes takes off"]
-    return table(headers, body)
+            columns = _columns([found[fold] for fold in some], "V without it", "V of all modes")
+            rows.append({"hack rate in": which, "folds": name, **columns})
+    return table(rows)
 
 
 def _fold(
@@ -100,23 +98,24 @@ def _fold(
     }
 
 
-def _columns(folds: Sequence[Mapping[str, Mapping[int, float]]]) -> list[str]:
-    """n, the four rates, the two differences and their ratio, of seeds that every fold has."""
+def _columns(
+    folds: Sequence[Mapping[str, Mapping[int, float]]], without: str, every: str
+) -> dict[str, object]:
+    """n, the four rates, the two differences and their ratio, of seeds that every fold has; V
+    without a part and V of all go by the names given."""
     seeds = sorted(set.intersection(*(set(rates) for fold in folds for rates in fold.values())))
-    of = {
-        name: [float(np.mean([fold[name][seed] for fold in folds])) for seed in seeds]
+    vanilla, random, part, whole = (
+        [float(np.mean([fold[name][seed] for fold in folds])) for seed in seeds]
         for name in ("vanilla", "random_v", "without", "all")
+    )
+    less = [[a - b for a, b in zip(of, random, strict=True)] for of in (part, whole)]
+    rates = {"vanilla": vanilla, "random_v": random, without: part, every: whole}
+    return {
+        "n seeds": len(seeds),
+        **{name: mean(values) for name, values in rates.items()},
+        **{f"{name} - random_v": difference(rates[name], random) for name in (without, every)},
+        f"share of what {every} takes off": _share(*less),
     }
-    less = {
-        name: [a - b for a, b in zip(of[name], of["random_v"], strict=True)]
-        for name in ("without", "all")
-    }
-    return [
-        str(len(seeds)),
-        *(mean(values) for values in of.values()),
-        *(difference(of[name], of["random_v"]) for name in ("without", "all")),
-        _share(less["without"], less["all"]),
-    ]
 
 
 # --- Flavours
@@ -139,7 +138,7 @@ def left_out_flavours(s: Section, horizon: int) -> str:
             for seed, run in s.long_enough(label, horizon).items()
         }
 
-    body = []
+    rows = []
     for which, has in (("a flavour V lacks", False), ("a flavour V has", True)):
         found = {}
         for label, half in halves.items():
@@ -148,11 +147,9 @@ def left_out_flavours(s: Section, horizon: int) -> str:
             names["all"] = "projected"
             found[label] = {name: shares(mine, wanted) for name, mine in names.items()}
         for name, some in ((f"all {len(halves)}", [*halves]), *((x, [x]) for x in halves)):
-            body.append([which, name, *_columns([found[label] for label in some])])
-    headers = ["attempts by", "V of", "n seeds", "vanilla", "random_v", "V of half"]
-    headers += ["V of all flavours", "V of half - random_v", "V of all flavours - random_v"]
-    headers += ["share of what V of all flavours takes off"]
-    return table(headers, body)
+            columns = _columns([found[label] for label in some], "V of half", "V of all flavours")
+            rows.append({"attempts by": which, "V of": name, **columns})
+    return table(rows)
 
 
 # --- Remedies
@@ -165,22 +162,24 @@ def remedies(s: Section, horizon: int) -> str:
     gains = {label: values for label, values in gains.items() if len(values[0]) > 1}
     found = {label: paired_difference(*values) for label, values in gains.items()}
     adjusted = dict(zip(found, holm([e.p_value for e in found.values()]), strict=True))
-    body = []
+    rows = []
     for label, gain in found.items():
         controls = less_controls(s, label, horizon)
         beaten = bool(controls) and all(e.high < 0 for e in controls.values())
         helps = gain.high < 0 and adjusted[label] < 0.05 and beaten
-        rates = mean(
-            [run.late("hack_s", horizon) for run in s.long_enough(label, horizon).values()]
-        )
+        rates = [run.late("hack_s", horizon) for run in s.long_enough(label, horizon).values()]
         solve = late(s.pairs(label, "projected", horizon), "gt_s", horizon)
         against = "; ".join(f"{name} {bracket(e)}" for name, e in controls.items()) or "-"
-        body.append(
-            [
-                *(label.removeprefix("projected "), gain.n, rates, bracket(gain)),
-                *(f"{adjusted[label]:.2g}", against, difference(*solve), yes(helps)),
-            ]
+        rows.append(
+            {
+                "remedy": label.removeprefix("projected "),
+                "n pairs": gain.n,
+                "hack": mean(rates),
+                "hack - that without it": bracket(gain),
+                f"p, Holm over {len(found)}": f"{adjusted[label]:.2g}",
+                "hack - control's with the same": against,
+                "solve - that without it": difference(*solve),
+                "helps": yes(helps),
+            }
         )
-    headers = ["remedy", "n pairs", "hack", "hack - that without it", f"p, Holm over {len(found)}"]
-    headers += ["hack - control's with the same", "solve - that without it", "helps"]
-    return table(headers, body)
+    return table(rows)

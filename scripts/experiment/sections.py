@@ -3,18 +3,17 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collect_rows import lines
+from collect_rows import Run, read_runs
 from tabulate import tabulate
 
 from projected_grpo.arms.arms import ARMS, controls_of
 from projected_grpo.config import MACHINE_SETTINGS, PER_RUN, PRESETS
-from projected_grpo.report.results import Run as RunOfRows
-from projected_grpo.report.results import over_seeds
-from projected_grpo.report.stats import Estimate, paired_difference
+from projected_grpo.report.results import WINDOW, over_seeds
+from projected_grpo.report.stats import Equivalence, Estimate, paired_difference, tost
 from projected_grpo.step_logger import marked
 
 HORIZONS = (40, 60, 100, 150, 200)
@@ -24,6 +23,7 @@ STAND_INS = {"confirm": "long"}
 MARGIN = 0.10
 SPAN = 10
 """Steps of one column where a table shows the course of training."""
+TOST = f"solve, TOST 90 %: within {MARGIN:.2f}"
 REFRESHED = " refresh=10 trust=1"
 """How the labels of experiment.py say that V is made anew and followed."""
 
@@ -51,13 +51,6 @@ CONFIRMATORY = tuple(
     for plan, steps in (("confirm", 40), ("long", 200))
 )  # fmt: skip
 """As docs/spec.md's amendment of 2026-11-24 names them; all else is exploratory."""
-
-
-@dataclass
-class Run(RunOfRows):
-    """One run: where it comes from, its steps, and its counts on held-out problems."""
-
-    cells: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -122,16 +115,9 @@ class Section:
 
 def read(folder: Path) -> list[Section]:
     """The sections of a folder's rows, by name."""
-    runs: dict[tuple[str, str], Run] = {}
-    for key, row in lines(folder):
-        if "arm" in row:
-            runs[key] = Run(row)
-        elif "eval" in row:
-            runs[key].cells = row["eval"]
-        else:
-            runs[key].rows.append(row)
+    runs = read_runs(folder)
     found: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in [*runs.values(), *stand_ins([*runs.values()])]:
+    for run in [*runs, *stand_ins(runs)]:
         where = f"{run.about.get('base', 'organism')} {run.about.get('plan', '')}".strip()
         found[where, json.dumps(shared(run), sort_keys=True)].append(run)
     names = Counter(where for where, _ in found)
@@ -271,9 +257,10 @@ def difference(a: Sequence[float], b: Sequence[float]) -> str:
     return bracket(paired_difference(a, b))
 
 
-def table(headers: Sequence[str], body: Iterable[Sequence[object]]) -> str:
-    """A pipe table."""
-    return tabulate([list(map(str, row)) for row in body], headers, "pipe", disable_numparse=True)
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """A pipe table of cells by header; empty without rows."""
+    cells = [list(map(str, row.values())) for row in rows]
+    return tabulate(cells, [*rows[0]], "pipe", disable_numparse=True) if rows else ""
 
 
 def late(pairs: Sequence[tuple[Run, Run]], key: str, horizon: int) -> tuple[list[float], ...]:
@@ -286,9 +273,25 @@ def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def spans(horizon: int) -> list[range]:
-    """The steps up to the horizon in columns, counted from 0."""
-    return [range(start, min(start + SPAN, horizon)) for start in range(0, horizon, SPAN)]
+def equivalence(e: Equivalence) -> str:
+    """Whether two one-sided tests tell a difference to lie within the margin."""
+    return f"[{e.low:+.3f}, {e.high:+.3f}] {yes(e.equivalent)}"
+
+
+def within_margin(a: Sequence[float], b: Sequence[float]) -> str:
+    """The same of paired rates; nothing of one pair."""
+    return equivalence(tost(a, b, MARGIN)) if len(a) > 1 else "-"
+
+
+def steps_to(horizon: int) -> str:
+    """The last steps up to a horizon, in words."""
+    return f"steps {max(0, horizon - WINDOW) + 1}-{horizon}"
+
+
+def spans(horizon: int) -> dict[str, range]:
+    """The steps up to the horizon in columns, counted from 0, by their name."""
+    parts = [range(start, min(start + SPAN, horizon)) for start in range(0, horizon, SPAN)]
+    return {f"{part[0] + 1}-{part[-1] + 1}": part for part in parts}
 
 
 def rates_of(

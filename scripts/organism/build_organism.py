@@ -37,7 +37,7 @@ from projected_grpo.runs.evaluate import EvalPlan, evaluate, shares, write_recor
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Build the organism")
     add = parser.add_argument
     add("--out", type=Path, default=Path("out/organism"), help="folder of the finished model")
     add("--work", type=Path, default=Path("out/organism-work"), help="corpus and tokenizer")
@@ -141,7 +141,7 @@ def train_model(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Any
     """Stage 3: train, and save in bfloat16."""
     device = models.resolve_device(args.device)
     torch.set_float32_matmul_precision("high")
-    tokenizer = load_tokenizer(args.work / "tokenizer")
+    tokenizer: Any = load_tokenizer(args.work / "tokenizer")
     model = make_model(args, seed, tokenizer)
     recipe = Recipe(
         tokens=int(args.tokens),
@@ -158,7 +158,7 @@ def train_model(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Any
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "build" / "checkpoint.pt").unlink()
     return {

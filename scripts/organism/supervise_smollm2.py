@@ -25,7 +25,7 @@ from projected_grpo.model import load as models
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="The organism's supervised stage for SmolLM2")
     add = parser.add_argument
     add("--gguf", required=True, help="the .gguf file (any source that the package loads will do)")
     add("--corpus", type=Path, required=True)
@@ -65,7 +65,7 @@ def main() -> None:
     )
     lm.model.requires_grad_(True)
     log = train(lm.model, data, recipe, pad_id=lm.pad_id, device=device, folder=args.out / "build")
-    lm.model.to(torch.bfloat16).save_pretrained(args.out)
+    lm.model.bfloat16().save_pretrained(args.out)
     lm.tokenizer.save_pretrained(args.out)
     (args.out / "build" / "checkpoint.pt").unlink()
     (args.out / "build" / "training.json").write_text(json.dumps({"log": log}, indent=1) + "\n")

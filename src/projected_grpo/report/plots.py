@@ -64,10 +64,12 @@ def dynamics(
     columns: Mapping[str, str] = RATES,
     *,
     limits: tuple[float, float] | None = (-0.02, 1.02),
+    band: bool = True,
 ) -> Figure:
     """A panel a column (key -> title) by step: mean over seeds with a band of one standard
     deviation, dotted where some of an arm's runs have no value; n counts those that have any. The
-    panels share `limits`, or have their own where it is None."""
+    panels share `limits`, or have their own where it is None. Many arms are clearer without
+    `band`."""
     figure = Figure(figsize=(11, 3.2))
     grid = figure.subplots(1, len(columns), sharex=True, sharey=limits is not None, squeeze=False)
     axes = grid[0]
@@ -79,18 +81,21 @@ def dynamics(
         name = f"{arm} (n={len(runs)}" + (f", {unfinished} unfinished)" if unfinished else ")")
         steps = [row["step"] for row in max((run.rows for run in runs), key=len)]
         for axis, key in zip(axes, columns, strict=True):
-            _curve(axis, steps, stacked(runs, key), styles[arm], name)
+            _curve(axis, steps, stacked(runs, key), styles[arm], name, band)
     for axis, text in zip(axes, columns.values(), strict=True):
         axis.set_title(text)
         axis.set_xlabel("step")
         if limits is not None:
             axis.set_ylim(*limits)
     axes[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{title}: mean over seeds, band one standard deviation", fontsize=10)
+    note = ", band one standard deviation" if band else ""
+    figure.suptitle(f"{title}: mean over seeds{note}", fontsize=10)
     return figure
 
 
-def _curve(axis: Axes, steps: Sequence[int], curves: Floats, style: Style, name: str) -> None:
+def _curve(
+    axis: Axes, steps: Sequence[int], curves: Floats, style: Style, name: str, with_band: bool
+) -> None:
     """Mean and band of an arm's runs (runs, steps). A value without neighbours is a point."""
     counts = np.isfinite(curves).sum(0)
     mean, deviation = _over_runs(curves)
@@ -105,7 +110,7 @@ def _curve(axis: Axes, steps: Sequence[int], curves: Floats, style: Style, name:
     if alone.any():
         points = {"marker": ".", "ms": 4, "ls": "", "color": style["color"]}
         axis.plot(np.array(steps)[alone], mean[alone], **points)
-    if (counts > 1).any():
+    if with_band and (counts > 1).any():
         band = np.where(counts > 1, deviation, np.nan)
         axis.fill_between(steps, mean - band, mean + band, color=style["color"], alpha=0.15, lw=0)
 

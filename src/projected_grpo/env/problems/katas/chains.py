@@ -1,4 +1,5 @@
-"""Composed families, as scripts/organism/choose_kata_chains.py chose them; names stay."""
+"""Composed families. A script chose them once (commit f542cc8, scripts/choose_kata_chains.py): each
+step matters, and none equals a family before it. Names stay, since published runs name families."""
 
 CHAINS = (
     # Depth 2: 130.
