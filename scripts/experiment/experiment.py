@@ -114,8 +114,9 @@ PLANS: dict[str, list[Variant]] = {
     "reduced": [("vanilla", {}), ("projected", _PROJECTED), ("random_v", _RANDOM)],
     # At the k where the direction does the work and hacking comes back: each beside the same along
     # random axes. Those take neither refresh nor trust, which would change nothing of them: they
-    # are not made anew, and delta_S never has anything inside their span (tests/test_remedies.py).
-    # Beside running axes, which are made anew, trust would act: that control is missing here.
+    # are not made anew, and delta_S never has anything inside their span
+    # (tests/arms/test_remedies.py). Beside running axes, which are made anew, trust would act: that
+    # control is missing here.
     "remedies": [
         ("vanilla", {}),
         *_both("", {}),

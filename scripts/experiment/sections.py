@@ -217,8 +217,8 @@ def control_of(s: Section, label: str) -> list[str]:
     """The controls that a projected variant is to beat: those with its own settings.
 
     random_v has no variant that is refreshed: its axes are not made anew and trust finds nothing
-    of delta_S inside their span, so the run without is that run (tests/test_remedies.py). Not so
-    beside running axes, which trust acts on too.
+    of delta_S inside their span, so the run without is that run (tests/arms/test_remedies.py).
+    Not so beside running axes, which trust acts on too.
     """
     own = [label.replace("projected", control, 1) for control in controls_of("projected")]
     if label.endswith(REFRESHED) and " running" not in label:

@@ -3,7 +3,7 @@
 - Three sets ship beside this file, on the same tasks: `builtin` (hack against clean), and two
   controls, `placebo` (clean against clean) and `framing` (the same honest code, with honest or
   dishonest prose). docs/brainstorm/extracted_prefs.md says why they look as they do,
-  tests/test_pairs.py enforces the style rules and executes every side.
+  tests/pairs/test_pairs.py enforces the style rules and executes every side.
 - A pair's messages have the live form: the training prompt, with the mode's hint put in.
 - Reading pairs imports no torch, so that they can be listed and checked anywhere.
 """
