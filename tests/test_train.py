@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, tzinfo
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import assert_same_rows, leetcode_dir, rollouts_of, rows_of
 from safetensors.torch import load_file
 
+import projected_grpo.train as training
 from projected_grpo.arms.rows import grade_columns
 from projected_grpo.arms.update import optimize
 from projected_grpo.cli import named_settings
@@ -30,7 +35,7 @@ from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import labels
 from projected_grpo.runs.data import problems_of_step
 from projected_grpo.runs.directory import RunDir, resumed_config
-from projected_grpo.runs.session import prepare
+from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.teacher_pool import open_pool
 from projected_grpo.step_logger import COLUMNS, read_steps
 from projected_grpo.train import (
@@ -410,11 +415,25 @@ def _wait_for_steps(out_dir: Path, n: int, process: subprocess.Popen[str]) -> Pa
     raise AssertionError(process.communicate())
 
 
+def _train_and_be_killed(out_dir: Path, steps: int) -> None:
+    """In a process of its own: after so many steps SIGKILL, wherever it then is."""
+    plain = training.run_step
+
+    def run_step(session: Session, step: int, *rest: Any) -> object:
+        if step > steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(session, step, *rest)
+
+    setattr(training, "run_step", run_step)  # noqa: B010
+    train(SmokeConfig(out_dir=out_dir, arm="projected"))
+
+
 def test_killed_at_step_2_and_resumed_gives_the_same_rows(projected: Path, tmp_path: Path) -> None:
-    process = _start(tmp_path, "--arm=projected")
-    run = _wait_for_steps(tmp_path, 2, process)
-    process.kill()
-    process.wait()
+    process = get_context("fork").Process(target=_train_and_be_killed, args=(tmp_path, 2))
+    process.start()
+    process.join()
+    (run,) = tmp_path.iterdir()
+    assert process.exitcode == -signal.SIGKILL and len(rows_of(run)) == 2
     with (run / "rollouts.jsonl").open("a") as f:
         f.write('{"step": 3, "half a li')  # what a kill in the middle of a write leaves
     train(SmokeConfig(out_dir=tmp_path, resume=run))

@@ -21,7 +21,7 @@ from projected_grpo.env.sandbox.sandbox import Limits, SandboxError
 def submissions() -> list[Submission]:
     """Honest, wrong, hacking and broken answers in several modes."""
     found = []
-    for n, problem in enumerate(kata_problems("train", seed=0, limit=6)):
+    for n, problem in enumerate(kata_problems("train", seed=0, limit=2)):
         for mode in ("run_tests", "sentinel", "none"):
             texts = [
                 honest_answer(problem, mode, TRAIN_NAME, n),

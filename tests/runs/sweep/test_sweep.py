@@ -429,13 +429,18 @@ def rows_in(out: Path) -> dict[str, int]:
     }
 
 
+def run_of(out: Path, arm: str) -> Path:
+    """The run of an arm."""
+    (run,) = (r for rs in runs_by_settings(out).values() for r in rs if f"_{arm}_" in r.name)
+    return run
+
+
 @pytest.mark.slow
 def test_a_local_sweep_from_the_outside(tmp_path: Path) -> None:
     """One cell is killed, the others run on; Ctrl-C has one save and begins no more; the same
     command again goes on with both and leaves what is finished alone, to the rows of runs that were
     never disturbed."""
-    # so many that the first is not done before the second, begun later, is killed
-    out, long = tmp_path / "out", "--override=--steps=80"
+    out, long = tmp_path / "out", "--override=--steps=40"
     asked = (
         *("run", "smoke", "--arms", "vanilla", "projected", "--seeds", "1", "--local.at-once=2"),
         *(long, f"--out-dir={out}", "--", *TINY[1:]),
@@ -443,27 +448,33 @@ def test_a_local_sweep_from_the_outside(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*SWEEP, *asked], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_for(lambda: len(rows_in(out)) == 2 and min(rows_in(out).values()) >= 2)
-    (killed,) = (r for rs in runs_by_settings(out).values() for r in rs if "_projected_" in r.name)
+    held: dict[str, int] = {}  # whichever is first waits for the other, and is not done before it
+    while len(held) < 2:
+        wait_for(lambda: any(n >= 2 for arm, n in rows_in(out).items() if arm not in held))
+        for arm in [arm for arm, n in rows_in(out).items() if n >= 2 and arm not in held]:
+            held[arm] = json.loads((run_of(out, arm) / "run.json").read_text())["process"]["pid"]
+            os.kill(held[arm], signal.SIGSTOP)
+    killed = run_of(out, "projected")
     assert read_progress(killed).state == "running"
-    os.kill(json.loads((killed / "run.json").read_text())["process"]["pid"], signal.SIGKILL)
+    os.kill(held["projected"], signal.SIGKILL)
     wait_for(lambda: read_progress(killed).state == "died")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.kill(held["vanilla"], signal.SIGCONT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "killed by SIGKILL" in said and "stopped " in said
     states = {
         one.cfg.arm: one for rs in runs_by_settings(out).values() for one in map(read_progress, rs)
     }
-    assert states["vanilla"].state == "stopped" and 2 <= states["vanilla"].steps < 80
+    assert states["vanilla"].state == "stopped" and 2 <= states["vanilla"].steps < 40
 
     again = sweep(*asked)
     assert again.returncode == 0, again.stderr
     assert [what[0] for what in planned(again).values()] == ["resume", "resume"]
-    assert rows_in(out) == {"vanilla": 80, "projected": 80}
+    assert rows_in(out) == {"vanilla": 40, "projected": 40}
     alone = tmp_path / "alone"
     subprocess.run(
         python_command(
-            ("train", "smoke", "--seed=1", "--steps=80", *TINY[1:], f"--out-dir={alone}")
+            ("train", "smoke", "--seed=1", "--steps=40", *TINY[1:], f"--out-dir={alone}")
         ),
         check=True,
         capture_output=True,
