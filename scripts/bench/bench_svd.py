@@ -6,7 +6,7 @@
     python3 scripts/bench/bench_svd.py --shape qwen3-4b --layers 1 --dtype bfloat16 --device cuda \\
         --decay 1e5
 
-Each matrix is made where it is decompose_all, seeded by its number, and freed before the next. Normal
+Each matrix is made where it is decomposed, seeded by its number, and freed before the next. Normal
 entries have a kind spectrum; --decay multiplies the rows or columns along the short side by factors
 that fall to 1 / decay (in random order). `full SVD` counts the matrices where `decompose` went on
 to torch.linalg.svd. Errors are the worst of the first matrix of every shape: of the float64

@@ -28,9 +28,9 @@ from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
     Sides,
-    directions,
     hack_minus_clean,
     side_gradients,
+    top_axes,
     unit_pairs,
     without_labels,
 )
@@ -128,9 +128,9 @@ def main(args: Arguments) -> None:
         g = torch.Generator().manual_seed(stream_seed("energy", args.seed, name))
         random[name] = random_orthonormal(max(args.ks), d.shape[1], g).to(d)
     sources = {
-        "V": {name: directions(d)[0] for name, d in D.items()},
-        "placebo V": {name: directions(d)[0] for name, d in P.items()},
-        "shuffled V": {name: directions(d)[0] for name, d in shuffled.items()},
+        "V": {name: top_axes(d)[0] for name, d in D.items()},
+        "placebo V": {name: top_axes(d)[0] for name, d in P.items()},
+        "shuffled V": {name: top_axes(d)[0] for name, d in shuffled.items()},
         "random V": random,
     }
     found = energies(H, sources, args.ks, families)

@@ -14,7 +14,7 @@ from projected_grpo.arms.arms import ARMS, controls_of
 from projected_grpo.config import MACHINE_SETTINGS, PER_RUN, PRESETS
 from projected_grpo.report.results import WINDOW, over_seeds
 from projected_grpo.report.stats import Equivalence, Estimate, paired_difference, tost
-from projected_grpo.step_logger import marked
+from projected_grpo.step_logger import mark_caution
 
 HORIZONS = (40, 60, 100, 150, 200)
 STAND_INS = {"confirm": "long"}
@@ -73,7 +73,7 @@ class Section:
 
     def marked(self, label: str) -> str:
         """The label as tables of training rates have it."""
-        return marked(label, self.cautions)
+        return mark_caution(label, self.cautions)
 
     def long_enough(self, label: str, horizon: int) -> dict[int, Run]:
         """The runs of a label that have come to a horizon."""
