@@ -8,6 +8,7 @@ from torch import nn
 
 from projected_grpo.antipasto import Adapter, SVDLinear, _hash_draws, wrap
 from projected_grpo.env.errors import InputError
+from projected_grpo.proj import cosine, random_orthonormal
 
 IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -402,3 +403,46 @@ def test_merge_refuses_a_weight_that_is_not_finite() -> None:
         next(iter(adapter.delta_S.values()))[0, 0] = torch.inf
     with pytest.raises(ValueError, match="not finite"):
         adapter.merge()
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+def test_the_pulls_of_all_tokens_add_up_to_the_alignment_of_their_row(n_runs: int) -> None:
+    adapter = wrap(tiny_qwen(torch.float64), n_runs=n_runs)
+    randomise(adapter)
+    g = torch.Generator().manual_seed(1)
+    basis = {
+        name: random_orthonormal(3, delta.shape[1], g).double()
+        for name, delta in list(adapter.delta_S.items())[::2]
+    }
+    other = {name: random_orthonormal(1, V.shape[1], g).double() for name, V in basis.items()}
+    directions = {name: torch.stack([V.sum(0), other[name][0]], 1) for name, V in basis.items()}
+    run = torch.tensor([0, n_runs - 1, 0])
+    with adapter.rows(run) as leaves, adapter.token_pull(directions) as pull:
+        loss = nll_per_row(adapter.model).sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+    rows = dict(zip(leaves, gradients, strict=True))
+    for d, V in enumerate((basis, other)):
+        torch.testing.assert_close(pull.tokens[..., d].sum(1), cosine(rows, V))
+    assert not pull.tokens[1, 9:].any() and not pull.tokens[2, 5:].any()  # padding pulls nowhere
+    with adapter.rows(run) as leaves:  # measuring changes nothing, and ends with its block
+        again = torch.autograd.grad(nll_per_row(adapter.model).sum(), list(leaves.values()))
+    for a, b in zip(gradients, again, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_token_pulls_as_the_gradient_that_flows_in_at_its_place() -> None:
+    """Against an independent formula: scale the output of one place, differentiate by that."""
+    adapter = wrap(tiny_qwen(torch.float64))
+    name, module = next(iter(adapter.modules.items()))
+    v = torch.randn(module.S.shape, generator=torch.Generator().manual_seed(3)).double()
+    run = torch.zeros(3, dtype=torch.long)
+    with adapter.rows(run) as leaves, adapter.token_pull({name: v[:, None]}) as pull:
+        (g,) = torch.autograd.grad(nll_per_row(adapter.model).sum(), [leaves[name]])
+    eps = torch.zeros(3, 12, 1, dtype=torch.float64, requires_grad=True)
+    hook = module.register_forward_hook(
+        lambda _, x, y: y + eps * F.linear(x[0] @ module.Vh.T * v, module.U)
+    )
+    with adapter.rows(torch.zeros(3, dtype=torch.long)):
+        (expected,) = torch.autograd.grad(nll_per_row(adapter.model).sum(), [eps])
+    hook.remove()
+    torch.testing.assert_close(pull.tokens, expected / g.norm(dim=1)[:, None, None])

@@ -25,8 +25,9 @@ hack score for one backward.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -36,7 +37,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.adapter import TARGET_MODULES, Adapter, target_linears
+from projected_grpo.model.adapter import TARGET_MODULES, Adapter, TokenPull, target_linears
 from projected_grpo.model.svd import Factors, decompose_all, sketch
 from projected_grpo.model.tensor_file import write_tensors
 
@@ -51,10 +52,11 @@ class _FactoredLinear(torch.autograd.Function):
     sequence; the gradient to row_delta is every sequence's own."""
 
     @staticmethod
-    def forward(ctx, x, row_delta, S, bias, U, Vh):
+    def forward(ctx, x, row_delta, S, bias, U, Vh, measure):
         scale = (S + row_delta)[:, None]  # (B, 1, r) float32 or better
         h = x @ Vh.T
         ctx.save_for_backward(h, scale, U, Vh)
+        ctx.measure = measure
         return F.linear((h * scale).to(x.dtype), U, bias)
 
     @staticmethod
@@ -63,15 +65,29 @@ class _FactoredLinear(torch.autograd.Function):
         h, scale, U, Vh = ctx.saved_tensors
         P = dy @ U  # (B, T, r)
         dx = (P * scale).to(dy.dtype) @ Vh if ctx.needs_input_grad[0] else None
-        return dx, _row_gradient(P, h), None, None, None, None
+        by_token = _token_gradient(P, h)
+        gradient = by_token.sum(1)
+        if ctx.measure is not None:
+            ctx.measure(by_token, gradient)
+        return dx, gradient, None, None, None, None, None
 
 
 def factored_linear(
-    x: Tensor, row_delta: Tensor, S: Tensor, bias: Tensor | None, U: Tensor, Vh: Tensor
+    x: Tensor,
+    row_delta: Tensor,
+    S: Tensor,
+    bias: Tensor | None,
+    U: Tensor,
+    Vh: Tensor,
+    measure: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """y = U ((S + row_delta) * (Vh x)) + bias, (B, T, d_in) -> (B, T, d_out), every sequence with
-    its own row_delta (B, r), whose gradient is that of the sequence."""
-    return cast(Tensor, _FactoredLinear.apply(x, row_delta, S, bias, U, Vh))
+    its own row_delta (B, r), whose gradient is that of the sequence.
+
+    measure: called in the backward with what every token adds to that gradient (B, T, r), and with
+    the gradient.
+    """
+    return cast(Tensor, _FactoredLinear.apply(x, row_delta, S, bias, U, Vh, measure))
 
 
 def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
@@ -105,10 +121,10 @@ def _hash_draws(n: int, seed: int, device: torch.device) -> Tensor:
     return x.bitwise_and_(2**16 - 1)
 
 
-def _row_gradient(P: Tensor, Q: Tensor) -> Tensor:
-    """Sum over tokens of P * Q: (B, T, r) twice -> (B, r), summed in float32 or better."""
+def _token_gradient(P: Tensor, Q: Tensor) -> Tensor:
+    """P * Q, (B, T, r), in float32 or better: what each token adds to its sequence's gradient."""
     exact = torch.promote_types(P.dtype, torch.float32)
-    return (P.to(exact) * Q.to(exact)).sum(1)
+    return P.to(exact) * Q.to(exact)
 
 
 def fingerprint_of(digests: Mapping[str, str]) -> str:
@@ -146,6 +162,7 @@ class SVDLinear(nn.Module):
         self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
+        self.measure: Callable[[Tensor, Tensor], None] | None = None  # set by Adapter.token_pull
         self.direct = False  # set by Adapter.train_directly
 
     def extra_repr(self) -> str:
@@ -199,7 +216,7 @@ class SVDLinear(nn.Module):
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
         if row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
-        return factored_linear(x, row_delta, self.S, self.bias, self.U, self.Vh)
+        return factored_linear(x, row_delta, self.S, self.bias, self.U, self.Vh, self.measure)
 
 
 class AntiPaSTO(Adapter):
@@ -254,6 +271,18 @@ class AntiPaSTO(Adapter):
         finally:
             for module in self.modules.values():
                 module.row_delta = None
+
+    @contextmanager
+    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
+        """See Adapter. It costs one product of (B T, r) with (r, D) a module."""
+        pull = TokenPull(directions)
+        for name, module in self.modules.items():
+            module.measure = partial(pull.add, name)
+        try:
+            yield pull
+        finally:
+            for module in self.modules.values():
+                module.measure = None
 
     def train_directly(self) -> None:
         """From now on an ordinary backward outside `rows` reaches delta_S itself: for trainers that

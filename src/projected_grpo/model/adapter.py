@@ -7,7 +7,7 @@ projection, AdamW, checkpoints and logs know no more than that.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -41,6 +41,37 @@ class HasFingerprint(Protocol):
     def fingerprint(self) -> str:
         """Names the coordinates."""
         ...
+
+
+class TokenPull:
+    """How far each token of a batch pulls its row's gradient along some directions.
+
+    A row's gradient in a module is a sum over its tokens, g = sum_t g_t. The pull of token t along
+    v is v g_t / |g|, averaged over the modules that have a v; over all tokens of a row it adds up
+    to `proj.cosine` of the row, if v is the sum of the axes of V.
+    """
+
+    def __init__(self, directions: Mapping[str, Tensor]) -> None:
+        """directions: module -> v (r, D) for D directions at once, or (B, r, D), every row its
+        own."""
+        self.directions = directions
+        self._total: Tensor | None = None
+
+    def add(self, name: str, by_token: Tensor, gradient: Tensor) -> None:
+        """Add one module: what every token adds (B, T, r) to its gradient (B, r)."""
+        if name not in self.directions:
+            return
+        pull = by_token @ self.directions[name].to(by_token)  # (B, T, D)
+        pull /= gradient.norm(dim=-1).clamp_min(torch.finfo(gradient.dtype).tiny)[:, None, None]
+        self._total = pull if self._total is None else self._total.add_(pull)
+
+    @property
+    def tokens(self) -> Tensor:
+        """The pulls (B, T, D), after a backward; position t is where the model reads token t, and
+        so where it says token t + 1. Raises ValueError before a backward."""
+        if self._total is None:
+            raise ValueError("no backward has gone through a module that has a direction")
+        return self._total / len(self.directions)
 
 
 class Adapter(ABC):
@@ -82,6 +113,13 @@ class Adapter(ABC):
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
         sequence's own gradient with respect to its run's vector.
         """
+
+    @contextmanager
+    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
+        """Measure the tokens of the batches whose backward runs inside `rows` and this. Raises
+        InputError where the adapter's gradient is not kept by token."""
+        raise InputError(f"a {type(self).__name__} does not measure single tokens")
+        yield
 
     @abstractmethod
     def disable(self) -> AbstractContextManager[None]:
