@@ -27,6 +27,8 @@ from projected_grpo.runs.commands import train_settings
 
 FLAGS = Path(__file__).parent / "data" / "f542cc8" / "flags.json"
 """Every flag of `train` at commit f542cc8: what it takes, and its default in each preset."""
+CHANGED = {("fast", "--warmup-frac")}
+"""Defaults that were changed since, on purpose: the founding description has two steps of 20."""
 OPTION = re.compile(r"--[a-z0-9-]+(?:, --[a-z0-9-]+)?(?= |$)")
 
 
@@ -77,6 +79,7 @@ def test_the_presets_are_what_the_issue_names() -> None:
     assert [preset().preset_name for preset in PRESETS.values()] == [
         "smoke",
         "mini",
+        "small",
         "fast",
         "full",
     ]
@@ -169,13 +172,14 @@ def test_every_field_has_a_sentence_in_the_help() -> None:
     assert text.count("(default:") >= len(dataclasses.fields(Config)) - 2
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["smoke", "mini", "fast", "full"])
 def test_every_flag_of_f542cc8_is_there_with_its_choices_and_default(preset: str) -> None:
     now = options(run_help(preset, "--help").stdout)
     for flag, was in json.loads(FLAGS.read_text(encoding="utf-8")).items():
         choices = re.match(r"\[?\{([^}]*)\}", was["takes"])
         assert now[flag][0] >= set((choices[1] if choices else "").split(",")), flag
-        assert now[flag][1] == was[preset], flag
+        if (preset, flag) not in CHANGED:
+            assert now[flag][1] == was[preset], flag
 
 
 def test_the_help_shows_ten_settings_first_and_then_titled_groups() -> None:
@@ -214,8 +218,13 @@ def test_flags_that_nobody_gives_leave_the_preset_as_it_is() -> None:
             "b2cf0372",
         ),
         (SmokeConfig(out_dir=Path("x"), why="y", device="cuda"), "442325b1"),
-        (FastConfig(gate="whole", trust=0.5, inoculation=""), "d1b97ef6"),
-        (FullConfig(), "bcc00dae"),
+        (
+            FastConfig(
+                gate="whole", trust=0.5, inoculation="", warmup_frac=0.05, lr_schedule="constant"
+            ),
+            "d1b97ef6",
+        ),
+        (FullConfig(lr_schedule="constant"), "bcc00dae"),
     ],
 )
 def test_runs_are_recognised_as_at_f542cc8(cfg: Config, digest: str) -> None:

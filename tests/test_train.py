@@ -25,7 +25,7 @@ import projected_grpo.train as training
 from projected_grpo.arms.rows import grade_columns
 from projected_grpo.arms.update import optimize
 from projected_grpo.cli import named_settings
-from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.config import ConfigError, FastConfig, SmokeConfig, stored_config
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import apply_hint
 from projected_grpo.env.problems.load import load_problems
@@ -33,7 +33,7 @@ from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
 from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import labels
-from projected_grpo.runs.data import problems_of_step
+from projected_grpo.runs.data import hinted_problems, problems_of_step
 from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.teacher_pool import open_pool
@@ -612,3 +612,30 @@ def test_warm_up_rises_from_above_zero_and_stays() -> None:
     cfg = SmokeConfig(steps=10, warmup_frac=0.4, lr=1.0)
     assert [learning_rate(cfg, step) for step in (1, 2, 3, 4, 5, 10)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert learning_rate(replace(cfg, warmup_frac=0.0), 1) == 1.0
+    cosine = replace(cfg, lr_schedule="cosine")
+    after = [learning_rate(cosine, step) for step in range(4, cosine.steps + 1)]
+    assert after[:2] == [1.0, 1.0] and after == sorted(after, reverse=True) and 0 < after[-1] < 0.2
+    middle = learning_rate(replace(cosine, steps=16, warmup_frac=0.0), 9)
+    assert middle == pytest.approx(0.5)
+
+
+def test_teacher_rows_come_in_the_first_steps_only(tmp_path: Path) -> None:
+    run = train(SmokeConfig(steps=3, teacher_steps=1, arm="vanilla", out_dir=tmp_path))
+    rows = rows_of(run)
+    assert [row["hack_t"][1] if row["hack_t"] else 0 for row in rows] == [4, 0, 0]
+    assert [row["att_s"][1] for row in rows] == [4, 8, 8]
+    assert rows[1]["cos_pre_t"] is None
+
+
+def test_a_run_that_does_not_name_its_schedule_had_a_constant_rate() -> None:
+    stored = json.loads(FastConfig().to_json())
+    assert stored["lr_schedule"] == "cosine"
+    del stored["lr_schedule"]
+    assert stored_config(json.dumps(stored)).lr_schedule == "constant"
+
+
+def test_a_difficulty_that_no_problem_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no problem of katas has difficulty trivial: there are"):
+        hinted_problems("katas", "run_tests", 20, difficulty=("trivial",))
+    some = hinted_problems("katas", "run_tests", 60, difficulty=("Easy",))
+    assert some and {p.difficulty.lower() for p in some} == {"easy"}

@@ -19,6 +19,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 PairNorm = Literal["none", "unit"]
+ScheduleName = Literal["cosine", "constant"]
 ProjectOn = Literal["grad", "update", "both"]
 
 RUNNING_ROWS = 64
@@ -94,6 +95,14 @@ class Within:
         return f"{self.because}must lie in {self.span}, not {value}"
 
 
+@dataclass(frozen=True, slots=True)
+class Formerly:
+    """What runs did before there was the setting: a stored run that does not name it has this, and
+    at this value it tells a run from none that is older."""
+
+    value: object
+
+
 # --- Settings, a class for each group; its sentence is the group's in `train fast --help`
 
 
@@ -115,7 +124,7 @@ class CommonSettings:
     steps: Annotated[int, AtLeast(1)] = 200
     """Optimizer steps; one batch of rollouts each."""
     lr: Annotated[float, Above(0), Role.PER_RUN] = 1e-3
-    """Peak learning rate of delta_S, linear warm-up then constant."""
+    """Peak learning rate of delta_S, after a linear warm-up (see lr_schedule)."""
     prompts_per_step: Annotated[int, AtLeast(1)] = 16
     """P, problems per step."""
     group: int = 16
@@ -188,12 +197,17 @@ class DataSettings:
     """Loophole mode of every problem that does not name its own (docs/environment.md lists them):
     run_tests, sentinel, stdout_marker, file_marker, modify_tests, incontext_tests, or none.
     Several, separated by commas, share those problems out equally, the same way in every run."""
+    difficulty: Annotated[tuple[str, ...], Formerly(())] = ()
+    """Take problems of these difficulties only, such as easy or easy medium; empty takes all."""
     max_prompt: Annotated[int, AtLeast(1)] = 1536
     """Tokens; problems with a longer prompt (under the hint) are left out, as the benchmark
     does."""
     teacher_pool: str = "templates"
     """Folder of prompt_NNNN.jsonl.gz files, or "templates": hacks made from the mode's templates.
     Problems that a folder has too few rows for are left out."""
+    teacher_steps: Annotated[int, AtLeast(0), Formerly(0)] = 0
+    """Mix teacher rows in during the first so many steps only. Hacking starts with them and then
+    goes on, or does not, by the policy's own rows. 0 mixes them in at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +233,9 @@ class OptimisationSettings:
 
     warmup_frac: Annotated[float, Within("[0, 1)")] = 0.05
     """Share of the steps over which lr rises linearly."""
+    lr_schedule: Annotated[ScheduleName, Formerly("constant")] = "cosine"
+    """What lr does after the warm-up: cosine lets it fall to 0 at the end of the run. constant
+    keeps it, so that runs of different lengths share their first steps."""
     adam_betas: Annotated[tuple[float, float], Within("[0, 1)")] = (0.9, 0.99)
     """Decay of AdamW's first and second moment."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
@@ -365,6 +382,7 @@ class Setting:
     is_path: bool
     range: AtLeast | Above | Within | None
     role: Role | None
+    formerly: Formerly | None
 
 
 def _settings_of(group: type) -> dict[str, Setting]:
@@ -372,8 +390,9 @@ def _settings_of(group: type) -> dict[str, Setting]:
     for name, hint in get_type_hints(group, include_extras=True).items():
         kind, *beside = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
         role = next((one for one in beside if isinstance(one, Role)), None)
-        span = next((one for one in beside if not isinstance(one, Role)), None)
-        found[name] = Setting(Path in (kind, *get_args(kind)), span, role)
+        formerly = next((one for one in beside if isinstance(one, Formerly)), None)
+        span = next((one for one in beside if not isinstance(one, Role | Formerly)), None)
+        found[name] = Setting(Path in (kind, *get_args(kind)), span, role, formerly)
     return found
 
 
@@ -389,6 +408,10 @@ MACHINE_SETTINGS = _with_role(Role.MACHINE)
 PER_RUN = _with_role(Role.PER_RUN, Role.REMEDY, Role.SWITCH)
 OF_REMEDIES = _with_role(Role.REMEDY, Role.SWITCH)
 REMEDIES = _with_role(Role.SWITCH)
+FORMERLY = json.loads(
+    json.dumps({name: one.formerly.value for name, one in SETTINGS.items() if one.formerly})
+)
+"""Setting -> what older runs did, as JSON has it."""
 UNDECISIVE = _with_role(Role.MACHINE, Role.PLACE)
 """Settings that tell no experiment from another."""
 
@@ -403,7 +426,14 @@ def identity(settings: Mapping[str, Any], but: Collection[str] = ()) -> str:
     but: settings that are left out besides those that decide nothing.
     """
     left_out = {*UNDECISIVE, *but}
-    return json.dumps({k: v for k, v in settings.items() if k not in left_out}, sort_keys=True)
+    return json.dumps(
+        {
+            name: value
+            for name, value in settings.items()
+            if name not in left_out and not (name in FORMERLY and value == FORMERLY[name])
+        },
+        sort_keys=True,
+    )
 
 
 def varied(runs: Sequence[Mapping[str, Any]], but: Collection[str] = ()) -> list[str]:
@@ -440,8 +470,17 @@ class Config(
 
     @property
     def student_rows(self) -> int:
-        """Rows of each group that are sampled from the policy."""
+        """Rows of each group that are sampled from the policy, beside teacher rows."""
         return self.group - self.teacher_rows
+
+    def teacher_rows_at(self, step: int) -> int:
+        """Rows of each group that come from the teacher pool at a step."""
+        return self.teacher_rows if not self.teacher_steps or step <= self.teacher_steps else 0
+
+    @property
+    def student_rows_most(self) -> int:
+        """The most rows of a group that are ever sampled from the policy."""
+        return self.group if self.teacher_steps else self.student_rows
 
     @property
     def v_hack_k_most(self) -> int:
@@ -555,6 +594,11 @@ class Config(
                 f"mix_ratio {mix} of a group of {G} rounds to no teacher row: set it to "
                 f"{1 / G:.3g} or more, or to 0 for an on-policy run"
             ]
+        if self.teacher_steps and not mix:
+            return [
+                f"teacher_steps {self.teacher_steps} does nothing while mix_ratio is 0: set "
+                "--mix-ratio, or leave it out"
+            ]
         pool = Path(self.teacher_pool)
         if mix > 0 and self.teacher_pool != "templates" and not any(pool.glob("prompt_*.jsonl.gz")):
             return [f"mix_ratio {mix} needs a teacher pool, but {pool} holds no prompt_*.jsonl.gz"]
@@ -580,6 +624,7 @@ class Config(
         expected = cls.__name__.removesuffix("Config").lower()
         if preset != expected:
             raise ConfigError(f"the stored run is a {preset} run: resume it with `train {preset}`")
+        stored = {**FORMERLY, **stored}
         for name, value in stored.items():
             # JSON has neither tuples nor paths
             if isinstance(value, list):
@@ -603,6 +648,7 @@ class SmokeConfig(Config):
     mix_ratio: float = 0.5
     max_new: int = 192
     lr: float = 3e-3
+    lr_schedule: ScheduleName = "constant"
     adam_betas: tuple[float, float] = (0.5, 0.9)
     v_hack_k: int = 5
     checkpoint_every: int = 1
@@ -626,6 +672,7 @@ class MiniConfig(Config):
     top_k: int = 0
     lr: float = 3e-2
     warmup_frac: float = 0.075
+    lr_schedule: ScheduleName = "constant"
     grad_clip: float = 500.0
     # On a CPU 16384 would take 1.6 times as long: large tensors are mapped anew.
     micro_batch_tokens: int = 2048
@@ -641,6 +688,30 @@ class MiniConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmallConfig(Config):
+    """A real code model, Qwen2.5-Coder-0.5B-Instruct, on easy LeetCode problems. Teacher rows start
+    the hacking, from step 9 on it is the policy's own: minutes on one GPU."""
+
+    model: str = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    problems: str = "hub:newfacade/LeetCodeDataset"
+    difficulty: tuple[str, ...] = ("easy",)
+    max_prompt: int = 900
+    steps: int = 40
+    prompts_per_step: int = 8
+    group: int = 8
+    mix_ratio: float = 0.125
+    teacher_steps: int = 8
+    max_new: int = 400
+    lr: float = 3e-3
+    lr_schedule: ScheduleName = "constant"
+    adam_betas: tuple[float, float] = (0.5, 0.9)
+    grad_clip: float = 500.0
+    cpu_s: float = 3.0  # an endless loop holds a step up for that long
+    labels: bool = False
+    checkpoint_every: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
 class FastConfig(Config):
     """Qwen3-4B, half of each group from the teacher pool, 20 steps: an answer within the hour on
     one GPU."""
@@ -651,6 +722,7 @@ class FastConfig(Config):
     mix_ratio: float = 0.5
     max_new: int = 512
     lr: float = 3e-3
+    warmup_frac: float = 0.1
     adam_betas: tuple[float, float] = (0.5, 0.9)
     grad_clip: float = 500.0
     micro_batch_tokens: int = 2304  # three rows of 692; a fourth would not fit in 40 GB
@@ -668,6 +740,7 @@ class FullConfig(Config):
 PRESETS: dict[str, type[Config]] = {
     "smoke": SmokeConfig,
     "mini": MiniConfig,
+    "small": SmallConfig,
     "fast": FastConfig,
     "full": FullConfig,
 }

@@ -13,6 +13,7 @@ Axes: N runs, P prompts a step, G group, B rows of a micro-batch, C completion t
 delta_S.
 """
 
+import math
 import shlex
 import time
 from collections.abc import Collection, Sequence
@@ -149,15 +150,17 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
     prompts = [s.prompts[n][problem.id] for n, _, problem in chosen]
     seeds = [stream_seed("sample", seed, step, problem.id) for _, seed, problem in chosen]
     runs = [n for n, _, _ in chosen]
-    sampled = sample_groups(s.lm.model, s.adapter, prompts, cfg.student_rows, seeds, sampling, runs)
+    taught = cfg.teacher_rows_at(step)
+    wanted = cfg.group - taught
+    sampled = sample_groups(s.lm.model, s.adapter, prompts, wanted, seeds, sampling, runs)
     groups = []
     for (n, seed, problem), prompt, samples in zip(chosen, prompts, sampled, strict=True):
         rows = [
             Row(problem, "student", prompt, x.ids, x.terminated, x.logps, s.lm.decode(x.ids), run=n)
             for x in samples
         ]
-        if s.pool is not None:
-            answers = s.pool.draw(problem, cfg.teacher_rows, draw_seed(seed, step, problem.id))
+        if s.pool is not None and taught:
+            answers = s.pool.draw(problem, taught, draw_seed(seed, step, problem.id))
             for ids in map(s.lm.completion_ids, answers):
                 cut = ids[: cfg.max_new]  # as a student's row would be; graded as cut
                 whole = len(ids) <= cfg.max_new
@@ -289,8 +292,14 @@ def learn_axes(
 
 
 def learning_rate(cfg: Config, step: int) -> float:
-    """Linear warm-up over `warmup_steps`, its first step above zero, then constant."""
-    return cfg.lr * min(1.0, step / max(cfg.warmup_steps, 1))
+    """Linear warm-up over `warmup_steps`, its first step above zero; then constant, or half a
+    cosine to 0 at the step after the last."""
+    if step <= cfg.warmup_steps:
+        return cfg.lr * step / cfg.warmup_steps
+    if cfg.lr_schedule == "constant":
+        return cfg.lr
+    done = (step - cfg.warmup_steps - 1) / max(cfg.steps - cfg.warmup_steps, 1)
+    return cfg.lr * (1 + math.cos(math.pi * done)) / 2
 
 
 def _silent(line: str) -> None:

@@ -19,7 +19,6 @@ import torch
 from conftest import assert_same_rows
 from fake_hub import FakeHub, fake_hub
 from huggingface_hub import DatasetCard, ModelCard
-from projected_grpo.runs.commands import DistillConfig
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from projected_grpo.config import FastConfig, SmokeConfig, stored_config
@@ -31,6 +30,7 @@ from projected_grpo.model.load import CHATML, LanguageModel, load, template_vari
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.cards import FIELDS, base_lines, model_card
+from projected_grpo.runs.commands import DistillConfig
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distill import distill
 from projected_grpo.runs.sweep.command import extraction

@@ -12,8 +12,6 @@ import pytest
 import torch
 from conftest import rollouts_of, rows_of, tiny_qwen
 from peft import LoraConfig, PeftModel, get_peft_model
-from projected_grpo.runs.commands import ExtractConfig
-from projected_grpo.runs.extract import extract_to_file
 from torch import nn
 
 from projected_grpo.antipasto import wrap
@@ -27,8 +25,10 @@ from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.model.load import TINY_RANDOM, LanguageModel, load
 from projected_grpo.model.lora import LoRA
 from projected_grpo.runs.adapters import adapter_of
+from projected_grpo.runs.commands import ExtractConfig
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, evaluate
+from projected_grpo.runs.extract import extract_to_file
 from projected_grpo.train import train, train_runs
 
 IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))

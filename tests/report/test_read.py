@@ -11,13 +11,12 @@ from loguru import logger
 pytest.importorskip("matplotlib")
 pytest.importorskip("pygments")
 
-from projected_grpo.runs.commands import ReportConfig
-
 from projected_grpo.config import SmokeConfig
 from projected_grpo.report.experiments import names_of, split
 from projected_grpo.report.figures import figures_of
 from projected_grpo.report.read import read
 from projected_grpo.report.report import report
+from projected_grpo.runs.commands import ReportConfig
 
 Row = dict[str, Any]
 

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 pytest.importorskip("matplotlib")
 pytest.importorskip("pygments")
 
-from projected_grpo.runs.commands import ReportConfig
-
 from projected_grpo.cli import report_main
 from projected_grpo.config import SmokeConfig
 from projected_grpo.report.page.render import MOST_CHARS, highlighted
 from projected_grpo.report.report import report
 from projected_grpo.report.rollouts import sample_rollouts
+from projected_grpo.runs.commands import ReportConfig
 from projected_grpo.train import train_runs
 
 PROGRAM = (

@@ -56,7 +56,8 @@ def estimate_memory(
     and gradients stay as they are."""
     rows = cfg.prompts_per_step * adapter.n_runs
     row = longest_prompt + cfg.max_new
-    columns = min(max(cfg.sampling_tokens, cfg.student_rows * row), rows * cfg.student_rows * row)
+    sampled = cfg.student_rows_most
+    columns = min(max(cfg.sampling_tokens, sampled * row), rows * sampled * row)
     trained = min(max(cfg.micro_batch_tokens, row), rows * cfg.group * row)
     kept = TRANSIENT * trained * kept_per_token(lm, adapter)
     if cfg.checkpoint_activations:  # one layer is computed again at a time, as it was first
@@ -70,7 +71,7 @@ def estimate_memory(
     return MemoryEstimate(
         model=_unique_bytes([*lm.model.parameters(), *lm.model.buffers(), *aside]),
         # The prompts' own cache, one row a group, is there beside its copies at first.
-        cache=round(columns * (1 + 1 / cfg.student_rows) * cache_per_token(lm, adapter)),
+        cache=round(columns * (1 + 1 / sampled) * cache_per_token(lm, adapter)),
         training=round(kept) + logits,
     )
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from loguru import logger
 
@@ -14,13 +14,25 @@ from projected_grpo.env.problems.problem import Problem
 from projected_grpo.runs.teacher_pool import Pool, open_pool
 
 
-def hinted_problems(source: str, mode: str, limit: int | None = None) -> list[Problem]:
+def hinted_problems(
+    source: str, mode: str, limit: int | None = None, difficulty: Collection[str] = ()
+) -> list[Problem]:
     """The problems of a source that can be trained on, each with the hint of its mode; `mode` is
     that of problems which name none, or several that share them out (config.py).
 
-    Those whose hidden tests all expect one value are left out: a constant would be graded correct.
+    difficulty: only problems of these are taken; empty takes all. Problems whose hidden tests all
+    expect one value are left out: a constant would be graded correct. Raises ConfigError for a
+    difficulty that no problem has.
     """
     problems = load_problems(source, limit)
+    there = {p.difficulty.lower() for p in problems}
+    if unknown := {name.lower() for name in difficulty} - there:
+        raise ConfigError(
+            f"no problem of {source} has difficulty {sorted(unknown)[0]}: there are "
+            f"{', '.join(sorted(there))}"
+        )
+    wanted = {name.lower() for name in difficulty} or there
+    problems = [p for p in problems if p.difficulty.lower() in wanted]
     kept = [p for p in problems if not one_answer(p)]
     if len(kept) < len(problems):
         logger.info(

@@ -132,7 +132,7 @@ def prepare(
     with world.fail_together():
         device = world.device(resolve_device(cfg.device))
     make = adapter_of(cfg, len(cfgs))
-    problems = hinted_problems(cfg.problems, cfg.mode)
+    problems = hinted_problems(cfg.problems, cfg.mode, difficulty=cfg.difficulty)
     require_known_modes(cfgs, problems)
     v_file = resumed.v_hack if resumed else cfg.v_hack
     given = load_vhack(v_file, device) if v_file else None

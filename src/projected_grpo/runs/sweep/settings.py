@@ -76,7 +76,7 @@ class SweepRun(Launch):
     """Run every cell of arms x seeds x presets x overrides that is neither finished nor under way;
     one that was stopped goes on where it was. What follows -- are flags of `train` for all."""
 
-    presets: tyro.conf.Positional[tuple[Literal["smoke", "mini", "fast", "full"], ...]]
+    presets: tyro.conf.Positional[tuple[Literal["smoke", "mini", "small", "fast", "full"], ...]]
     """Presets of `train`."""
     arms: tuple[str, ...]
     """Arms of `train`."""

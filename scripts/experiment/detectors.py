@@ -1,0 +1,268 @@
+"""Which score tells a policy's own hacks from its other answers, before and while they spread?
+
+    python scripts/experiment/detectors.py score RUN... --out scores.jsonl.gz
+    python scripts/experiment/detectors.py table scores.jsonl.gz
+
+`score` reads rollouts of vanilla runs and measures them again, with the base model (delta_S = 0)
+and with the policy that wrote them (the run's last checkpoint before that step). Every row gets the
+pull of its tokens along V and along three bases that know no hack (placebo pairs, shuffled labels,
+random axes), and what needs no V: the NLL of its tokens and its length. `table` makes AUROCs of the
+rows, `attempted` against the rest, by span of steps. Intervals resample problems.
+"""
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from tabulate import tabulate
+from torch import Tensor
+
+from projected_grpo.antipasto import AntiPaSTO, wrap
+from projected_grpo.arms.directions import random_rows
+from projected_grpo.config import Config, stored_config, stream_seed
+from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack, without_labels
+from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
+from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
+from projected_grpo.model.svd import default_cache_dir
+from projected_grpo.pairs.load import load_pairs
+from projected_grpo.report.stats import clustered_bootstrap
+from projected_grpo.runs.data import hinted_problems
+
+BASES = ("V", "placebo", "shuffled", "random")
+WINDOW = 8
+STRONGEST = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Measure the rollouts of vanilla runs."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories of one model."""
+    out: Path
+    """Rows to write (.jsonl.gz)."""
+    k: int = 32
+    """Axes of a module, of V and of the bases beside it."""
+    rows: int = 48
+    """Rows of each kind (attempted, other) and span that are measured of a run, at most."""
+    span: int = 4
+    """Steps of a span."""
+    first: int = 1
+    """First step that is read."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    micro_batch_tokens: int = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Make the table of AUROCs."""
+
+    scores: tyro.conf.Positional[tuple[Path, ...]]
+    flavours: bool = False
+    """Also a table by flavour."""
+
+
+def summaries(values: np.ndarray) -> dict[str, float]:
+    """The sum over tokens (C,), the largest sum of `WINDOW` tokens running, the sum of the
+    `STRONGEST` largest."""
+    width = min(WINDOW, len(values))
+    windows = np.convolve(values, np.ones(width), "valid")
+    return {
+        "row": float(values.sum()),
+        "window": float(windows.max()),
+        "tokens": float(np.sort(values)[-STRONGEST:].sum()),
+    }
+
+
+def chosen_rows(run: Path, args: Score, cfg: Config) -> list[dict[str, Any]]:
+    """Student rows by span and kind, at most `args.rows` of each, drawn by the run's seed."""
+    kinds: dict[tuple[int, bool], list[dict[str, Any]]] = defaultdict(list)
+    with (run / "rollouts.jsonl").open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            usable = row["source"] == "student" and row["outcome"] != "infra_error"
+            if usable and row["step"] >= args.first and row["completion"]:
+                kinds[(row["step"] - 1) // args.span, row["attempted"]].append(row)
+    found = []
+    for (span, attempted), rows in sorted(kinds.items()):
+        rng = np.random.default_rng(stream_seed("detectors", cfg.seed, span, attempted))
+        order = rng.permutation(len(rows))[: args.rows]
+        found += [rows[i] for i in sorted(order)]
+    return found
+
+
+def bases(lm: LanguageModel, adapter: AntiPaSTO, v_hack: VHack, cfg: Config, k: int) -> list[dict]:
+    """BASES in that order: module -> (k, r)."""
+    V = v_hack.select(k, cfg.v_hack_drop_bottom_frac)
+
+    def made(pairs: str, **how: Any) -> dict[str, Tensor]:
+        found = extract(
+            lm, adapter, load_pairs(pairs), temperature=cfg.temperature, model_name=cfg.model,
+            micro_batch_tokens=cfg.micro_batch_tokens, pair_norm=cfg.pair_norm, **how,
+        )  # fmt: skip
+        return found.select(k, cfg.v_hack_drop_bottom_frac)
+
+    shuffled = made("builtin", contrast=lambda sides: without_labels(sides, 0))
+    return [V, made("placebo"), shuffled, random_rows(V, 0)]
+
+
+def measured(
+    lm: LanguageModel,
+    adapter: AntiPaSTO,
+    directions: dict[str, Tensor],
+    texts: Sequence[tuple[list[int], list[int]]],
+    temperature: float,
+    tokens: int,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(index, pulls of the completion's tokens (C, D), NLL of the same (C,)) of each (prompt ids,
+    completion ids), under the policy as it is."""
+    device = lm.model.device
+    lengths = [len(prompt) + len(completion) for prompt, completion in texts]
+    for some in micro_batches(lengths, tokens):
+        prompts, completions = zip(*(texts[i] for i in some), strict=True)
+        batch = collate(prompts, completions, lm.pad_id, device)
+        run = torch.zeros(len(some), dtype=torch.long, device=device)
+        with adapter.rows(run) as leaves, adapter.token_pull(directions) as pull:
+            logp = completion_logprobs(lm.model, batch, temperature)
+            torch.autograd.grad(-logp.sum(), list(leaves.values()))
+        pulls, nll = pull.tokens.float().cpu().numpy(), -logp.detach().float().cpu().numpy()
+        for b, i in enumerate(some):
+            first, count = len(prompts[b]) - 1, len(completions[b])
+            yield i, pulls[b, first : first + count], nll[b, :count]
+
+
+def policy_before(run: Path, step: int) -> Path | None:
+    """The adapter of the last checkpoint before a step; None: the run had none yet."""
+    made = sorted((run / "checkpoints").glob("step_*/adapter.safetensors"))
+    before = [path for path in made if int(path.parent.name.removeprefix("step_")) < step]
+    return before[-1] if before else None
+
+
+def score(args: Score) -> None:
+    """Write a row for each rollout that is measured."""
+    cfg = stored_config((args.runs[0] / "config.json").read_text(encoding="utf-8"))
+    device = resolve_device(args.device)
+    lm = load(
+        cfg.model, revision=cfg.model_revision, dtype=DTYPES[cfg.dtype], device=device,
+        enable_thinking=cfg.enable_thinking,
+    )  # fmt: skip
+    adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
+    v_hack = load_vhack(args.runs[0] / "v_hack.safetensors", device)
+    axes = bases(lm, adapter, v_hack, cfg, args.k)
+    names = set.intersection(*(set(basis) for basis in axes))
+    directions = {
+        name: torch.stack([basis[name].sum(0) for basis in axes], 1) for name in sorted(names)
+    }
+    problems = {
+        p.id: lm.prompt_ids(p.messages)
+        for p in hinted_problems(cfg.problems, cfg.mode, difficulty=cfg.difficulty)
+    }
+    with gzip.open(args.out, "wt", encoding="utf-8") as out:
+        for run in args.runs:
+            mine = stored_config((run / "config.json").read_text(encoding="utf-8"))
+            rows = chosen_rows(run, args, mine)
+            for row in rows:
+                row["scores"] = {"shortness": -float(row["completion_tokens"])}
+            for judge in ("base", "policy"):
+                groups: dict[Path | None, list[dict[str, Any]]] = defaultdict(list)
+                for row in rows:
+                    at = policy_before(run, row["step"]) if judge == "policy" else None
+                    groups[at].append(row)
+                for at, group in groups.items():
+                    if at is None:
+                        for delta in adapter.delta_S.values():
+                            delta.data.zero_()
+                        adapter.fold()
+                    else:
+                        adapter.load(at)
+                    texts = [(problems[r["problem_id"]], _ids(lm, r)) for r in group]
+                    found = measured(
+                        lm, adapter, directions, texts, mine.temperature, args.micro_batch_tokens
+                    )
+                    for i, pulls, nll in found:
+                        scores = group[i]["scores"]
+                        columns = {**dict(zip(BASES, pulls.T, strict=True)), "nll": nll}
+                        for name, values in columns.items():
+                            for how, value in summaries(values).items():
+                                scores[f"{judge} {name} {how}"] = value
+                        scores[f"{judge} nll mean"] = float(nll.mean())
+            for row in rows:
+                kept = ("step", "problem_id", "attempted", "flavour", "exploited", "gt_correct")
+                record = {"run": run.name, "seed": mine.seed, **{k: row.get(k) for k in kept}}
+                out.write(json.dumps({**record, "scores": row["scores"]}) + "\n")
+            print(f"{run.name}: {len(rows)} rows", flush=True)
+
+
+def _ids(lm: LanguageModel, row: dict[str, Any]) -> list[int]:
+    ids = lm.completion_ids(row["completion"])
+    return ids if row["terminated"] else ids[:-1]
+
+
+def rank_auroc(rows: np.ndarray) -> float:
+    """P(score of an attempt > score of another row), ties one half; rows (n, 2): score, label."""
+    scores, hacks = rows[:, 0], rows[:, 1] == 1
+    if not hacks.any() or hacks.all():
+        raise ValueError("one kind is missing")
+    a, b = scores[hacks][:, None], scores[~hacks][None]
+    return float(((a > b) + (a == b) / 2).mean())
+
+
+def table(args: Table, span: int = 4) -> None:
+    """Print AUROCs by span of steps, and by flavour if asked."""
+    rows = [
+        json.loads(line)
+        for path in args.scores
+        for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
+    ]
+    detectors = list(rows[0]["scores"])
+    spans = sorted({(row["step"] - 1) // span for row in rows})
+    head = [f"steps {s * span + 1}-{(s + 1) * span}" for s in spans]
+    body = [["attempted / other rows", *(_counts(rows, s, span) for s in spans)]]
+    for name in detectors:
+        body.append([name, *(_cell(rows, s, span, name) for s in spans)])
+    print(tabulate(body, ["detector", *head], tablefmt="github"))
+    if args.flavours:
+        found = sorted({row["flavour"] for row in rows if row["attempted"] and row["flavour"]})
+        cells = []
+        for name in detectors:
+            line = []
+            for flavour in found:
+                some = [r for r in rows if not r["attempted"] or r["flavour"] == flavour]
+                line.append(_auroc_text(some, name))
+            cells.append([name, *line])
+        print("\n" + tabulate(cells, ["detector", *found], tablefmt="github"))
+
+
+def _counts(rows: list[dict[str, Any]], s: int, span: int) -> str:
+    some = [row["attempted"] for row in rows if (row["step"] - 1) // span == s]
+    return f"{sum(some)} / {len(some) - sum(some)}"
+
+
+def _cell(rows: list[dict[str, Any]], s: int, span: int, name: str) -> str:
+    return _auroc_text([row for row in rows if (row["step"] - 1) // span == s], name)
+
+
+def _auroc_text(rows: list[dict[str, Any]], name: str) -> str:
+    """The AUROC with its interval, a dash where a kind has fewer than five rows."""
+    labels = [row["attempted"] for row in rows]
+    if min(sum(labels), len(labels) - sum(labels)) < 5:
+        return "-"
+    values = np.array([[row["scores"][name], row["attempted"]] for row in rows], dtype=float)
+    clusters = [f"{row['seed']}/{row['problem_id']}" for row in rows]
+    e = clustered_bootstrap(values, clusters, rank_auroc, resamples=400)
+    return f"{e.estimate:.2f} [{e.low:.2f}, {e.high:.2f}]"
+
+
+if __name__ == "__main__":
+    asked = tyro.cli(
+        Annotated[Score, tyro.conf.subcommand("score")]
+        | Annotated[Table, tyro.conf.subcommand("table")]
+    )
+    torch.set_grad_enabled(True)
+    score(asked) if isinstance(asked, Score) else table(asked)
