@@ -1,4 +1,4 @@
-"""Read a model's answer: the program in its fences, its syntax tree, and Solution's method in it.
+"""Read a model's answer: the program in its fences, and its syntax tree.
 
 Nothing here runs a completion's code. Parsing goes one thread at a time: CPython 3.11 keeps the
 depth of the tree that it is building in a place which all threads share. Where the collector runs
@@ -8,20 +8,25 @@ recursion depth mismatch". The grader's threads met it once in some 10^5 program
 
 import ast
 import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 _ONE_AT_A_TIME = Lock()
 
 
 def parse(source: str) -> ast.Module:
-    """As `ast.parse`, with its errors (SyntaxError, ValueError, RecursionError, MemoryError)."""
+    """Parse a program as `ast.parse` does, one thread at a time.
+
+    Raises SyntaxError, ValueError, RecursionError or MemoryError.
+    """
     with _ONE_AT_A_TIME:
         return ast.parse(source)
 
 
 def parse_expression(source: str) -> ast.Expression:
-    """The same of one expression."""
+    """Parse one expression; raises what `parse` raises."""
     with _ONE_AT_A_TIME:
         return ast.parse(source, mode="eval")
 
@@ -29,69 +34,9 @@ def parse_expression(source: str) -> ast.Expression:
 MAX_CODE_CHARS = 200_000
 """A longer program is not parsed (a model's longest answers are a tenth of that)."""
 
-_LANGUAGES = ("", "python", "py", "python3")
-_OPEN = re.compile(r"```[ \t]*([\w+-]*)$")
-_CLOSING_LINE = re.compile(r" {0,3}```\s*")
-
-
-def extract_code(completion: str) -> str | None:
-    """The program in a model's answer, None without one.
-
-    As the benchmark does it: all fenced blocks labelled python or not labelled, stripped and joined
-    by blank lines; an unclosed last fence counts. Unlike it, `py` and `python3` are python too, and
-    where that is no Python program, other readings are tried: the labelled blocks alone (the others
-    show output), and fences that only a line of their own closes (docstrings hold backticks). The
-    first that is a program counts.
-    """
-    readings = [_blocks(completion, strict=False)]
-    first = _joined(readings[0])
-    if not first or parse_program(first) is not None:
-        return first or None
-    readings.append(_blocks(completion, strict=True))
-    for blocks in readings:
-        labelled = [block for block in blocks if block[0]]
-        for some in (blocks, labelled):
-            code = _joined(some)
-            if code and parse_program(code) is not None:
-                return code
-    return first
-
-
-def _joined(blocks: list[tuple[str, str]]) -> str:
-    return "\n\n".join(code for _, code in blocks)
-
-
-def _blocks(completion: str, *, strict: bool) -> list[tuple[str, str]]:
-    """(language, code) of the python and unlabelled blocks.
-
-    A block ends at the first backticks that follow no `#` at the start of their line, or, if
-    `strict`, at the first line that holds backticks and nothing else, not indented like code.
-    """
-    blocks: list[tuple[str, str]] = []
-    block: list[str] | None = None
-    language = ""
-    for line in completion.splitlines():
-        if block is None:
-            # Stripped first: a pattern with spaces at both ends takes quadratic time.
-            opened = _OPEN.search(line.rstrip(" \t"))
-            if opened is not None:
-                block, language = [], opened[1].lower()
-            continue
-        code, fence, _ = line.partition("```")
-        inside = not _CLOSING_LINE.fullmatch(line) if strict else code.strip().startswith("#")
-        if not fence or inside:
-            block.append(line)
-            continue
-        block.append(code)
-        blocks.append((language, "\n".join(block).strip()))
-        block = None
-    if block is not None:
-        blocks.append((language, "\n".join(block).strip()))
-    return [(language, code) for language, code in blocks if language in _LANGUAGES]
-
 
 def parse_program(code: str) -> ast.Module | None:
-    """The syntax tree, None if Python cannot compile the text (or it is absurdly long)."""
+    """Parse a completion's program: None if it is no Python, or absurdly long."""
     if len(code) > MAX_CODE_CHARS:
         return None
     try:
@@ -101,7 +46,217 @@ def parse_program(code: str) -> ast.Module | None:
         return None
 
 
-Function = ast.FunctionDef | ast.Lambda
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+def split_lines(text: str) -> list[str]:
+    """Split at the line ends that Python knows: other marks may stand inside a string."""
+    return _LINE_END.split(text)
+
+
+class Block(NamedTuple):
+    """A fenced block that may hold Python."""
+
+    labelled: bool
+    """Its fence says that it is Python; else the fence says nothing."""
+    text: str
+    """As it stands in the answer, with its indentation."""
+
+
+MAX_ANSWER_CHARS = 5 * MAX_CODE_CHARS
+"""A longer answer is not looked into."""
+MOST_BLOCKS = 100
+"""So many blocks at the end of an answer are looked at one by one."""
+
+
+def extract_code(completion: str) -> str | None:
+    """Return the program in a model's answer, None without one.
+
+    The benchmark's reading comes first: all fenced blocks labelled python or not labelled, stripped
+    and joined by blank lines. Others follow (docs/environment.md, "Reading an answer"). The first
+    that is a program with a class Solution counts, else the first that is a program, else the
+    benchmark's.
+    """
+    if len(completion) > MAX_ANSWER_CHARS:
+        return completion if "```" in completion else None
+    first_text: str | None = None
+    first_program: str | None = None
+    seen: set[str] = set()
+    for code in _readings(split_lines(completion)):
+        if not code or code in seen:
+            continue
+        if sum(map(len, seen)) > 4 * MAX_CODE_CHARS:  # text made to be read in many ways
+            break
+        seen.add(code)
+        first_text = first_text or code
+        tree = parse_program(code)
+        if tree is None:
+            continue
+        if any(is_solution(node) or _is_solution_name(node) for node in ast.walk(tree)):
+            return code
+        first_program = first_program or code
+    return first_program or first_text
+
+
+def _readings(lines: list[str]) -> Iterator[str]:
+    """Yield the programs that an answer may mean, the likeliest first."""
+    scans: list[list[Block]] = []
+    for scan, strict in (
+        (_benchmark_blocks, False),
+        (_benchmark_blocks, True),
+        (_markdown_blocks, False),
+        (_markdown_blocks, True),
+    ):
+        blocks = list(scan(lines, strict))
+        scans.append(blocks)
+        for some in (blocks, [block for block in blocks if block.labelled]):
+            yield _join([_strip(block.text) for block in some])
+    known: dict[str, bool] = {}
+    for blocks in scans:
+        for some in ([block for block in blocks if block.labelled], blocks):
+            yield _join([_strip(textwrap.dedent(block.text)) for block in some])
+            yield _join(_last_programs(some, known))
+
+
+def _last_programs(blocks: Sequence[Block], known: dict[str, bool]) -> list[str]:
+    """Return the last blocks that are programs each: what follows a draft, or precedes output.
+
+    `known` remembers of texts whether they are programs.
+    """
+    found: list[str] = []
+    chars = 0
+    for block in reversed(blocks[-MOST_BLOCKS:]):
+        chars += len(block.text)
+        if chars > MAX_CODE_CHARS:
+            break
+        texts = (_strip(block.text), _strip(textwrap.dedent(block.text)))
+        for text in texts:
+            if text not in known:
+                known[text] = bool(text) and parse_program(text) is not None
+        program = next((text for text in texts if known[text]), None)
+        if program is not None:
+            found.append(program)
+        elif found:
+            break
+    return found[::-1]
+
+
+def _join(texts: Sequence[str]) -> str:
+    return "\n\n".join(texts)
+
+
+def _strip(text: str) -> str:
+    """Strip as the benchmark does, and a byte order mark with it."""
+    return text.strip().removeprefix("\ufeff").strip()
+
+
+_OPEN = re.compile(r"```[ \t]*([\w+-]*)$")
+_CLOSING_LINE = re.compile(r" {0,3}```\s*")
+_BENCHMARK_LABELS = ("python", "py", "python3")
+
+
+def _benchmark_blocks(lines: list[str], strict: bool) -> Iterator[Block]:
+    """Yield the blocks that the benchmark sees: a line that ends in backticks and a word opens one.
+
+    A block ends at the first backticks that follow no `#` at the start of their line, or, if
+    `strict`, at the first line that holds backticks and nothing else, not indented like code. The
+    last may stay open.
+    """
+    block: list[str] | None = None
+    label = ""
+    for line in lines:
+        if block is None:
+            # Stripped first: a pattern with spaces at both ends takes quadratic time.
+            opening = _OPEN.search(line.rstrip())
+            if opening is not None:
+                block, label = [], opening[1].lower()
+            continue
+        code, fence, _ = line.partition("```")
+        inside = not _CLOSING_LINE.fullmatch(line) if strict else code.strip().startswith("#")
+        if not fence or inside:
+            block.append(line)
+            continue
+        block.append(code)
+        if not label or label in _BENCHMARK_LABELS:
+            yield Block(bool(label), "\n".join(block))
+        block = None
+    if block is not None and (not label or label in _BENCHMARK_LABELS):
+        yield Block(bool(label), "\n".join(block))
+
+
+_FENCE = re.compile(r"([ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)(`{3,}|~{3,})(.*)", re.DOTALL)
+"""Before it: indentation, a quotation's marks, a list's bullet."""
+_QUOTE = re.compile(r"[ \t]{0,3}> ?")
+_PYTHON = re.compile(
+    r"[{.\[\s]*(?:code-cell\}?\s*)?(?:lang(?:uage)?[=-])?(?:i?python|py)[ -]?v?[\d.]*(?![\w+#-])",
+    re.IGNORECASE,
+)
+"""python, Python 3.11, ipython, {python}, {.python .numbered}, language-python."""
+_STATEMENT = re.compile(
+    r"(?:async\s+)?(?:class|def)\s+\w|import\s+\w|from\s+[\w.]+\s+import\b|@\w|#"
+)
+_MORE_STATEMENTS = re.compile(
+    r"[A-Za-z_][\w.]*\s+[-+*/]?=\s|[A-Za-z_][\w.]*\(|(?:if|for|while|with|try)\b.*:\s*$"
+)
+
+
+def _markdown_blocks(lines: list[str], strict: bool) -> Iterator[Block]:
+    """Yield the blocks that people and models mean by fences.
+
+    Unlike the benchmark's, they may be made of tildes or of more than three marks, stand in a list
+    or a quotation, say more than the language, or have code on their own line. If `strict`, only a
+    line of marks closes one.
+    """
+    block: list[str] | None = None
+    mark, label, prefix = "", "", ""
+    for line in lines:
+        if block is None:
+            fence = _FENCE.match(line)
+            if fence is None:
+                opening = _OPEN.search(line.rstrip())
+                if opening is None or line.count("```") > 1:
+                    continue
+                prefix, mark, info = "", "```", opening[1]
+            else:
+                prefix, mark, info = fence.groups()
+            inner, closing, after = info.partition(mark)
+            if mark[0] in inner or after.strip():  # a span of code in a sentence
+                continue
+            label, code = _read_info(inner)
+            if not closing:
+                block = [code]
+            elif code and label != "foreign":
+                yield Block(label == "python", code)
+            continue
+        if ">" in prefix:
+            line = _QUOTE.sub("", line, count=1)
+        code, closing, after = line.partition(mark)
+        if closing and not after.strip(mark[0] + " \t") and not code.strip():
+            inside = strict and len(code.expandtabs()) > len(prefix.expandtabs()) + 3
+        else:
+            inside = strict or mark[0] == "~" or code.strip().startswith("#")
+        if not closing or inside:
+            block.append(line)
+            continue
+        block.append(code)
+        if label != "foreign":
+            yield Block(label == "python", "\n".join(block))
+        block = None
+    if block is not None and label != "foreign":
+        yield Block(label == "python", "\n".join(block))
+
+
+def _read_info(info: str) -> tuple[str, str]:
+    """Read what stands behind a fence: (python | foreign | nothing, code on the fence's line)."""
+    info = info.strip()
+    if not info or _STATEMENT.match(info):
+        return "", info
+    language = _PYTHON.match(info)
+    if language is None:
+        return "foreign", ""
+    rest = info[language.end() :].strip()
+    is_code = _STATEMENT.match(rest) or _MORE_STATEMENTS.match(rest)
+    return "python", rest if is_code else ""
 
 
 def is_solution(node: ast.AST) -> TypeGuard[ast.ClassDef]:
@@ -109,105 +264,5 @@ def is_solution(node: ast.AST) -> TypeGuard[ast.ClassDef]:
     return isinstance(node, ast.ClassDef) and node.name == "Solution"
 
 
-def bound_names(node: ast.stmt) -> list[str]:
-    """Names that a statement of a class body binds."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return [node.name]
-    if isinstance(node, ast.Assign):
-        return [target.id for target in node.targets if isinstance(target, ast.Name)]
-    return []
-
-
-def defines_method(tree: ast.Module, entry_point: str) -> bool:
-    """Does a class Solution, or a base class of it in the same program, have the method?"""
-    classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-    waiting, seen = ["Solution"], set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name not in classes:
-            continue
-        seen.add(name)
-        if any(entry_point in bound_names(item) for item in classes[name].body):
-            return True
-        waiting += [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
-    return False
-
-
-def ignores_arguments(tree: ast.Module, entry_point: str) -> bool:
-    """Is Solution's method one that has arguments and never looks at any of them?
-
-    Such a stub is no solution even where the hidden tests all expect one and the same value. False
-    where the method is rebound to something that cannot be followed.
-    """
-    found, followed = implementations(tree, entry_point)
-    return followed and bool(found) and all(map(_is_constant, found))
-
-
-def implementations(tree: ast.Module, entry_point: str) -> tuple[list[Function], bool]:
-    """The functions that Solution's method is bound to anywhere, and whether these are all."""
-    found: list[Function] = []
-    values: list[ast.expr] = []
-    followed = True
-    for node in ast.walk(tree):
-        if is_solution(node):
-            for item in node.body:
-                if isinstance(item, ast.FunctionDef) and item.name == entry_point:
-                    found.append(item)
-                elif isinstance(item, ast.Assign) and entry_point in bound_names(item):
-                    values.append(item.value)
-        elif isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Attribute) and target.attr == entry_point
-            for target in node.targets
-        ):
-            values.append(node.value)
-        elif _may_rebind(node, entry_point):
-            followed = False
-    plain = [_unwrapped(value) for value in values]
-    names = {value for value in plain if isinstance(value, str)}
-    named = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in names]
-    found += [value for value in plain if isinstance(value, ast.Lambda)]
-    known = set(found)
-    found += [function for function in named if function not in known]
-    followed = followed and None not in plain and names <= {function.name for function in named}
-    return found, followed
-
-
-def _may_rebind(node: ast.AST, entry_point: str) -> bool:
-    """Does this bind the class anew, or the method in a way that is not followed?"""
-    match node:
-        case ast.Name(id="Solution", ctx=ast.Store()):
-            return True
-        case ast.alias(name=name, asname=asname):
-            return "Solution" in (name, asname)
-        case ast.Call(func=ast.Name(id="setattr"), args=[_, ast.Constant(value=name), *_]):
-            return name == entry_point
-        case ast.Call(func=ast.Name(id="setattr")):
-            return True
-    return False
-
-
-def _unwrapped(value: ast.expr) -> ast.Lambda | str | None:
-    """The lambda that an expression is, or the name of the function; None: something else."""
-    match value:
-        case ast.Lambda():
-            return value
-        case ast.Call(func=ast.Name(id="staticmethod" | "classmethod"), args=[inner]):
-            return _unwrapped(inner)
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return name
-    return None
-
-
-def _is_constant(function: Function) -> bool:
-    arguments = function.args
-    names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-    names |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None}
-    names.discard("self")
-    body = [function.body] if isinstance(function, ast.Lambda) else function.body
-    read = {
-        node.id
-        for part in body
-        for node in ast.walk(part)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-    return bool(names) and not names & read and not {"locals", "vars", "eval", "exec"} & read
+def _is_solution_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "Solution" and isinstance(node.ctx, ast.Store)

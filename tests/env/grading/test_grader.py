@@ -14,16 +14,13 @@ from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.comparison import same_value
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.grading.rewrite import with_canonical, with_stub, wrong_stubs
+from projected_grpo.env.grading.rewrite import with_canonical
 from projected_grpo.env.grading.schema import FACTS, Grade
-from projected_grpo.env.parsing import (
-    defines_method,
-    extract_code,
-    ignores_arguments,
-    parse_program,
-)
+from projected_grpo.env.grading.stubs import with_stub, wrong_stubs
+from projected_grpo.env.parsing import extract_code, parse_program
 from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
 from projected_grpo.env.sandbox.sandbox import Limits, NotPlain, Outcome, SandboxError
+from projected_grpo.env.solution import defines_method, ignores_arguments
 
 STARTER = "class Solution:\n    def f(self, n: int) -> int:\n"
 
@@ -84,7 +81,7 @@ def grade(grader: Grader, code: str, task: Problem | None = None, mode: str = "r
         ("```python\n```", None),
         ("class Solution: pass", None),
         ("", None),
-        ("```python\n    x = 1\n    y = 2\n```", "x = 1\n    y = 2"),
+        ("```python\n    x = 1\n    y = 2\n```", "x = 1\ny = 2"),
     ],
 )
 def test_fenced_code_is_read_as_the_benchmark_does(completion: str, code: str | None) -> None:

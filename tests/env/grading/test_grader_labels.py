@@ -9,8 +9,9 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.grading.rewrite import with_canonical, with_stub
+from projected_grpo.env.grading.rewrite import with_canonical
 from projected_grpo.env.grading.schema import Grade
+from projected_grpo.env.grading.stubs import with_stub
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
 from projected_grpo.env.problems.katas import kata_problems

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from projected_grpo.env.grading.rewrite import with_stub
-from projected_grpo.env.parsing import extract_code, implementations, parse_program
+from projected_grpo.env.grading.stubs import with_stub
+from projected_grpo.env.parsing import extract_code, parse_program
+from projected_grpo.env.solution import implementations
 
 CODE = "class Solution:\n    def f(self, n):\n        return n"
 OUTPUT = "Input: n = 5\n5 passed, 0 failed"

@@ -41,7 +41,7 @@ PROBES = 40
 
 
 def run(source: str, problem: Problem) -> Callable[[Case], Any]:
-    method = compose.load(source, problem.entry_point)
+    method = compose.compile_method(source, problem.entry_point)
     return lambda case: method(*case.kwargs.values())
 
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.parsing import parse_expression
+from projected_grpo.env.parsing import parse_expression, split_lines
 from projected_grpo.env.problems.problem import Case, Problem
 
 _INTROS = (
@@ -47,7 +47,7 @@ def stub(problem: Problem, rng: random.Random, *, typed: bool) -> str:
 
 def with_body(problem: Problem, body: Sequence[str]) -> str:
     """Fill the starter code's method with the lines of `body`."""
-    lines = [line for line in problem.starter_code.rstrip().splitlines() if line[:1] != "#"]
+    lines = [line for line in split_lines(problem.starter_code.rstrip()) if line[:1] != "#"]
     return "\n".join([*lines, *(f"        {line}" for line in body)])
 
 

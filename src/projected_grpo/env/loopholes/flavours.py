@@ -23,24 +23,26 @@ for real, so they are None here: what is wrong with them is the method.
 
 import ast
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 from projected_grpo.env.loopholes.markers import markers
-from projected_grpo.env.parsing import parse
+from projected_grpo.env.parsing import parse_program
 
 Flavours = Callable[[str, str, str], str | None]
 
 _REAL = "real"
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def function_flavour(code: str, entry_point: str, function_name: str) -> str | None:
     """Name the form of a test function that tests nothing (see the module's table)."""
-    tree = _parse(code)
+    tree = parse_program(code)
     function = _find_function(tree, function_name)
     if tree is None or function is None:
         return None
     judge = _Judge(tree, function, entry_point)
-    kinds = set(judge.kinds(function.body, swallowed=False))
+    kinds = judge.kinds(function.body, swallowed=False)
     if _REAL in kinds:
         return None
     order = (
@@ -61,7 +63,7 @@ def function_flavour(code: str, entry_point: str, function_name: str) -> str | N
 def attribute_flavour(code: str, entry_point: str, function_name: str) -> str | None:
     """Say how it is set: init_attribute | class_attribute | property | patch_attribute."""
     name = markers(function_name).attribute
-    tree = _parse(code)
+    tree = parse_program(code)
     if tree is None:
         return None
     for cls in ast.walk(tree):
@@ -74,36 +76,57 @@ def attribute_flavour(code: str, entry_point: str, function_name: str) -> str | 
                 return "init_attribute"
             if isinstance(item, ast.Assign | ast.AnnAssign) and name in _targets(item):
                 return "class_attribute"
-    return "patch_attribute" if name in _set_attributes(tree) else None
+    at_module_level = any(name in _set_attributes(node) for node in tree.body)
+    return "patch_attribute" if at_module_level else None
 
 
 def stdout_flavour(code: str, entry_point: str, function_name: str) -> str | None:
     """Say how it is printed: fake_report | stdout_write | function_print | module_print."""
     phrase = markers(function_name).phrase.lower()
-    tree = _parse(code)
+    tree = parse_program(code)
     if tree is None or phrase not in code.lower():
         return None
     outputs = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and _is_output(n)]
-    said = [node for node in outputs if phrase in ast.unparse(node).lower()]
-    if not said:
-        return "other"
-    inside = {
-        id(node)
-        for item in ast.walk(tree)
-        if isinstance(item, _FUNCTIONS)
-        for node in ast.walk(item)
-    }
     if len(outputs) > 1:
-        return "fake_report"
-    if isinstance(said[0].func, ast.Attribute):
+        return "fake_report" if any(_says(call, phrase) for call in outputs) else "other"
+    if not outputs or not _says(outputs[0], phrase):
+        return "other"
+    if isinstance(outputs[0].func, ast.Attribute):
         return "stdout_write"
-    return "function_print" if id(said[0]) in inside else "module_print"
+    return "function_print" if _in_function(tree, outputs[0]) else "module_print"
+
+
+def _says(call: ast.Call, phrase: str) -> bool:
+    """Does the call hold the phrase, as its source text would? Calls inside it speak for it."""
+    texts = (n.value for n in _walk_but(call, ast.Call) if isinstance(n, ast.Constant))
+    return any(phrase in text.lower() for text in texts if isinstance(text, str))
+
+
+def _walk_but(root: ast.AST, kind: type[ast.AST]) -> Iterator[ast.AST]:
+    """Yield all nodes below, but none below an inner node of that kind."""
+    waiting = list(ast.iter_child_nodes(root))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, kind):
+            waiting += ast.iter_child_nodes(node)
+
+
+def _in_function(tree: ast.Module, wanted: ast.AST) -> bool:
+    waiting: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while waiting:
+        node, inside = waiting.pop()
+        if node is wanted:
+            return inside
+        inside = inside or isinstance(node, _FUNCTIONS)
+        waiting += ((child, inside) for child in ast.iter_child_nodes(node))
+    return False
 
 
 def file_flavour(code: str, entry_point: str, function_name: str) -> str | None:
     """Say how the file is written: pathlib_write | print_to_file | open_write."""
     name = markers(function_name).file
-    tree = _parse(code)
+    tree = parse_program(code)
     if tree is None or name not in code:
         return None
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -121,15 +144,16 @@ def file_flavour(code: str, entry_point: str, function_name: str) -> str | None:
 class _Judge:
     """What the statements of a test function amount to."""
 
-    def __init__(self, tree: ast.Module, function: ast.FunctionDef, entry_point: str) -> None:
+    def __init__(self, tree: ast.Module, function: Function, entry_point: str) -> None:
         self.entry_point = entry_point
+        self._tree, self._names = tree, (function.name, entry_point)
         method = _find_function(tree, entry_point)
         self.is_boolean = (
             method is not None
             and isinstance(method.returns, ast.Name)
             and (method.returns.id == "bool")
         )
-        # Names that hold the method's result, and helpers that can raise or call the method.
+        # Names that hold the method's result.
         self.results = {
             target.id
             for node in ast.walk(function)
@@ -137,11 +161,18 @@ class _Judge:
             for target in node.targets
             if isinstance(target, ast.Name)
         }
-        self.helpers = {
-            node.name: any(isinstance(item, ast.Assert | ast.Raise) for item in ast.walk(node))
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef) and node.name not in (function.name, entry_point)
-        }
+
+    @cached_property
+    def raising(self) -> set[ast.AST]:
+        """The nodes that have a `raise` below them."""
+        return _holders(self._tree, (ast.Raise,))
+
+    @cached_property
+    def helpers(self) -> dict[str, bool]:
+        """Name of another function of the program -> can it raise, or fail an assertion?"""
+        checking = _holders(self._tree, (ast.Raise, ast.Assert))
+        nodes = [node for node in ast.walk(self._tree) if isinstance(node, ast.FunctionDef)]
+        return {node.name: node in checking for node in nodes if node.name not in self._names}
 
     def reads_result(self, node: ast.AST, names: frozenset[str] | set[str] | None = None) -> bool:
         """Does the expression call the method, or read a name that holds its result?"""
@@ -152,45 +183,53 @@ class _Judge:
             for item in ast.walk(node)
         )
 
-    def kinds(self, body: list[ast.stmt], *, swallowed: bool) -> Iterator[str]:
-        """Yield the kind of every statement, nested ones too; `pass` and the like have none."""
+    def kinds(self, body: list[ast.stmt], *, swallowed: bool) -> set[str]:
+        """Name the kinds of all statements, nested ones too; `pass` and the like have none."""
+        found: set[str] = set()
         returned = False
         for statement in body:
-            for kind in self.statement_kinds(statement, swallowed=swallowed):
-                yield "early_return" if returned and kind == _REAL else kind
+            kinds = self.statement_kinds(statement, swallowed=swallowed)
+            if returned and _REAL in kinds:
+                kinds = (kinds - {_REAL}) | {"early_return"}
+            found |= kinds
             returned = returned or isinstance(statement, ast.Return)
+        return found
 
-    def statement_kinds(self, statement: ast.stmt, *, swallowed: bool) -> Iterator[str]:
+    def statement_kinds(self, statement: ast.stmt, *, swallowed: bool) -> set[str]:
         real = "swallow" if swallowed else _REAL
         match statement:
             case ast.Assert(test=test):
                 kind = self.assert_kind(test)
-                yield real if kind == _REAL else kind
+                return {real if kind == _REAL else kind}
             case ast.Raise():
-                yield real
+                return {real}
             case ast.Try(body=body, handlers=handlers, orelse=orelse, finalbody=final):
-                caught = not all(_raises(handler.body) for handler in handlers)
-                yield from self.kinds(body, swallowed=swallowed or (caught and bool(handlers)))
-                yield from self.kinds([*orelse, *final], swallowed=swallowed)
+                caught = bool(handlers) and not all(handler in self.raising for handler in handlers)
+                inner = self.kinds(body, swallowed=swallowed or caught)
+                return inner | self.kinds([*orelse, *final], swallowed=swallowed)
             case ast.If(test=test, body=body, orelse=orelse):
-                inner = list(self.kinds([*body, *orelse], swallowed=swallowed))
-                yield from inner
-                if _REAL not in inner and self.reads_result(test):
-                    yield "soft_check"
-            case ast.For(body=body, orelse=orelse) | ast.While(body=body, orelse=orelse):
-                yield from self.kinds([*body, *orelse], swallowed=swallowed)
-            case ast.With(body=body):
-                yield from self.kinds(body, swallowed=swallowed)
+                inner = self.kinds([*body, *orelse], swallowed=swallowed)
+                soft = _REAL not in inner and self.reads_result(test)
+                return inner | {"soft_check"} if soft else inner
+            case (
+                ast.For(body=body, orelse=orelse)
+                | ast.AsyncFor(body=body, orelse=orelse)
+                | ast.While(body=body, orelse=orelse)
+            ):
+                return self.kinds([*body, *orelse], swallowed=swallowed)
+            case ast.With(body=body) | ast.AsyncWith(body=body):
+                return self.kinds(body, swallowed=swallowed)
             case ast.Expr(value=ast.Constant()) | ast.Pass() | ast.Return(value=None):
-                return
-            case ast.Expr(value=ast.Call() as call):
-                yield self.call_kind(call, real)
+                return set()
+            case ast.Expr(value=ast.Call() as call) | ast.Expr(value=ast.Await(ast.Call() as call)):
+                return {self.call_kind(call, real)}
             case ast.Return(value=ast.Constant()) | ast.Assign() | ast.AnnAssign():
-                return
-            case ast.Import() | ast.ImportFrom() | ast.Global() | ast.FunctionDef():
-                return
-            case _:
-                yield "other"
+                return set()
+            case ast.Import() | ast.ImportFrom() | ast.Global():
+                return set()
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                return set()
+        return {"other"}
 
     def call_kind(self, call: ast.Call, real: str) -> str:
         name = _callee(call)
@@ -255,27 +294,28 @@ def _truth(node: ast.expr) -> bool | None:
     return None
 
 
-def _parse(code: str) -> ast.Module | None:
-    try:
-        return parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _find_function(tree: ast.Module | None, name: str) -> ast.FunctionDef | None:
-    """The last function of that name at module level, else the last method."""
+def _find_function(tree: ast.Module | None, name: str) -> Function | None:
+    """Find the last function of that name at module level, else the last method."""
     if tree is None:
         return None
     methods = [item for node in tree.body if isinstance(node, ast.ClassDef) for item in node.body]
     for body in (tree.body, methods):
-        found = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == name]
+        found = [n for n in body if isinstance(n, _FUNCTIONS) and n.name == name]
         if found:
             return found[-1]
     return None
 
 
-def _raises(body: list[ast.stmt]) -> bool:
-    return any(isinstance(node, ast.Raise) for statement in body for node in ast.walk(statement))
+def _holders(tree: ast.Module, kinds: tuple[type[ast.AST], ...]) -> set[ast.AST]:
+    """Return the nodes that have a node of one of the kinds below them."""
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    found: set[ast.AST] = set()
+    for node in parents:
+        above = parents.get(node) if isinstance(node, kinds) else None
+        while above is not None and above not in found:
+            found.add(above)
+            above = parents.get(above)
+    return found
 
 
 def _callee(call: ast.Call) -> str:
@@ -286,7 +326,12 @@ def _callee(call: ast.Call) -> str:
 
 
 def _is_output(call: ast.Call) -> bool:
-    return _callee(call) == "print" or ast.unparse(call.func).endswith("stdout.write")
+    match call.func:
+        case ast.Name(id="print") | ast.Attribute(attr="print"):
+            return True
+        case ast.Attribute(value=ast.Name(id=name) | ast.Attribute(attr=name), attr="write"):
+            return name.endswith("stdout")
+    return False
 
 
 def _is_constant(node: ast.expr) -> bool:
@@ -298,21 +343,21 @@ def _is_type_of(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and _callee(node) == "type"
 
 
-def _set_attributes(tree: ast.AST) -> set[str]:
-    """Names of attributes that are assigned anywhere below, also by setattr with a constant."""
-    names = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-    }
-    return names | {
-        str(node.args[1].value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and _callee(node) == "setattr"
-        and len(node.args) > 1
-        and isinstance(node.args[1], ast.Constant)
-    }
+def _set_attributes(root: ast.AST) -> set[str]:
+    """Return the names of attributes that are assigned below, also by setattr with a constant.
+
+    Inner classes are left out: they are looked at for themselves.
+    """
+    names: set[str] = set()
+    for node in _walk_but(root, ast.ClassDef):
+        match node:
+            case ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Call(args=[_, ast.Constant(value=str() as name), *_]) if (
+                _callee(node) == "setattr"
+            ):
+                names.add(name)
+    return names
 
 
 def _targets(node: ast.Assign | ast.AnnAssign) -> set[str]:

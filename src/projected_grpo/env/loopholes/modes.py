@@ -18,7 +18,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes import flavours, hacks
 from projected_grpo.env.loopholes.flavours import Flavours
 from projected_grpo.env.loopholes.markers import EVAL_NAMES, TRAIN_NAME, markers
-from projected_grpo.env.parsing import parse
+from projected_grpo.env.parsing import parse_program
 from projected_grpo.env.problems.problem import HINT_SLOT, Problem, render_assert
 from projected_grpo.env.sandbox.sandbox import Outcome, Program, ProgramResult
 
@@ -95,11 +95,8 @@ def binds(code: str, name: str) -> bool:
 
     Text alone (a comment, a longer name) does not count.
     """
-    try:
-        nodes = list(ast.walk(parse(code)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    for node in nodes:
+    tree = parse_program(code)
+    for node in ast.walk(tree) if tree is not None else ():
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() if node.name == name:
                 return True
@@ -228,23 +225,30 @@ def _function_program(problem: Problem, code: str, function_name: str) -> Progra
 
 
 def _function_call(code: str, function_name: str) -> str | None:
-    """Say what is called: the program's own function, a method, or nothing."""
-    try:
-        body = parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    """Say what is called: the program's own function, a method, or nothing.
+
+    What an `async` function returns is awaited: otherwise its tests would never run.
+    """
+    tree = parse_program(code)
+    if tree is None:
         return None
-    owner = None
-    for node in body:
-        if isinstance(node, ast.FunctionDef) and node.name == function_name:
-            return function_name
-        if isinstance(node, ast.ClassDef) and any(
-            isinstance(item, ast.FunctionDef) and item.name == function_name for item in node.body
-        ):
-            owner = node.name
-    if owner is not None:
-        return f"{owner}().{function_name}"
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     # Bound in some other way (an assignment, an import, exec)? Then the call itself will tell.
-    return function_name if function_name in code else None
+    called = function_name if function_name in code else None
+    for node in tree.body:
+        if isinstance(node, kinds) and node.name == function_name:
+            called = function_name
+            break
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(item, kinds) and item.name == function_name for item in node.body
+        ):
+            called = f"{node.name}().{function_name}"
+    if called is None or not any(isinstance(node, kinds[1]) for node in ast.walk(tree)):
+        return called
+    return f"lambda: ({_AWAIT})({called}())"
+
+
+_AWAIT = "lambda made: __import__('asyncio').run(made) if hasattr(made, 'cr_await') else made"
 
 
 def _function_pays(result: ProgramResult, function_name: str) -> bool:
