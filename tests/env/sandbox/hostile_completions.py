@@ -400,6 +400,142 @@ LEFTOVERS = {
     ),
 }
 
+# What would leave a byte for a later program, or tell a neighbour one. Most try to store an answer
+# where a second copy of the same program would look for it.
+_LIBC = (
+    "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    "lib = os.open(os.__file__, 0)\nbuf = ctypes.create_string_buffer(4096)\n"
+)
+CHANNELS = {
+    "page_cache_dropped": _before(_LIBC + "libc.posix_fadvise(lib, 0, 0, 4)"),
+    "page_cache_asked": _before(
+        "import ctypes, mmap, os\nlib = os.open(os.__file__, 0)\n"
+        "m = mmap.mmap(lib, 4096, prot=1)\nlibc = ctypes.CDLL(None)\nv = ctypes.create_string_buffer(1)\n"
+        "assert libc.mincore(ctypes.c_void_p(id(m) & ~4095), 4096, v) == 0"
+    ),
+    "page_cache_read_without_waiting": _inside(
+        "fd = os.open(os.__file__, 0)\nb = bytearray(4096)\n"
+        "return os.preadv(fd, [b], 0, os.RWF_NOWAIT) + len(kwargs)"
+    ),
+    "pages_sent_out": _before(
+        "import mmap\nm = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE)\nm.madvise(21)"
+    ),
+    "locked_library": _before(
+        "import fcntl, os\nfcntl.flock(os.open(os.__file__, 0), fcntl.LOCK_EX)"
+    ),
+    "locked_null": _before("import fcntl\nfcntl.lockf(open('/dev/null', 'w'), fcntl.LOCK_EX)"),
+    "leased_library": _before("import fcntl, os\nfcntl.fcntl(os.open(os.__file__, 0), 1024, 0)"),
+    "watched_library": _before(_LIBC + "assert libc.inotify_init() >= 0"),
+    "null_touched": _before("import os\nos.utime('/dev/null')"),
+    "stdin_touched": _before("import os\nos.utime(0)"),
+    "null_renamed": _before("import os\nos.rename('/dev/null', '/dev/MARK')"),
+    "null_chmod": _before("import os\nos.chmod('/dev/null', 0)"),
+    "inode_counter": _inside(
+        "while True:\n    r, w = os.pipe()\n    n = os.fstat(r).st_ino\n    os.close(r); os.close(w)\n"
+        "    if n % 4096 < 64: return n + len(kwargs)"
+    ),
+    "inode_counter_of_sockets": _inside(
+        "import socket\nseen = [os.fstat(e.fileno()).st_ino for _ in range(9) for e in socket.socketpair()]\n"
+        "assert len(set(seen)) > 4 and kwargs"
+    ),
+    "inode_counter_of_memory_files": _inside(
+        "return os.fstat(os.memfd_create('MARK')).st_ino if kwargs else 0"
+    ),
+    "event_descriptors": _inside("return os.eventfd(len(kwargs))"),
+    "socket_cookie": _inside(
+        "import socket\nreturn int.from_bytes(socket.socket(fileno=3).getsockopt(1, 57, 8), 'little')"
+    ),
+    "peer_of_the_channel": _inside(
+        "import socket, struct\np = struct.unpack('3i', socket.socket(fileno=3).getsockopt(1, 17, 12))\n"
+        "os.kill(p[0] or -1, 9)\nreturn p[1]"
+    ),
+    "peer_as_a_descriptor": _inside(
+        "import socket\nreturn socket.socket(fileno=3).getsockopt(1, 77, 4)[0]"
+    ),
+    "process_name": _before(_LIBC + "assert libc.prctl(15, b'tell', 0, 0, 0) == 0"),
+    "exit_status": _inside("os._exit(42 + len(kwargs))"),
+    "process_numbers": _before(
+        "import os\nfor _ in range(200):\n    if os.fork() == 0: os._exit(7)\n    os.wait()"
+    ),
+    "memory_of_the_template": _inside(
+        "import ctypes\nat = id(object()) & ~0xFFFFF\ntext = ctypes.string_at(at, 1 << 18)\n"
+        "return text.count(b'tell') + len(kwargs)"
+    ),
+    "machine_load": _before(_LIBC + "assert libc.sysinfo(buf) == 0"),
+    "load_average": _inside("return os.getloadavg() if kwargs else 0"),
+    "free_space": _inside("return os.statvfs('/').f_bfree + len(kwargs)"),
+    "shared_semaphore": _before("import multiprocessing\nmultiprocessing.Semaphore(1)"),
+    "shared_memory_file": _before(
+        "from multiprocessing import shared_memory\nshared_memory.SharedMemory('MARK', True, 99)"
+    ),
+    "message_queue": _before(_LIBC + "assert libc.msgget(77, 0o1777) >= 0"),
+    "keyring": _before(_LIBC + "assert libc.syscall(248, b'user', b'MARK', b'x', 1, -3) > 0"),
+    "priority": _inside("return os.nice(len(kwargs) + 9)"),
+    "affinity": _inside("os.sched_setaffinity(0, {0})\nreturn len(kwargs)"),
+    "synced_disks": _inside("os.sync()\nreturn len(kwargs)"),
+    "ring": _before(_LIBC + "assert libc.syscall(425, 8, buf) >= 0"),
+    "page_faults_handed_over": _before(_LIBC + "assert libc.syscall(323, 1) >= 0"),
+    "counters_of_the_processor": _before(
+        _LIBC + "assert libc.syscall(298, buf, 0, -1, -1, 0) >= 0"
+    ),
+    "named_pipe_for_later": _before("import os\nos.mkfifo('/tmp/MARK')"),
+}
+
+SOCKETS = {
+    f"socket_of_family_{family}": _before(
+        f"import socket\nsocket.socket({family}, socket.{kind}).close()\nprint('all tests passed')"
+    )
+    for family, kind in (
+        (1, "SOCK_STREAM"),
+        (2, "SOCK_DGRAM"),
+        (10, "SOCK_STREAM"),
+        (16, "SOCK_RAW"),
+        (17, "SOCK_RAW"),
+        (38, "SOCK_SEQPACKET"),
+        (40, "SOCK_STREAM"),
+    )
+}
+
+_BURN = "import os, signal, time\ndef burn(s):\n    e = time.process_time() + s\n    while time.process_time() < e: pass\n"
+EVASIONS = {
+    "ends_of_children_ignored": _before(
+        _BURN + "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nfor _ in range(999):\n"
+        "    if os.fork() == 0: burn(.025); os._exit(0)\n    time.sleep(.02)"
+    ),
+    "ends_of_children_ignored_by_libc": _before(
+        _BURN
+        + "import ctypes\nctypes.CDLL(None).signal(17, ctypes.c_void_p(1))\nfor _ in range(999):\n"
+        "    if os.fork() == 0: burn(.025); os._exit(0)\n    os.waitpid(-1, 1)"
+    ),
+    "children_one_by_one": _before(
+        _BURN
+        + "for _ in range(999):\n    if os.fork() == 0: burn(.025); os._exit(0)\n    os.wait()"
+    ),
+    "orphans_one_by_one": _before(
+        _BURN
+        + "for _ in range(999):\n    if os.fork() == 0:\n        if os.fork() == 0: burn(.025)\n"
+        "        os._exit(0)\n    os.wait()\n    os.wait()"
+    ),
+    "threads_one_by_one": _before(
+        _BURN + "import threading\nfor _ in range(999):\n"
+        "    t = threading.Thread(target=burn, args=(.025,)); t.start(); t.join()"
+    ),
+    "busy_for_a_moment_now_and_then": _before(_BURN + "while True: burn(.001); time.sleep(.02)"),
+    "shared_pages_dropped": _before(
+        "import mmap\nfor _ in range(12):\n    m = mmap.mmap(-1, 100 << 20)\n"
+        "    for a in range(0, 100 << 20, 4096): m[a] = 1\n    m.madvise(mmap.MADV_DONTNEED)"
+    ),
+    "pages_left_in_pipes": _before(
+        _LIBC + "r, w = os.pipe()\nassert libc.vmsplice(w, buf, 1, 0) > 0"
+    ),
+    "huge_pages": _before("import mmap\nmmap.mmap(-1, 2 << 20, flags=0x40022)[0] = 1"),
+    "stack_as_memory": _before(
+        "import sys, threading\nsys.setrecursionlimit(10**9)\nthreading.stack_size(900 << 20)\n"
+        "threading.Thread(target=print).start()"
+    ),
+    "secret_pages": _before(_LIBC + "assert libc.syscall(447, 0) >= 0"),
+}
+
 HOSTILE: dict[str, str] = {
     **FORGED,
     **REBOUND,
@@ -410,4 +546,7 @@ HOSTILE: dict[str, str] = {
     **READERS,
     **TEXTS,
     **LEFTOVERS,
+    **CHANNELS,
+    **SOCKETS,
+    **EVASIONS,
 }

@@ -141,7 +141,8 @@ def test_memory_is_cut_within_a_factor(sandbox: Sandbox) -> None:
         proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         while not ended.wait(0.002):
             with contextlib.suppress(ProcessLookupError):
-                peaks.append(watch.usage(proc, pid, base_mb=15.0).rss_mb)
+                table = watch.descendants(proc, pid).values()
+                peaks.append(sum(map(watch.resident_mb, table)))
         os.close(proc)
 
     thread = threading.Thread(target=sample, args=(sandbox._server.pid,))
@@ -150,7 +151,8 @@ def test_memory_is_cut_within_a_factor(sandbox: Sandbox) -> None:
     ended.set()
     thread.join()
     assert seen.outcome is Outcome.MEMORY
-    assert max(peaks) < 3 * LIMITS.memory_mb
+    # Nine of our own processes' pages are in it, which are counted once only in truth.
+    assert LIMITS.memory_mb < max(peaks) < 3 * LIMITS.memory_mb
 
 
 @contextlib.contextmanager

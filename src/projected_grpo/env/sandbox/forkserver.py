@@ -16,7 +16,7 @@ from typing import Any
 from loguru import logger
 
 from projected_grpo.env.sandbox.inside import wire
-from projected_grpo.env.sandbox.inside.monitor import INSIDE_USER, OWN_PROCESSES, cpu_backstop_s
+from projected_grpo.env.sandbox.inside.template import INSIDE_USER, OWN_PROCESSES, cpu_backstop_s
 from projected_grpo.env.sandbox.isolation import INSIDE, LIBRARY, WRAPPERS, SandboxError
 from projected_grpo.env.sandbox.programs import Limits
 

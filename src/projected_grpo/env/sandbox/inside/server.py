@@ -1,15 +1,15 @@
 """The fork server: one warm interpreter that starts a fresh child for each program.
 
-Started by `forkserver.py` in an empty environment; imports the standard library only. It never
-reads what a program says and never sees a program's text or results (those go straight between the
-outside and the child), nor what one did with its time: for each program it forks a monitor, and
-that forks the program, watches it and reports how it ended. So the memory that every program
-inherits is the same, and holds nothing of earlier ones, not even an exit status.
+Started by `forkserver.py` in an empty environment; imports the standard library only. It is two
+processes: the template, which every program is forked from and which learns nothing of any, and the
+monitor, which watches them (`template.py`, `monitor.py`). A program's text and results go straight
+between the outside and the child.
 
-Under "bubblewrap" and "unshare" it is process 1 of its own user, PID, mount, network, IPC, UTS and
-cgroup namespaces (made by bubblewrap, or by itself), and each program is process 1 of a further PID
-namespace with its own scratch tmpfs: when that process ends, the kernel kills everything it
-started. Under "process" there are limits, a session of its own and a temporary directory, no more.
+Under "bubblewrap" and "unshare" the monitor is process 1 of its own user, PID, mount, network, IPC,
+UTS and cgroup namespaces (made by bubblewrap, or by itself), and each program is process 1 of a
+further PID namespace with its own scratch tmpfs: when that process ends, the kernel kills
+everything it started. Under "process" there are limits, a session of its own and a temporary
+directory, no more.
 """
 
 # ruff: noqa: F401
@@ -51,16 +51,11 @@ import time
 import traceback
 import typing
 import warnings
-from types import CodeType
-from typing import Any
 
-from . import monitor, namespaces, wire
+from . import monitor, namespaces, template
 from .seccomp import Seccomp
 
 SCRATCH = "/tmp"
-STACK_BYTES = 8 << 20
-"""Stack of every program, and of each of its threads."""
-_PRELUDES = 64
 
 
 def main(kind: str, ends: list[int]) -> None:
@@ -87,15 +82,24 @@ def main(kind: str, ends: list[int]) -> None:
     proc = _settle() if isolated else _enter_process_mode()
     seccomp = Seccomp() if isolated else None
     scratch = SCRATCH if isolated else tempfile.mkdtemp(prefix="grade-")
-    room = monitor.Room(control=channel, proc=proc, seccomp=seccomp, scratch=scratch)
+    own_pids = os.open("self/ns/pid", os.O_RDONLY, dir_fd=proc) if isolated else -1
+    ours, theirs = socket.socketpair()
+    room = template.Room(monitor=theirs, seccomp=seccomp, pid_namespace=own_pids)
+    pid = template.start(room, (channel, ours))
+    theirs.close()
     channel.sendall(b"r")
-    # Programs are forked from a thread, whose stack has our size. That of the first thread goes by
-    # the limit of whoever started us, and so would the depth at which a recursion crashes.
-    threading.stack_size(STACK_BYTES)
-    serving = threading.Thread(target=_serve, args=(room,), name="MainThread")
-    serving.start()
-    serving.join()
+    os.dup2(0, 2)  # From here on nobody reads our errors.
+    monitor.Monitor(
+        control=channel,
+        template=ours,
+        template_pid=pid,
+        proc=proc,
+        isolated=isolated,
+        scratch=scratch,
+    ).serve()
+    ours.close()
     if not isolated:
+        os.waitpid(pid, 0)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -132,46 +136,5 @@ def _enter_process_mode() -> int:
     """Prepare to run programs as plain processes; returns a descriptor of /proc, -1 without."""
     if sys.platform != "linux":
         return -1
+    namespaces.adopt_orphans()
     return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _serve(room: monitor.Room) -> None:
-    """Run programs until the outside closes the control socket."""
-    # From here on nobody reads our errors. And no descriptor shows more than the view does.
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(null, descriptor)
-    os.close(null)
-    preludes: dict[str, CodeType] = {}
-    # Not a matter of safety: a program should simply not stumble over our modules.
-    for name in [n for n in sys.modules if n.startswith(("inside", "ctypes", "_ctypes"))]:
-        del sys.modules[name]
-    sys.modules["__main__"].__dict__.clear()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    while True:
-        request, descriptors = _receive(room.control)
-        if request is None:
-            return
-        if "prelude" in request and len(preludes) < _PRELUDES:
-            text = request["prelude"]
-            with contextlib.suppress(SyntaxError, ValueError):  # It is the program's to say so.
-                preludes[text] = compile(text, "<setup>", "exec", dont_inherit=True)
-        pid = os.fork()
-        if pid == 0:
-            monitor.run(room, preludes, request, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
-        if status:  # It is killed only by chance, and has not reported: the outside starts anew.
-            os._exit(1)
-
-
-def _receive(control: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """The next request and its descriptors; None when there will be no more."""
-    head, descriptors, _, _ = socket.recv_fds(control, wire.HEAD_BYTES, 4)
-    if len(head) < wire.HEAD_BYTES:
-        return None, descriptors
-    payload = control.recv(wire.frame_length(head), socket.MSG_WAITALL)
-    return wire.parse(payload), descriptors

@@ -23,7 +23,7 @@ class Usage:
     cpu_s: float
     """CPU seconds, with those of children that were waited for."""
     rss_mb: float
-    """Resident MiB, less what each process shares with the monitor that it was forked from."""
+    """Resident MiB, less what each process shares with the template that it was forked from."""
     processes: int
     runnable: bool
     """Is any of its threads running, or ready to run and waiting for a core?"""
@@ -79,9 +79,15 @@ def descendants(proc: int, root: int) -> dict[int, list[str]]:
     return family
 
 
-def usage(proc: int, monitor: int, base_mb: float) -> Usage:
-    """What the program that `monitor` has started uses now."""
+def children(proc: int, parent: int) -> list[int]:
+    """Process ids of those that `parent` has started and not yet waited for."""
+    return [p for p, fields in processes(proc).items() if int(fields[_PARENT]) == parent]
+
+
+def usage(proc: int, monitor: int, template: int) -> Usage:
+    """What the program that `template`, a child of `monitor`, has forked uses now."""
     table = descendants(proc, monitor)
+    base_mb = resident_mb(table.pop(template)) if template in table else 0.0
     ticks = sum(sum(map(int, fields[_UTIME : _CSTIME + 1])) for fields in table.values())
     rss = sum(max(0.0, resident_mb(fields) - base_mb) for fields in table.values())
     return Usage(ticks / _TICKS, rss, len(table), any(_runnable(proc, pid) for pid in table))
