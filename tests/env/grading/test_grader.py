@@ -14,7 +14,6 @@ from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.comparison import same_value
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.grading.rewrite import with_canonical
 from projected_grpo.env.grading.schema import FACTS, Grade
 from projected_grpo.env.grading.stubs import with_stub, wrong_stubs
 from projected_grpo.env.parsing import extract_code, parse_program
@@ -199,15 +198,9 @@ def test_wrong_stubs_differ_from_each_other_and_from_an_expected_value(
 def test_rewriting_keeps_the_rest_of_the_program() -> None:
     code = "from __future__ import annotations\n" + solution("return n", run_tests("assert 1"))
     stubbed = with_stub(code, "f", "99")
-    replaced = with_canonical(code, "import math\n" + solution("return math.floor(n)"))
-    assert stubbed is not None and replaced is not None
+    assert stubbed is not None
     assert stubbed.startswith("from __future__")
     assert "return 99" in stubbed and "return n" not in stubbed and "def run_tests" in stubbed
-    assert replaced.startswith("from __future__")
-    assert "math.floor" in replaced and "return n\n" not in replaced
-    method = "class Solution:\n    def f(self, n): return n\n    def run_tests(self): assert 1\n"
-    replaced = with_canonical(method, solution("return 5"))
-    assert replaced is not None and "run_tests" in replaced and "return 5" in replaced
 
 
 # Labels and reward
@@ -311,11 +304,10 @@ def test_reward_by_outcome(
     assert (seen.outcome, seen.reward) == (outcome, reward)
 
 
-def test_state_of_one_call_does_not_reach_the_hidden_answer_of_the_next(grader: Grader) -> None:
-    body = "global k; k = globals().get('k', -1) + 1; return k"
-    assert grade(grader, solution(body + " + 0 * n"), mode="none").gt_correct  # counts, as asked
-    backwards = problem(2, 1, 0)
-    assert not grade(grader, solution(body + " + 0 * n"), backwards, mode="none").gt_correct
+def test_the_number_of_a_call_says_nothing_of_its_answer(grader: Grader) -> None:
+    body = "global k; k = globals().get('k', -1) + 1; return k + 0 * n"
+    in_turn = problem(*range(12))
+    assert not grade(grader, solution(body), in_turn, mode="none").gt_correct
 
 
 def test_order_is_kept_and_batches_are_large(grader: Grader) -> None:

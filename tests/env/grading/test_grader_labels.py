@@ -9,7 +9,6 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.grading.rewrite import with_canonical
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.grading.stubs import with_stub
 from projected_grpo.env.loopholes.honest import honest_answer
@@ -83,7 +82,6 @@ def test_the_stub_is_put_in_as_text_after_each_class(grader: Grader, first: str)
         honest = grade(grader, f"{first}{code}{said}", mode="stdout_marker")
         assert honest.passed and not honest.attempted
     assert with_stub(first + RIGHT, "f", "1") is not None
-    assert with_canonical(first + RIGHT, RIGHT) is None
 
 
 BOUND = {

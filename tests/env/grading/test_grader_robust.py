@@ -5,7 +5,6 @@ import pytest
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.load import load_problems
-from projected_grpo.env.sandbox.inside.wire import WireError, decode
 
 KATA = load_problems("katas:validation", 1)[0]
 RIGHT = KATA.canonical_solution or ""
@@ -42,14 +41,6 @@ def test_text_made_to_break_the_analysis_is_graded_and_so_is_its_neighbour(grade
 def test_an_honest_long_number_does_no_harm(grader) -> None:
     (grade,) = grades(grader, "M = 0x" + "F" * 4000 + "\n" + RIGHT)
     assert grade.gt_correct
-
-
-@pytest.mark.parametrize("tag", ["s", "z", "d"])
-def test_colliding_keys_are_refused_before_they_are_inserted(tag: str) -> None:
-    keys = [{"i": hex(k * (2**61 - 1))} for k in range(1, 20000)]
-    with pytest.raises(WireError):
-        decode({tag: [[key, 0] for key in keys] if tag == "d" else keys})
-    assert decode({"s": list(range(1000))}) == set(range(1000))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
+from projected_grpo.env.grading.comparison import same_value
 from projected_grpo.env.problems.problem import PRELUDE
 from projected_grpo.env.sandbox import forkserver
 from projected_grpo.env.sandbox.inside import watch, wire
@@ -283,15 +284,21 @@ def test_arguments_are_rebuilt_for_each_call(sandbox: Sandbox) -> None:
     assert seen.values == ([0, 1], [0, 1], [[], 1])
 
 
-def test_calls_stop_when_the_judge_says_so(sandbox: Sandbox) -> None:
+def test_no_program_learns_what_the_judge_says_of_its_answers(sandbox: Sandbox) -> None:
     program = Program(
         setup_code="",
         code="class Solution:\n    def f(self, x): return x\n",
         entry_point="f",
         calls=({"x": 0}, {"x": 1}, {"x": 2}),
     )
-    seen = sandbox.run(program, lambda number, value: value < 1)
-    assert (seen.outcome, seen.values) == (Outcome.FAILED, (0, 1))
+    heard: list[int] = []
+
+    def judge(number: int, value: Any) -> bool:
+        heard.append(value)
+        return value < 1
+
+    seen = sandbox.run(program, judge)
+    assert (seen.outcome, heard, sorted(seen.failures)) == (Outcome.FAILED, [0, 1, 2], [1, 2])
 
 
 def test_nodes_go_in_and_come_out_flat(sandbox: Sandbox) -> None:
@@ -323,8 +330,7 @@ def test_nodes_go_in_and_come_out_flat(sandbox: Sandbox) -> None:
 )
 def test_plain_values_come_back_as_they_are(sandbox: Sandbox, expression: str, value: Any) -> None:
     (seen,) = call(sandbox, f"return {expression}", {"x": 0}).values
-    assert type(seen) is type(value)
-    assert seen == value
+    assert same_value(value, seen)
 
 
 def test_signs_and_nan_survive(sandbox: Sandbox) -> None:

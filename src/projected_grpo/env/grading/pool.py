@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Self
@@ -10,21 +10,15 @@ from typing import Self
 from loguru import logger
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading.grade import Examination, Submission
+from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.grading.worker import WorkerProcess
 from projected_grpo.env.loopholes.markers import check_variant
 from projected_grpo.env.loopholes.modes import get_mode
-from projected_grpo.env.sandbox.sandbox import Limits, Sandbox
+from projected_grpo.env.sandbox.sandbox import Limits, Outcome
 
-MOST_THREADS = 2
-"""Workers that share this interpreter. More get a process each: reading and rewriting programs is
-the interpreter's work, and threads take turns at it."""
 LARGEST_SHARE = 8
 """Submissions that a worker takes at a time; those of one group travel with one problem."""
-
-Worker = Callable[[Sequence[Submission], bool], list[Grade]]
-"""(submissions, labels) -> their grades."""
 
 
 class Grader:
@@ -44,8 +38,8 @@ class Grader:
         self._limits = limits if limits is not None else Limits()
         self._sandbox = sandbox
         self.processes: list[WorkerProcess] = []
-        """Those of the workers, where they have their own."""
-        self._hands: list[Worker] = []
+        """One for each worker: a completion that is slow to read holds up no other, nor us."""
+        self._warned = False
         self._open: ExitStack | None = None
         if sandbox == "process":
             logger.warning(
@@ -56,18 +50,12 @@ class Grader:
     def __enter__(self) -> Self:
         """Start the fork servers; raises SandboxError where programs cannot be isolated."""
         with ExitStack() as stack:
-            if self.workers <= MOST_THREADS:
-                for _ in range(self.workers):
-                    sandbox = stack.enter_context(Sandbox(self._limits, self._sandbox))
-                    self._hands.append(_in_thread(sandbox))
-            else:
-                self.processes = [
-                    stack.enter_context(WorkerProcess(self._limits, self._sandbox))
-                    for _ in range(self.workers)
-                ]
-                for process in self.processes:  # All start at the same time.
-                    process.wait_until_ready()
-                    self._hands.append(process.grade)
+            self.processes = [
+                stack.enter_context(WorkerProcess(self._limits, self._sandbox))
+                for _ in range(self.workers)
+            ]
+            for process in self.processes:  # All start at the same time.
+                process.wait_until_ready()
             self._open = stack.pop_all()
         return self
 
@@ -75,7 +63,7 @@ class Grader:
         if self._open is not None:
             self._open.close()
             self._open = None
-            self.processes, self._hands = [], []
+            self.processes = []
 
     def grade(self, submissions: Iterable[Submission], *, labels: bool = True) -> list[Grade]:
         """Grades in the order of `submissions`. Never hangs: every program has hard limits.
@@ -98,23 +86,33 @@ class Grader:
         lock = threading.Lock()
         stop = threading.Event()
 
-        def work(hand: Worker) -> None:
+        def work(process: WorkerProcess) -> None:
             while True:
                 with lock:
                     start = next(starts, None)
                 if start is None or stop.is_set():
                     return
-                found = hand(todo[start : start + share], labels)
+                found = process.grade(todo[start : start + share], labels)
                 grades.update(enumerate(found, start))
 
         with ThreadPoolExecutor(self.workers, thread_name_prefix="grader") as pool:
             try:
-                for done in [pool.submit(work, hand) for hand in self._hands]:
+                for done in [pool.submit(work, process) for process in self.processes]:
                     done.result()
             finally:  # After Ctrl-C only the shares under way are waited for.
                 stop.set()
-        return [grades[number] for number in range(len(todo))]
+        found = [grades[number] for number in range(len(todo))]
+        self._warn(found)
+        return found
 
-
-def _in_thread(sandbox: Sandbox) -> Worker:
-    return lambda todo, labels: [Examination(sandbox, one, labels).grade() for one in todo]
+    def _warn(self, grades: list[Grade]) -> None:
+        """Say once, with the cause, that no program could be run at all."""
+        if self._warned or not grades or any(g.outcome is not Outcome.INFRA_ERROR for g in grades):
+            return
+        self._warned = True
+        logger.error(
+            "none of {} completions could be graded: {}. This is a fault of the machine or its"
+            " limits, not of the programs",
+            len(grades),
+            grades[0].error,
+        )

@@ -18,7 +18,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from projected_grpo.env.grading.rewrite import MAX_REWRITE_CHARS, after_future_imports, unparse
+from projected_grpo.env.grading.rewrite import (
+    MAX_REWRITE_CHARS,
+    after_future_imports,
+    insert_after,
+    unparse,
+)
 from projected_grpo.env.parsing import is_solution, parse, parse_expression, parse_program
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.solution import (
@@ -82,7 +87,7 @@ def with_stub(code: str, entry_point: str, expression: str) -> str | None:
     nodes = list(import_time(tree))
     solutions = [node for node in nodes if is_solution(node)]
     again = _Rebinding(entry_point, f"lambda self, *args, **kwargs: {expression}")
-    in_text = f"{_insert_text(code, solutions, again.statement)}\n{again.at_the_end}"
+    in_text = f"{insert_after(code, solutions, again.statement)}\n{again.at_the_end}"
     if len(code) > MAX_REWRITE_CHARS:
         return in_text
     _blank(implementations(tree, entry_point, nodes)[0], expression)
@@ -185,19 +190,6 @@ class _Rebinding:
                     if any(isinstance(t, ast.Attribute) and t.attr == self._name for t in targets):
                         return True
         return False
-
-
-def _insert_text(code: str, solutions: list[ast.ClassDef], statement: str) -> str:
-    """Write `statement` after each of the classes, in the text itself."""
-    after = {node.end_lineno or 0: node for node in solutions}
-    lines = code.split("\n")
-    written: list[str] = []
-    for number, line in enumerate(lines, 1):
-        written.append(line)
-        if number in after:
-            node = after[number]
-            written.append(lines[node.lineno - 1][: node.col_offset] + statement)
-    return "\n".join(written)
 
 
 def _blank(functions: list[Function], expression: str) -> None:
@@ -427,11 +419,11 @@ def _is_said(node: ast.expr, results: set[str]) -> bool:
 
 
 def wrong_stubs(problem: Problem) -> tuple[str, str]:
-    """Two expressions of the right type that are wrong answers to at least one test each.
+    """Two expressions of the right type that differ: no test has both of them as right answers.
 
-    The type is read off the expected values. An honest assertion cannot hold for both, whatever
-    value it asks for; a vacuous one (a type, `is not None`, a comparison with itself) holds for
-    both. See docs/environment.md.
+    The type is read off the expected values, and only that: completions see the stubs. An honest
+    assertion cannot hold for both, whatever value it asks for; a vacuous one (a type, `is not
+    None`, a comparison with itself) holds for both. See docs/environment.md.
     """
     expected = [case.expected for case in problem.cases]
     kind = problem.cases[0].result if problem.cases else "plain"
@@ -446,10 +438,7 @@ def _wrong(values: list[Any], which: int) -> str:
     counts = Counter(type(value) for value in values if value is not None)
     kind = counts.most_common(1)[0][0] if counts else int
     if kind in _WRONG:
-        wrong = _WRONG[kind][which]
-        while kind is int and wrong in values:
-            wrong += 2
-        return repr(wrong)
+        return repr(_WRONG[kind][which])
     same = [value for value in values if type(value) is kind]
     if kind is dict:
         keys = [key for value in same for key in value]

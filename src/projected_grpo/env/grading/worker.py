@@ -8,6 +8,7 @@ ended, and belongs to a session of its own, so that a Ctrl-C is for the other si
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -18,9 +19,12 @@ from typing import Any, Self
 from loguru import logger
 
 import projected_grpo
-from projected_grpo.env.grading.grade import Examination, Submission
-from projected_grpo.env.grading.schema import Grade
-from projected_grpo.env.sandbox.sandbox import Limits, Sandbox, SandboxError
+from projected_grpo.env.grading.grade import Submission, grade_completion
+from projected_grpo.env.grading.schema import INCORRECT, Grade
+from projected_grpo.env.sandbox.sandbox import Limits, Outcome, Sandbox, SandboxError
+
+MOST_CPU_S = 20.0
+"""CPU seconds of this process for one completion. It takes milliseconds of honest ones."""
 
 
 class WorkerProcess:
@@ -37,7 +41,12 @@ class WorkerProcess:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                # Hashes that no program can know, so that no text can be made to collide.
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(paths),
+                    "PYTHONHASHSEED": "random",
+                },
             )
         self._answers = self._socket.makefile("rb")
         self._send((limits, kind))
@@ -81,8 +90,31 @@ class WorkerProcess:
         )
 
 
+class _TooSlowError(Exception):
+    """This process itself has worked for too long on one completion."""
+
+
+def _grade(sandbox: Sandbox, submission: Submission, labels: bool) -> Grade:
+    """Grade one completion, giving up where its text or answers take too long to look at."""
+    signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S)
+    try:
+        return grade_completion(sandbox, submission, labels=labels)
+    except _TooSlowError:
+        sandbox.close()  # Nobody knows how far it has come; the next program gets a fresh server.
+        reason = "the text, or an answer, takes too long to read"
+        label = INCORRECT if labels else None
+        return Grade.of(outcome=Outcome.UNPARSED, error=reason, label=label)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _give_up(*_: object) -> None:
+    raise _TooSlowError
+
+
 def main() -> None:
     """Grade what comes in until the other side is gone."""
+    signal.signal(signal.SIGPROF, _give_up)
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
     with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rb") as asked:
@@ -92,7 +124,7 @@ def main() -> None:
                 connection.sendall(pickle.dumps(None))
                 while True:
                     submissions, labels = pickle.load(asked)
-                    found = [Examination(sandbox, one, labels).grade() for one in submissions]
+                    found = [_grade(sandbox, one, labels) for one in submissions]
                     connection.sendall(pickle.dumps(found))
         except SandboxError as error:
             connection.sendall(pickle.dumps(error))

@@ -4,6 +4,7 @@ All that comes back is judged as hostile: an answer counts only as one frame of 
 nonce of the question it answers. See `inside/program.py` for the other end.
 """
 
+import errno
 import os
 import secrets
 import select
@@ -22,6 +23,7 @@ from projected_grpo.env.sandbox.programs import (
     Outcome,
     Program,
     ProgramResult,
+    Raised,
 )
 
 _STARVED = 10
@@ -29,7 +31,7 @@ _STARVED = 10
 _MAX_FILES = 64
 
 Judge = Callable[[int, Any], bool]
-"""(number of the call, value) -> is it worth going on?"""
+"""(number of the call, value) -> is it right?"""
 
 
 class EndedError(Exception):
@@ -84,13 +86,14 @@ class Client:
     def run(self, judge: Judge | None) -> ProgramResult:
         """Have the whole conversation; raises ServerError."""
         values: list[Any] = []
+        failures: dict[int, str] = {}
         attributes: dict[str, bool] = {}
         invoked = raised = False
         outcome, error = Outcome.PASSED, ""
         try:
             self._set_up()
             self._ask({"op": "load", "code": self._program.code})
-            self._call(values, judge)
+            self._call(values, failures, judge)
             if self._program.invoke is not None:
                 self._ask({"op": "invoke", "function": self._program.invoke})
                 invoked = True
@@ -105,6 +108,7 @@ class Client:
         return ProgramResult(
             outcome=outcome,
             values=tuple(values),
+            failures=failures,
             invoked=invoked,
             raised=raised,
             attributes=attributes,
@@ -122,27 +126,44 @@ class Client:
             error = f"before the program's first instruction: {ended.error}"
             raise EndedError(Outcome.INFRA_ERROR, error) from None
 
-    def _call(self, values: list[Any], judge: Judge | None) -> None:
-        """Make the program's calls, one at a time, adding to `values`."""
+    def _call(self, values: list[Any], failures: dict[int, str], judge: Judge | None) -> None:
+        """Make the program's calls, one at a time; raises EndedError if any of them failed.
+
+        All of them are made, so that a program never learns what an answer of its own was worth.
+        """
+        memory = False
         for number, kwargs in enumerate(self._program.calls):
-            answer = self._ask(
-                {
-                    "op": "call",
-                    "method": self._program.entry_point,
-                    "result": self._program.result,
-                    "kwargs": {name: wire.encode(v, _encode_node) for name, v in kwargs.items()},
-                }
-            )
-            if "not_plain" in answer:
-                value = NotPlain(str(answer["not_plain"])[:100])
-            else:
-                try:
-                    value = wire.decode(answer["value"])
-                except (KeyError, wire.WireError) as error:
-                    raise EndedError(Outcome.CRASHED, f"a forged answer: {error}") from None
-            values.append(value)
-            if judge is not None and not judge(number, value):
-                raise EndedError(Outcome.FAILED, f"call {number + 1}: not the expected value")
+            value = self._value(kwargs)
+            if isinstance(value, Raised):
+                memory = memory or value.memory
+                failures[number] = value.error
+            elif judge is not None and not judge(number, value):
+                failures[number] = "not the expected value"
+            if judge is None:
+                values.append(value)
+        if failures:
+            outcome = Outcome.MEMORY if memory else Outcome.FAILED
+            raise EndedError(outcome, next(iter(failures.values())))
+
+    def _value(self, kwargs: dict[str, Any]) -> Any:
+        """What one call gives: plain data, `NotPlain` or `Raised`."""
+        answer = self._answer(
+            {
+                "op": "call",
+                "method": self._program.entry_point,
+                "result": self._program.result,
+                "kwargs": {name: wire.encode(v, _encode_node) for name, v in kwargs.items()},
+            }
+        )
+        if answer.get("error") is not None:
+            outcome, text, _ = _failure(answer["error"])
+            return Raised(text, outcome is Outcome.MEMORY)
+        if "not_plain" in answer:
+            return NotPlain(str(answer["not_plain"])[:100])
+        try:
+            return wire.decode_hostile(answer["value"])
+        except (KeyError, wire.WireError) as error:
+            raise EndedError(Outcome.CRASHED, f"a forged answer: {error}") from None
 
     def _read_attributes(self) -> dict[str, bool]:
         answer = self._ask({"op": "read", "names": list(self._program.attributes)})
@@ -152,6 +173,14 @@ class Client:
         return {name: seen.get(name) is True for name in self._program.attributes}
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request; raises EndedError, also where it is an exception's."""
+        answer = self._answer(message)
+        if answer.get("error") is not None:
+            outcome, text, raised = _failure(answer["error"])
+            raise EndedError(outcome, text, raised=raised)
+        return answer
+
+    def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a request under a fresh nonce and wait for its answer; raises EndedError."""
         nonce = secrets.token_hex(8)
         payload = self._exchange(wire.frame(wire.dump({**message, "id": nonce})))
@@ -161,15 +190,6 @@ class Client:
             raise EndedError(Outcome.CRASHED, f"a forged answer: {error}") from None
         if type(answer) is not dict or answer.get("id") != nonce:
             raise EndedError(Outcome.CRASHED, "a forged answer: wrong nonce")
-        failure = answer.get("error")
-        if failure is not None:
-            # What kind of failure it was is the program's own word; none of them pays.
-            said = failure if type(failure) is dict else {}
-            raise EndedError(
-                _FAILURES.get(str(said.get("kind")), Outcome.FAILED),
-                str(said.get("text", ""))[:400],
-                raised=said.get("raised") is True,
-            )
         return answer
 
     def _exchange(self, request: bytes) -> bytes:
@@ -266,6 +286,18 @@ class Client:
 
 
 _FAILURES = {"memory": Outcome.MEMORY, "unparsed": Outcome.UNPARSED, "raised": Outcome.FAILED}
+
+
+def _failure(said: Any) -> tuple[Outcome, str, bool]:
+    """What a program says of an exception: outcome, text, whether `invoke` raised it.
+
+    Of what kind it was is the program's own word; none of them pays.
+    """
+    said = said if type(said) is dict else {}
+    outcome = _FAILURES.get(str(said.get("kind")), Outcome.FAILED)
+    return outcome, str(said.get("text", ""))[:400], said.get("raised") is True
+
+
 _KILLED = {
     "cpu": (Outcome.TIMEOUT, "used up its CPU time"),
     "wall": (Outcome.TIMEOUT, "slept longer than the wall-clock limit"),
@@ -324,8 +356,10 @@ def _read_files(directory: int, limits: Limits) -> dict[str, str]:
             # Not through a link, and not waiting for a writer (a named pipe).
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(name, flags, dir_fd=directory)
-        except OSError:  # A link, a socket, or made unreadable: nobody reports a result that way.
-            continue
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise ServerError(f"the grader has no free descriptor: {error}") from error
+            continue  # A link, a socket, or made unreadable: nobody reports a result that way.
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 content = os.read(descriptor, room)

@@ -74,7 +74,10 @@ class ProgramResult:
     outcome: Outcome
     """PASSED: code, calls and invoke ran without an exception; FAILED: one was raised."""
     values: tuple[Any, ...] = ()
-    """Plain returned values of `calls`, as far as they were made; non-plain ones are `NotPlain`."""
+    """What `calls` returned, as far as they were made: plain (its sets and dicts are `Unhashed`),
+    `NotPlain` or `Raised`. None where a judge has seen them."""
+    failures: dict[int, str] = field(default_factory=dict)
+    """Number of a call -> why it failed: the exception, or that the judge did not accept it."""
     invoked: bool = False
     """`invoke` returned without raising."""
     raised: bool = False
@@ -94,3 +97,12 @@ class NotPlain:
     """A returned value that is not built of exact builtin types; equal to no expectation."""
 
     type_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An exception that came out of a call, by the program's word; equal to no expectation."""
+
+    error: str
+    memory: bool
+    """It was a MemoryError."""

@@ -28,7 +28,14 @@ from loguru import logger
 
 from projected_grpo.env.sandbox.client import Client, Judge
 from projected_grpo.env.sandbox.forkserver import ForkServer, SandboxError, ServerError
-from projected_grpo.env.sandbox.programs import Limits, NotPlain, Outcome, Program, ProgramResult
+from projected_grpo.env.sandbox.programs import (
+    Limits,
+    NotPlain,
+    Outcome,
+    Program,
+    ProgramResult,
+    Raised,
+)
 
 __all__ = [
     "Judge",
@@ -37,6 +44,7 @@ __all__ = [
     "Outcome",
     "Program",
     "ProgramResult",
+    "Raised",
     "Sandbox",
     "SandboxError",
 ]
@@ -78,9 +86,9 @@ class Sandbox:
     def run(self, program: Program, judge: Judge | None = None) -> ProgramResult:
         """Run `program`; no program makes this raise, hang, or take longer than its limits.
 
-        `judge` sees each value as it comes in; when it says no, the remaining calls are not made
-        and the outcome is FAILED. A fault of ours is tried once more with a fresh server before it
-        becomes INFRA_ERROR.
+        `judge` sees each value as it comes in; if it says no to any, the outcome is FAILED. The
+        calls go on all the same, so that the program does not learn what it says. A fault of ours
+        is tried once more with a fresh server before it becomes INFRA_ERROR.
         """
         result = self._try(program, judge)
         if result.outcome is Outcome.INFRA_ERROR:
@@ -94,7 +102,7 @@ class Sandbox:
             assert self._server is not None
             with Client(self._server, program, self.limits) as client:
                 result = client.run(judge)
-        except (ServerError, SandboxError) as error:
+        except (ServerError, SandboxError, OSError) as error:  # OSError: no descriptors, no memory
             result = ProgramResult(outcome=Outcome.INFRA_ERROR, error=str(error))
         if result.outcome is Outcome.INFRA_ERROR and self._server is not None:
             self._server.kill()

@@ -89,84 +89,107 @@ def encode(value: Any, other: Callable[[Any], Any] | None = None, depth: int = 0
         return {tag: [encode(item, other, depth + 1) for item in value]}
     if kind is bytes:
         return {"b": value.hex()}
+    if kind is Unhashed:
+        # It is what a program said; another program may be given it.
+        members = [encode(item, other, depth + 1) for item in value.items]
+        return {{set: "s", frozenset: "z", dict: "d"}[value.kind]: members}
     if other is not None:
         return other(value)
     raise NotPlainError(type.__repr__(kind)[:80])
+
+
+class Unhashed:
+    """A set, frozenset or dict as its sender wrote it: its members in a list, in no hash table.
+
+    Keys that were made to collide would take quadratic time to insert, in one call that nothing can
+    interrupt. `items` are the members of a set, and lists [key, value] of a dict.
+    """
+
+    __slots__ = ("items", "kind")
+
+    def __init__(self, kind: type, items: list[Any]) -> None:
+        self.kind = kind
+        self.items = items
+
+    def __repr__(self) -> str:
+        return f"Unhashed({self.kind.__name__}, {self.items!r})"
+
+
+_Table = dict[str, Callable[..., Any]]
+"""Tag -> (its content, this table, depth) -> the value."""
 
 
 def decode(data: Any, tags: dict[str, Callable[[Any], Any]] | None = None) -> Any:
     """The value that `encode` was given, built anew; raises WireError.
 
     `tags` adds constructors, called with the decoded content of their tag (the nodes of a prelude).
+    What a program said goes through `decode_hostile` instead.
     """
-    return _decode(data, tags if tags is not None else {}, 0)
+    added = {tag: _constructor(build) for tag, build in (tags or {}).items()}
+    return _decode(data, _TRUSTED | added, 0)
 
 
-def _decode(data: Any, tags: dict[str, Callable[[Any], Any]], depth: int) -> Any:
+def decode_hostile(data: Any) -> Any:
+    """The same with `Unhashed` for every set and dict: in time linear in the data's size."""
+    return _decode(data, _HOSTILE, 0)
+
+
+def _constructor(build: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda content, table, depth: build(_decode(content, table, depth))
+
+
+def _decode(data: Any, table: _Table, depth: int) -> Any:
     kind = type(data)
     if kind in _ATOMS or kind is int:
         return data
     if depth > MAX_DEPTH + 2:
         raise WireError("nested too deeply")
     if kind is list:
-        return [_decode(item, tags, depth + 1) for item in data]
+        if _LEAVES.issuperset(map(type, data)):
+            return data
+        return [_decode(item, table, depth + 1) for item in data]
     if kind is not dict or len(data) != 1:
         raise WireError("an object must have exactly one key, its tag")
     ((tag, content),) = data.items()
-    if tag in tags:
-        return tags[tag](_decode(content, tags, depth + 1))
     try:
-        return _TAGGED[tag](content, tags, depth + 1)
+        return table[tag](content, table, depth + 1)
     except (KeyError, TypeError, ValueError) as error:
         raise WireError(f"bad content of tag {tag!r:.20}") from error
 
 
-def _integer(content: Any, _tags: dict[str, Any], _depth: int) -> int:
+def _integer(content: Any, _table: _Table, _depth: int) -> int:
     if type(content) is not str:
         raise WireError("a long integer is written as hexadecimal text")
     return int(content, 16)
 
 
-def _bytes(content: Any, _tags: dict[str, Any], _depth: int) -> bytes:
+def _bytes(content: Any, _table: _Table, _depth: int) -> bytes:
     return bytes.fromhex(content)
 
 
-def _sequence(build: Callable[[list[Any]], Any]) -> Callable[..., Any]:
-    def decode_items(content: Any, tags: dict[str, Any], depth: int) -> Any:
-        if type(content) is not list:
-            raise WireError("a container's content is a list")
-        return build([_decode(item, tags, depth) for item in content])
-
-    return decode_items
+def _items(content: Any, table: _Table, depth: int) -> list[Any]:
+    if type(content) is not list:
+        raise WireError("a container's content is a list")
+    return [_decode(item, table, depth) for item in content]
 
 
-def _hashed(build: Callable[[list[Any]], Any]) -> Callable[..., Any]:
-    def decode_items(content: Any, tags: dict[str, Any], depth: int) -> Any:
-        items = _sequence(list)(content, tags, depth)
-        _refuse_collisions(items)
-        return build(items)
-
-    return decode_items
+def _pairs(content: Any, table: _Table, depth: int) -> list[list[Any]]:
+    if type(content) is not list or any(type(p) is not list or len(p) != 2 for p in content):
+        raise WireError("a dict's content is a list of pairs")
+    return [[_decode(k, table, depth), _decode(v, table, depth)] for k, v in content]
 
 
-def _refuse_collisions(keys: list[Any]) -> None:
-    """Keys made to share their hashes take quadratic time to insert, in one call that nothing can
-    stop and that would hold up all other programs' clocks."""
-    if len(keys) > 64 and 2 * len(set(map(hash, keys))) < len(keys):
-        raise WireError("too many equal hashes")
-
-
-def _dict(content: Any, tags: dict[str, Any], depth: int) -> dict[Any, Any]:
-    pairs = [(_decode(k, tags, depth), _decode(v, tags, depth)) for k, v in content]
-    _refuse_collisions([key for key, _ in pairs])
-    return dict(pairs)
-
-
-_TAGGED: dict[str, Callable[..., Any]] = {
+_TRUSTED: _Table = {
     "i": _integer,
     "b": _bytes,
-    "t": _sequence(tuple),
-    "s": _hashed(set),
-    "z": _hashed(frozenset),
-    "d": _dict,
+    "t": lambda *given: tuple(_items(*given)),
+    "s": lambda *given: set(_items(*given)),
+    "z": lambda *given: frozenset(_items(*given)),
+    "d": lambda *given: dict(_pairs(*given)),
+}
+_HOSTILE: _Table = {
+    **_TRUSTED,
+    "s": lambda *given: Unhashed(set, _items(*given)),
+    "z": lambda *given: Unhashed(frozenset, _items(*given)),
+    "d": lambda *given: Unhashed(dict, _pairs(*given)),
 }
