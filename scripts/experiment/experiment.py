@@ -43,7 +43,7 @@ from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.runs.session import grader_of
-from projected_grpo.runs.status import is_finished, runs_by_settings, what_decides
+from projected_grpo.runs.status import is_finished, runs_by_settings
 from projected_grpo.step_logger import whole_rows
 from projected_grpo.train import train_runs
 
@@ -272,12 +272,12 @@ def note(args: Arguments, asked: Sequence[tuple[str, Config]]) -> dict[str, str]
     had = list(whole_rows(path)) if path.is_file() else []
     labels: dict[str, str] = {}
     for entry in had:
-        labels[what_decides(stored_config(json.dumps(entry["config"])))] = entry["label"]
+        labels[stored_config(json.dumps(entry["config"])).identity()] = entry["label"]
     # as settings and not as the key that is made of them: a later version may have more settings
     new = [
         {"label": label, "config": json.loads(cfg.to_json())}
         for label, cfg in asked
-        if labels.get(what_decides(cfg)) != label
+        if labels.get(cfg.identity()) != label
     ]
     if new:
         aside = path.with_name(f".{path.name}")
@@ -287,7 +287,7 @@ def note(args: Arguments, asked: Sequence[tuple[str, Config]]) -> dict[str, str]
             aside.replace(path)
         except OSError as error:
             raise InputError(f"cannot write to {args.out}: {error.strerror}") from error
-    return labels | {what_decides(cfg): label for label, cfg in asked}
+    return labels | {cfg.identity(): label for label, cfg in asked}
 
 
 def require_no_fewer(args: Arguments, labels: Mapping[str, str]) -> None:
@@ -311,8 +311,7 @@ def packs(cfgs: Sequence[Config], most: int) -> list[list[Config]]:
     """Runs that can advance together, at most `most`, a seed's runs in one pack where they fit."""
     groups: dict[str, dict[int, list[Config]]] = {}
     for cfg in cfgs:
-        shared = {k: v for k, v in json.loads(what_decides(cfg)).items() if k not in PER_RUN}
-        groups.setdefault(json.dumps(shared), {}).setdefault(cfg.seed, []).append(cfg)
+        groups.setdefault(cfg.identity(but=PER_RUN), {}).setdefault(cfg.seed, []).append(cfg)
     made: list[list[Config]] = []
     for by_seed in groups.values():
         filled: list[list[Config]] = []
@@ -410,27 +409,27 @@ def evaluate_rest(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
     there = runs_by_settings(args.out / "runs")
     waiting: dict[str, Path] = {}
     for _, cfg in asked:
-        path = there.get(what_decides(cfg), [None])[0]
+        path = there.get(cfg.identity(), [None])[0]
         if path is None or not is_finished(path) or is_evaluated(path, cfg, args.eval_problems):
             continue
-        waiting[what_decides(cfg)] = path
-    todo = [cfg for _, cfg in asked if what_decides(cfg) in waiting]
+        waiting[cfg.identity()] = path
+    todo = [cfg for _, cfg in asked if cfg.identity() in waiting]
     for pack in packs(todo, args.pack):
-        evaluate_pack([waiting[what_decides(cfg)] for cfg in pack], pack, args.eval_problems)
+        evaluate_pack([waiting[cfg.identity()] for cfg in pack], pack, args.eval_problems)
         gc.collect()  # the model's modules point at each other
 
 
 def main(args: Arguments) -> None:
     """Train and evaluate what is missing, pack by pack."""
     asked = asked_for(args)
-    twice = [key for key, n in Counter(what_decides(cfg) for _, cfg in asked).items() if n > 1]
+    twice = [key for key, n in Counter(cfg.identity() for _, cfg in asked).items() if n > 1]
     if twice:
         raise ConfigError(f"{len(twice)} runs of {args.plan} are asked for twice: {twice[0]}")
     labels = note(args, asked)
     require_no_fewer(args, labels)
     there = runs_by_settings(args.out / "runs")
     finished = {key for key, paths in there.items() if is_finished(paths[0])}
-    todo = packs([cfg for _, cfg in asked if what_decides(cfg) not in finished], args.pack)
+    todo = packs([cfg for _, cfg in asked if cfg.identity() not in finished], args.pack)
     logger.info(
         "{}: {} runs asked for, {} left, in packs of {}",
         args.plan, len(asked), sum(map(len, todo)), ", ".join(str(len(p)) for p in todo) or "none",

@@ -11,7 +11,7 @@ from collect_rows import Run, read_runs
 from tabulate import tabulate
 
 from projected_grpo.arms.arms import ARMS, controls_of
-from projected_grpo.config import MACHINE_SETTINGS, PER_RUN, PRESETS
+from projected_grpo.config import PER_RUN, PRESETS, decisive, identity
 from projected_grpo.report.results import WINDOW, over_seeds
 from projected_grpo.report.stats import Equivalence, Estimate, paired_difference, tost
 from projected_grpo.step_logger import mark_caution
@@ -24,6 +24,8 @@ MARGIN = 0.10
 SPAN = 10
 """Steps of one column where a table shows the course of training."""
 TOST = f"solve, TOST 90 %: within {MARGIN:.2f}"
+LENGTH = ("steps", "warmup_frac")
+"""Settings that say how long a run is; its first steps are decided by the steps of the warm-up."""
 REFRESHED = " refresh=10 trust=1"
 """How the labels of experiment.py say that V is made anew and followed."""
 
@@ -156,9 +158,9 @@ def stand_ins(runs: Sequence[Run]) -> list[Run]:
 
 def which(run: Run, plan: str | None = None) -> tuple[str, ...]:
     """The plan (its own or another) and what decides a run's first steps: arm, seed, settings."""
-    settings = {name: of(run, name) for name in PER_RUN if name not in ("arm", "seed")}
     about = run.about
-    what = json.dumps([about["arm"], about["seed"], shared(run), settings], sort_keys=True)
+    known = {**run.settings, "warmup_steps": warmup_steps(run), "arm": about["arm"]}
+    what = identity({"seed": about["seed"], **known}, but=LENGTH)
     return about.get("base", ""), plan or about.get("plan", ""), about["label"], what
 
 
@@ -166,15 +168,20 @@ def shared(run: Run) -> dict[str, Any]:
     """The settings other than the preset's that runs must have in common to be compared. Steps are
     not among them: a longer run has the same first steps, but for its warm-up."""
     default = json.loads(PRESETS[run.about["preset"]]().to_json())
-    # No plan varies lr; the warm-up stands below, in steps
-    left_out = {*MACHINE_SETTINGS, *PER_RUN, "steps", "warmup_frac"} - {"lr"}
+    # no plan varies lr
+    left_out = {*PER_RUN, *LENGTH} - {"lr"}
     changed = {
         name: value
-        for name, value in run.about["settings"].items()
-        if name not in left_out and value != default.get(name)
+        for name, value in decisive(run.about["settings"], left_out).items()
+        if value != default.get(name)
     }
-    steps, warmup = run.about["settings"]["steps"], run.about["settings"]["warmup_frac"]
-    return {**changed, "warmup_steps": round(steps * warmup)}
+    return {**changed, "warmup_steps": warmup_steps(run)}
+
+
+def warmup_steps(run: Run) -> int:
+    """The steps over which the learning rate of a run rises."""
+    settings = run.about["settings"]
+    return round(settings["steps"] * settings["warmup_frac"])
 
 
 def by_label(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:

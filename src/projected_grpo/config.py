@@ -419,32 +419,28 @@ UNDECISIVE = _with_role(Role.MACHINE, Role.PLACE)
 # --- Same experiment, and what several differ in
 
 
+def decisive(settings: Mapping[str, Any], but: Collection[str] = ()) -> dict[str, Any]:
+    """Those of some settings that decide a run's rows, but for those of `but`."""
+    left_out = {*UNDECISIVE, *but}
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
 def identity(settings: Mapping[str, Any], but: Collection[str] = ()) -> str:
     """A text that two runs share if and only if their rows are decided by the same settings.
 
     settings: as config.json has them, `preset` and settings of other versions included.
     but: settings that are left out besides those that decide nothing.
     """
-    left_out = {*UNDECISIVE, *but}
+    found = decisive(settings, but)
     return json.dumps(
-        {
-            name: value
-            for name, value in settings.items()
-            if name not in left_out and not (name in FORMERLY and value == FORMERLY[name])
-        },
-        sort_keys=True,
+        {k: v for k, v in found.items() if k not in FORMERLY or v != FORMERLY[k]}, sort_keys=True
     )
 
 
 def varied(runs: Sequence[Mapping[str, Any]], but: Collection[str] = ()) -> list[str]:
     """The settings in which runs differ, those that decide nothing and those of `but` left out."""
-    names = dict.fromkeys([*SETTINGS, *(name for run in runs for name in run)])
-    left_out = {*UNDECISIVE, *but}
-    return [
-        name
-        for name in names
-        if name not in left_out and any(run.get(name) != runs[0].get(name) for run in runs)
-    ]
+    names = decisive(dict.fromkeys([*SETTINGS, *(name for run in runs for name in run)]), but)
+    return [n for n in names if any(run.get(n) != runs[0].get(n) for run in runs)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from projected_grpo.arms.arms import ARMS
-from projected_grpo.config import PER_RUN
+from projected_grpo.config import PER_RUN, decisive, varied
 from projected_grpo.report.read import StoredRun
 from projected_grpo.report.results import Comparison, Run, compare, named, shared
 from projected_grpo.runs.status import n_runs
@@ -20,6 +20,8 @@ LONGEST_NAME = 40
 """Characters of an experiment's name; one that would be longer has a number."""
 MOST_VARIED = 2
 """Settings that a name tells."""
+WITHIN = tuple(name for name in PER_RUN if name != "lr")
+"""Settings in which the runs of one experiment may differ."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +95,21 @@ def split(runs: Sequence[StoredRun]) -> list[Experiment]:
     """The experiments, by preset."""
     found: dict[str, dict[str, list[StoredRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        common = {k: v for k, v in run.settings.items() if k not in {*PER_RUN} - {"lr"}}
-        found[run.about["preset"]][json.dumps(common, sort_keys=True)].append(run)
+        found[run.about["preset"]][run.identity(WITHIN)].append(run)
     made = []
     for preset, groups in sorted(found.items()):
-        mine = sorted(groups.items())
-        names = names_of(preset, [json.loads(common) for common, _ in mine])
-        made += [Experiment(name, group) for name, (_, group) in zip(names, mine, strict=True)]
+        mine = [group for _, group in sorted(groups.items())]
+        names = names_of(preset, [decisive(group[0].settings, WITHIN) for group in mine])
+        made += [Experiment(name, group) for name, group in zip(names, mine, strict=True)]
     return made
 
 
 def names_of(preset: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The preset's name where there is one experiment of it; else with the settings that vary, or
     a number where these are too many, too long, or file names cannot tell them apart."""
-    if len(settings) == 1:
-        return [preset]
-    keys = dict.fromkeys(key for one in settings for key in one)
-    varied = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
-    names = [" ".join([preset, *(f"{k}={one.get(k)}" for k in varied)]) for one in settings]
+    keys = varied(settings)
+    names = [" ".join([preset, *(f"{k}={one.get(k)}" for k in keys)]) for one in settings]
     plain = len({file_name(name).lower() for name in names}) == len(names)
-    if len(varied) <= MOST_VARIED and max(map(len, names)) <= LONGEST_NAME and plain:
+    if len(keys) <= MOST_VARIED and max(map(len, names)) <= LONGEST_NAME and plain:
         return names
     return [f"{preset} ({number})" for number, _ in enumerate(settings, 1)]

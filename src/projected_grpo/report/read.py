@@ -12,7 +12,7 @@ from typing import Any
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.config import PRESETS
 from projected_grpo.env.errors import InputError
-from projected_grpo.report.results import ALIGNMENT, RATES, Run, run_record, same_experiment
+from projected_grpo.report.results import ALIGNMENT, RATES, Run, run_record
 from projected_grpo.report.rollouts import RolloutSample, Types, fault, sample_rollouts
 from projected_grpo.step_logger import read_steps
 
@@ -47,7 +47,7 @@ class StoredRun(Run):
             for key, known in (("arm", ARMS), ("preset", PRESETS)):
                 if self.about[key] not in known:
                     raise ValueError(f"there is no {key} {self.about[key]}")
-            self.key = (self.about["preset"], self.about["arm"], same_experiment(self))
+            self.key = (self.about["preset"], self.about["arm"], self.identity())
         with _reading("steps.jsonl"):
             self.rows = read_steps(path / "steps.jsonl")
             for number, row in enumerate(self.rows, 1):

@@ -7,7 +7,7 @@ of older ones. Rates are those of student rows in training; intervals are over s
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from projected_grpo.config import MACHINE_SETTINGS, PER_RUN, PRESETS
+from projected_grpo.config import PER_RUN, PRESETS, decisive, identity, varied
 from projected_grpo.report.stats import ROUNDING, Estimate, Floats, t_interval
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
@@ -55,8 +55,12 @@ class Run:
         run that is older than a setting has its default, which changes nothing."""
         default = json.loads(PRESETS[self.about["preset"]]().to_json())
         known = {**default, **self.about["settings"]}
-        left_out = {*MACHINE_SETTINGS, *RETIRED, "seed", "preset", "arm", "out_dir", "resume"}
-        return {k: v for k, v in known.items() if k not in left_out}
+        return decisive(known, but=(*RETIRED, "seed", "preset", "arm"))
+
+    def identity(self, but: Collection[str] = ()) -> str:
+        """A text that two runs of one arm share if and only if they have the same seed and
+        settings, those of `but` left out."""
+        return identity({"seed": self.about["seed"], **self.settings}, but)
 
     @property
     def finished(self) -> bool:
@@ -118,7 +122,7 @@ def run_record(path: Path) -> dict[str, Any]:
 def named(runs: Iterable[R]) -> dict[str, list[R]]:
     """name -> runs, by seed; a name is the arm and the settings that vary among these runs."""
     ordered = sorted(runs, key=lambda run: run.about["seed"])
-    names = varied(ordered)
+    names = varied([run.settings for run in ordered])
     arms: dict[str, list[R]] = defaultdict(list)
     for run in ordered:
         tags = [f"{name}={run.settings.get(name)}" for name in names]
@@ -126,21 +130,14 @@ def named(runs: Iterable[R]) -> dict[str, list[R]]:
     return dict(sorted(arms.items()))
 
 
-def varied(runs: Sequence[Run]) -> list[str]:
-    """The settings in which these runs differ, arm and seed apart."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    return [n for n in names if any(r.settings.get(n) != runs[0].settings.get(n) for r in runs)]
-
-
 def shared(runs: Sequence[Run]) -> dict[str, Any]:
     """Settings that all these runs have in common and that are not today's preset's."""
     default = json.loads(PRESETS[runs[0].about["preset"]]().to_json())
+    left_out = {"model", *varied([run.settings for run in runs])}  # the model is named apart
     return {
         name: value
         for name, value in runs[0].settings.items()
-        if name != "model"  # named apart
-        and value != default.get(name)
-        and all(run.settings.get(name) == value for run in runs)
+        if name not in left_out and value != default.get(name)
     }
 
 
@@ -163,12 +160,6 @@ class Comparison:
     """Pairs whose runs are of different commits."""
 
 
-def same_experiment(run: Run, ignored: Sequence[str] = ()) -> str:
-    """What two runs of one arm have in common when they are one experiment: seed and settings."""
-    settings = {k: v for k, v in run.settings.items() if k not in ignored}
-    return json.dumps([run.about["seed"], settings], sort_keys=True)
-
-
 def long_enough(runs: Iterable[Run], end: int) -> dict[str, Run]:
     """The runs that have `end` steps, by seed and settings.
 
@@ -178,7 +169,7 @@ def long_enough(runs: Iterable[Run], end: int) -> dict[str, Run]:
     for run in runs:
         if len(run.rows) < end:
             continue
-        key = same_experiment(run)
+        key = run.identity()
         if key in found:
             raise ValueError(
                 f"{found[key].about['run']} and {run.about['run']} are the same experiment: "
@@ -200,14 +191,14 @@ def compare(arms: Mapping[str, Sequence[Run]]) -> list[Comparison]:
     horizon = min([HORIZON, *asked, max(len(run.rows) for run in everyone)])
     vanilla = long_enough([run for run in everyone if run.about["arm"] == "vanilla"], horizon)
     # What only the projection reads does not matter to a vanilla run; the same settings come first.
-    alike = {same_experiment(run, OF_ARMS): run for run in vanilla.values()}
+    alike = {run.identity(OF_ARMS): run for run in vanilla.values()}
     found = []
     for name, runs in arms.items():
         if runs[0].about["arm"] == "vanilla":
             continue
         pairs = []
         for key, run in long_enough(runs, horizon).items():
-            partner = vanilla.get(key) or alike.get(same_experiment(run, OF_ARMS))
+            partner = vanilla.get(key) or alike.get(run.identity(OF_ARMS))
             if partner is not None:
                 pairs.append((run, partner))
         longest = min([len(run.rows) for pair in pairs for run in pair], default=horizon)

@@ -11,7 +11,7 @@ from loguru import logger
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import Row, peak_memory_gib
 from projected_grpo.arms.treatment import Treatment
-from projected_grpo.config import OF_REMEDIES, PER_RUN, Config
+from projected_grpo.config import OF_REMEDIES, Config, varied
 from projected_grpo.model.memory import estimate_memory
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.files import LogFile
@@ -97,15 +97,11 @@ def _v_in_words(s: Session, t: Treatment) -> str:
 def labels(cfgs: Sequence[Config]) -> list[str]:
     """What to call each run beside the others, its seed apart: its arm, and those settings that
     vary in the pack; those of remedies only where they are not the preset's."""
-    varied = [
-        name
-        for name in PER_RUN
-        if name not in ("arm", "seed") and len({vars(cfg)[name] for cfg in cfgs}) > 1
-    ]
+    names = varied([vars(cfg) for cfg in cfgs], but=("arm", "seed"))
     found: list[str] = []
     for cfg in cfgs:
         had, default = vars(cfg), vars(type(cfg)())
-        named = [n for n in varied if n not in OF_REMEDIES or had[n] != default[n]]
+        named = [n for n in names if n not in OF_REMEDIES or had[n] != default[n]]
         shown = (f"{n.removeprefix('v_hack_')}={_text(had[n])}" for n in named)
         found.append(" ".join([cfg.arm, *shown]))
     return found

@@ -46,7 +46,6 @@ from projected_grpo.runs.data import (
 )
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distributed import ALONE, World, require_groups
-from projected_grpo.runs.status import what_decides
 from projected_grpo.runs.teacher_pool import Pool
 
 
@@ -126,7 +125,7 @@ def prepare(
     require_packable(cfgs)
     cfg = cfgs[0]
     require_groups(world, cfg)
-    world.require_same(settings=what_decides(cfg), versions=f"{__version__}, {torch.__version__}")
+    world.require_same(settings=cfg.identity(), versions=f"{__version__}, {torch.__version__}")
     if threads := world.threads(cfg.threads):
         torch.set_num_threads(threads)
     with world.fail_together():

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from loguru import logger
 
-from projected_grpo.config import MACHINE_SETTINGS, Config, stored_config
+from projected_grpo.config import Config, stored_config
 from projected_grpo.env.errors import InputError
 
 PROC = Path("/proc")
@@ -39,13 +39,6 @@ def read_settings(run: Path, preset: type[Config] | None = None) -> Config:
         ) from error
 
 
-def what_decides(cfg: Config) -> str:
-    """All settings that decide a run's rows, as JSON: a run is recognised by them."""
-    left_out = {*MACHINE_SETTINGS, "out_dir", "resume"}
-    stored = json.loads(cfg.to_json())
-    return json.dumps({k: v for k, v in stored.items() if k not in left_out}, sort_keys=True)
-
-
 def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
     """The run directories of a folder by what decides them; finished ones first, then by length.
     One that cannot be read is left out with a warning."""
@@ -54,7 +47,7 @@ def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
     for file in sorted(folder.glob("[!.]*/run.json")):
         run = file.parent
         try:
-            settings, finished = what_decides(read_settings(run)), is_finished(run)
+            settings, finished = read_settings(run).identity(), is_finished(run)
             length = (run / "steps.jsonl").stat().st_size
         except (InputError, OSError) as error:
             logger.warning("{} is left out: {}", run, error)

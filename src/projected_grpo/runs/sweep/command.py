@@ -14,7 +14,7 @@ from loguru import logger
 from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
-from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
+from projected_grpo.config import Config, ConfigError, varied
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
 from projected_grpo.runs.status import (
@@ -23,7 +23,6 @@ from projected_grpo.runs.status import (
     read_progress,
     representative,
     runs_by_settings,
-    what_decides,
 )
 from projected_grpo.runs.sweep.grid import Command, expand_grid, queue_name, short_digest
 from projected_grpo.runs.sweep.job import LaunchOptions, NoQueueError, SweepJob
@@ -75,7 +74,7 @@ def run(asked: SweepRun, flags: Sequence[str]) -> None:
     there = runs_by_settings(asked.out_dir)
     decisions: list[Decision] = []
     for cell in wanted:
-        if runs := there.get(what_decides(cell.cfg)):
+        if runs := there.get(cell.cfg.identity()):
             one = representative(runs)
             decisions.append(
                 _decide(cell.name, one, cell.resume_command(one.run), queued, asked.elsewhere)
@@ -115,19 +114,14 @@ def status(folder: Path) -> str:
     if not runs:
         return f"no runs in {folder}"
     found = [read_progress(run) for run in runs]
-    varied = [
-        name
-        for name in vars(found[0].cfg)
-        if name not in (*MACHINE_SETTINGS, "arm", "seed", "out_dir")
-        and len({str(vars(one.cfg)[name]) for one in found}) > 1
-    ]
+    names = varied([vars(one.cfg) for one in found], but=("arm", "seed"))
     rows = [
         {
             "run": one.run.name,
             "state": one.state,
             "steps": f"{one.steps}/{one.cfg.steps}",
             "last row": _ago(one.idle_s) if one.steps else "-",
-            "settings": " ".join(f"{name}={vars(one.cfg)[name]}" for name in varied),
+            "settings": " ".join(f"{name}={vars(one.cfg)[name]}" for name in names),
             "why": one.cfg.why,
         }
         for one in found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.runs.commands import named_settings, train_settings
-from projected_grpo.runs.status import representative, runs_by_settings, what_decides
+from projected_grpo.runs.status import representative, runs_by_settings
 
 Command = tuple[str, ...]
 """A console command of this package and its arguments: ("train", "fast", "--arm=projected")."""
@@ -27,7 +27,7 @@ OF_THE_SWEEP = {
 
 def queue_name(cfg: Config) -> str:
     """What a run is called in a queue: the same settings always give it, others never do."""
-    return f"{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{short_digest(what_decides(cfg))}"
+    return f"{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{short_digest(cfg.identity())}"
 
 
 def short_digest(text: str) -> str:
@@ -110,7 +110,7 @@ def continuation(command: Command) -> Command:
     cfg = train_settings(command[1:])
     if cfg.resume is not None:
         return command
-    made = runs_by_settings(cfg.out_dir).get(what_decides(cfg))
+    made = runs_by_settings(cfg.out_dir).get(cfg.identity())
     if made is None:
         return command
     flags = (word for word in command[2:] if not word.startswith("--out-dir="))
