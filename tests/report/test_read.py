@@ -1,5 +1,6 @@
 """What `report` makes of runs that are damaged, double, long or named alike; nothing is trained."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pygments")
 
 from projected_grpo.config import SmokeConfig
+from projected_grpo.env.errors import InputError
 from projected_grpo.report.experiments import names_of, split
 from projected_grpo.report.figures import figures_of
 from projected_grpo.report.read import read
@@ -225,3 +227,32 @@ def test_differences_are_drawn_at_every_horizon_and_what_is_missing_is_said(tmp_
 )
 def test_experiments_are_named_by_what_they_differ_in(settings: list, names: list[str]) -> None:
     assert names_of("mini", settings) == names
+
+
+def test_texts_that_utf_8_has_no_bytes_for_do_not_end_a_report(tmp_path: Path) -> None:
+    half = "\ud83d"  # of a surrogate pair
+    store(tmp_path / "runs" / "a", status=half, device=half, git_sha=half * 7)
+    store(tmp_path / "runs" / "b", model=f"m{half}")
+    report(ReportConfig(runs=(tmp_path / "runs",), out=tmp_path / "out"))
+    assert "m?" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_folders_name_is_no_formula_in_the_csv(tmp_path: Path) -> None:
+    store(tmp_path / "runs" / "=1+1", model="@x")
+    store(tmp_path / "runs" / "b", "projected", model="@x", cos=-1)
+    report(ReportConfig(runs=(tmp_path / "runs",), out=tmp_path / "out"))
+    for file in (tmp_path / "out" / "tables").glob("*.csv"):
+        for row in csv.reader(file.open()):
+            for cell in row:
+                numeric = cell.lstrip("+-").replace(".", "", 1).replace("e-", "", 1).isdigit()
+                assert len(cell) < 2 or numeric or not cell.startswith(("=", "+", "-", "@")), cell
+    assert "'=1+1," in (tmp_path / "out" / "tables" / "runs.csv").read_text()
+
+
+def test_a_page_that_no_report_made_is_left_alone(tmp_path: Path) -> None:
+    store(tmp_path / "runs" / "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("<title>My site</title>")
+    with pytest.raises(InputError, match=r"index.html is there and is no report"):
+        report(ReportConfig(runs=(tmp_path / "runs",), out=tmp_path / "out"))
+    assert "My site" in (tmp_path / "out" / "index.html").read_text()

@@ -38,6 +38,8 @@ FORMS = {"md": "pipe", "tex": "latex_booktabs"}
 """Suffix -> tabulate's name."""
 TABLES = ("runs", "arms", "against_vanilla", "flavours")
 PAGE = "index.html"
+MADE_BY_US = b"<title>projected_grpo: report</title>"
+"""Every page of a report has it near its beginning."""
 MOST_MB = 25
 """Beyond it browsers take seconds to open the page."""
 
@@ -52,6 +54,7 @@ def report(cfg: ReportConfig) -> None:
         logger.warning(sentence)
     if not runs:
         raise InputError(f"there is no run to report in {', '.join(map(str, cfg.runs))}")
+    require_replaceable(cfg.out)
     experiments = split(runs)
     tables, drawn = tables_of(experiments), [figures_of(e) for e in experiments]
     try:
@@ -74,6 +77,13 @@ def report(cfg: ReportConfig) -> None:
 
 
 # --- Files
+
+
+def require_replaceable(out: Path) -> None:
+    """Raises InputError where the folder has a page that no report made."""
+    page = out / PAGE
+    if page.exists() and (not page.is_file() or MADE_BY_US not in page.read_bytes()[:4096]):
+        raise InputError(f"{page} is there and is no report: name another folder with --out")
 
 
 def write(
@@ -106,8 +116,9 @@ def write(
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, in UTF-8 wherever this runs."""
-    path.write_text(text, encoding="utf-8")
+    """Write a text file, in UTF-8 wherever this runs. What UTF-8 has no bytes for (half of a
+    surrogate pair, a folder's name in another encoding) becomes a question mark."""
+    path.write_text(text, encoding="utf-8", errors="replace")
 
 
 def replace_report(made: Path, out: Path) -> None:

@@ -30,6 +30,8 @@ SEEDS = "n seeds"
 """The column whose number all estimates of a line have, but those that say otherwise."""
 LEVEL = "95 % t"
 """Of every interval here."""
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
 _MARKDOWN = str.maketrans({"|": "\\|", "\n": " "})
 
 
@@ -56,14 +58,16 @@ class Table:
         return tabulate(lines[1:], lines[0], form, disable_numparse=True, stralign="left")
 
     def csv(self) -> str:
-        """With numbers in full; an estimate is four columns: itself, low, high (both empty where it
-        has no interval) and n."""
+        """The table as CSV, numbers in full. An estimate is four columns: itself, low, high (both
+        empty where it has no interval) and n. A text that a spreadsheet would compute has an
+        apostrophe before it."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(text for header in self.headers for text in self._wide(header))
         for row in self.body:
             cells = zip(row, self.headers, strict=True)
-            writer.writerow(value for cell, header in cells for value in self._values(cell, header))
+            values = (value for cell, header in cells for value in self._values(cell, header))
+            writer.writerow(map(_inert, values))
         return out.getvalue()
 
     def _wide(self, header: str) -> list[str]:
@@ -77,6 +81,13 @@ class Table:
             return [cell] if header not in self.estimators else [cell, None, None, None]
         limits = [cell.low, cell.high] if has_interval(cell) else [None, None]
         return [cell.estimate if cell.n else None, *limits, cell.n]
+
+
+def _inert(value: str | int | float | None) -> str | int | float | None:
+    """The value, or a text that begins as a formula does with an apostrophe before it: names of
+    folders and settings come from elsewhere, and spreadsheets run formulas."""
+    formula = isinstance(value, str) and len(value) > 1 and value.startswith(FORMULAS)
+    return f"'{value}" if formula else value
 
 
 def show(cell: Cell, seeds: object = None) -> str:

@@ -9,12 +9,18 @@ from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.commands import ExtractConfig
+from projected_grpo.runs.files import writing
 
 
 def extract_to_file(cfg: ExtractConfig) -> None:
     """The `extract-vhack` command: load, decompose, extract, write."""
     if cfg.out.is_dir():
         raise InputError(f"cannot write {cfg.out}: it is a folder, name a file in it")
+    aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
+    with writing(cfg.out):  # before minutes of work
+        cfg.out.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()
+        aside.unlink()
     if not cfg.temperature > 0:
         raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
     make = adapter_of(cfg)
@@ -37,11 +43,10 @@ def extract_to_file(cfg: ExtractConfig) -> None:
         model_name=cfg.model,
         pair_norm=cfg.pair_norm,
     )
-    aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
     try:
-        cfg.out.parent.mkdir(parents=True, exist_ok=True)
-        v_hack.save(aside)
-        aside.replace(cfg.out)
-    except OSError as error:
-        raise InputError(f"cannot write {cfg.out}: {error.strerror}") from error
+        with writing(cfg.out):
+            v_hack.save(aside)
+            aside.replace(cfg.out)
+    finally:
+        aside.unlink(missing_ok=True)
     logger.info("{} pairs, {} modules -> {}", len(pairs), len(v_hack.axes), cfg.out)
