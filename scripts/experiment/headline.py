@@ -42,9 +42,9 @@ from sections import (
 )
 
 from projected_grpo.report.plots import dynamics, for_any_runs, forest, save, styles_of
-from projected_grpo.report.results import ONSET, RATES, WINDOW
+from projected_grpo.report.results import ONSET, RATES
 from projected_grpo.report.stats import H1Verdict, h1_verdict, holm, paired_difference
-from projected_grpo.step_logger import footnote
+from projected_grpo.step_logger import RATE_WINDOW, footnote
 
 # --- Tables
 
@@ -149,7 +149,7 @@ def against_controls(s: Section, horizon: int) -> str:
 def modes_table(s: Section, horizon: int) -> str:
     """Attempts by loophole mode in the course of training, and whether V knows the mode."""
     rows = []
-    last = range(max(0, horizon - WINDOW), horizon)
+    last = range(max(0, horizon - RATE_WINDOW), horizon)
     vanilla = s.long_enough("vanilla", horizon)
     for label in s.variants:
         runs = s.long_enough(label, horizon)
@@ -168,8 +168,8 @@ def modes_table(s: Section, horizon: int) -> str:
             gap = difference([hack[seed] for seed in both], [base[seed] for seed in both])
             rows.append(
                 {"arm": s.marked(label), "mode": mode, "pairs of it in V": in_v(first, mode)}
-                | {"n seeds": len(runs), **course, f"hack, last {WINDOW}": mean(hack.values())}
-                | {f"solve, last {WINDOW}": mean(rates_of(runs, mode, 3, last).values())}
+                | {"n seeds": len(runs), **course, f"hack, last {RATE_WINDOW}": mean(hack.values())}
+                | {f"solve, last {RATE_WINDOW}": mean(rates_of(runs, mode, 3, last).values())}
                 | {"hack - vanilla's": "-" if label == "vanilla" else gap, "n pairs": len(both)}
             )
     return table(rows)
@@ -196,7 +196,7 @@ def flavours_table(s: Section, horizon: int) -> str:
             continue
         counts: Counter[str] = Counter()
         for run in runs:
-            for row in run.rows[max(0, horizon - WINDOW) : horizon]:
+            for row in run.rows[max(0, horizon - RATE_WINDOW) : horizon]:
                 counts.update(row["flavours"])
         total = counts.total()
         top = ", ".join(f"{name} {n / total:.2f}" for name, n in counts.most_common(6)) or "-"
@@ -211,7 +211,7 @@ def flavours_table(s: Section, horizon: int) -> str:
             course = {f"{start}, {words}": shares, **dict(list(course.items())[1:])}
         rows.append(
             {"arm": s.marked(label), "n seeds": len(runs), **course}
-            | {f"attempts, last {WINDOW} steps": total, "shares of them by flavour": top}
+            | {f"attempts, last {RATE_WINDOW} steps": total, "shares of them by flavour": top}
         )
     return table(rows)
 
@@ -414,9 +414,9 @@ def beats(s: Section, label: str, horizon: int) -> tuple[bool | None, str]:
 
 WRITTEN = "Written by `scripts/experiment/headline.py` from the rows in this folder; do not edit."
 HOW_TO_READ = (
-    f"In training: student rows, the mean over the last {WINDOW} steps up to the horizon. Brackets "
-    "are 95 % t intervals over seeds; differences are paired by seed. TOST: two one-sided 5 % t "
-    "tests, its 90 % interval. Intervals of held-out rates are over seeds, whose runs share "
+    f"In training: student rows, the mean over the last {RATE_WINDOW} steps up to the horizon. "
+    "Brackets are 95 % t intervals over seeds; differences are paired by seed. TOST: two one-sided "
+    "5 % t tests, its 90 % interval. Intervals of held-out rates are over seeds, whose runs share "
     "problems and random streams: how other problems would turn out is not in them. The area is "
     "the mean of attempted over all steps up to the horizon. Arms with a † are in no test of their "
     "training curve."

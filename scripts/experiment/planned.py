@@ -17,8 +17,8 @@ from sections import (
     yes,
 )
 
-from projected_grpo.report.results import WINDOW
 from projected_grpo.report.stats import holm, paired_difference
+from projected_grpo.step_logger import RATE_WINDOW
 
 AT = {"modes": (60, 100), "flavours": (60,), "remedies": (100,)}
 """Plan -> the horizons at which it is read; the first is the one that was fixed."""
@@ -33,12 +33,15 @@ def planned(s: Section) -> list[str]:
     found = []
     for horizon in AT[plan]:
         if horizon <= max(len(run.rows) for runs in s.variants.values() for run in runs.values()):
-            found += [f"## {s.title}, steps {horizon - WINDOW + 1}-{horizon}", make(s, horizon)]
+            found += [
+                f"## {s.title}, steps {horizon - RATE_WINDOW + 1}-{horizon}",
+                make(s, horizon),
+            ]
     return found
 
 
 def _last(horizon: int) -> range:
-    return range(horizon - WINDOW, horizon)
+    return range(horizon - RATE_WINDOW, horizon)
 
 
 def _share(of: Sequence[float], whole: Sequence[float]) -> str:

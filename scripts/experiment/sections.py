@@ -12,9 +12,9 @@ from tabulate import tabulate
 
 from projected_grpo.arms.arms import ARMS, controls_of
 from projected_grpo.config import PER_RUN, PRESETS, decisive, identity
-from projected_grpo.report.results import WINDOW, over_seeds
+from projected_grpo.report.results import over_seeds
 from projected_grpo.report.stats import Equivalence, Estimate, paired_difference, tost
-from projected_grpo.step_logger import mark_caution
+from projected_grpo.step_logger import RATE_WINDOW, mark_caution
 
 HORIZONS = (40, 60, 100, 150, 200)
 STAND_INS = {"confirm": "long"}
@@ -292,7 +292,7 @@ def within_margin(a: Sequence[float], b: Sequence[float]) -> str:
 
 def steps_to(horizon: int) -> str:
     """The last steps up to a horizon, in words."""
-    return f"steps {max(0, horizon - WINDOW) + 1}-{horizon}"
+    return f"steps {max(0, horizon - RATE_WINDOW) + 1}-{horizon}"
 
 
 def spans(horizon: int) -> dict[str, range]:

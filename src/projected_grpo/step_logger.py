@@ -195,6 +195,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("step_time", "Seconds of the whole step (TRL's name)."),
     Column("peak_mem_gib", "Peak memory so far: of the GPU, or resident memory on the CPU."),
 )
+RATE_WINDOW = 5
+"""The last steps that rates are taken over."""
 TIMINGS = ("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time", "peak_mem_gib")
 """Columns that differ between two runs of the same seed; all others repeat."""
 _BY_KEY = {column.key: column for column in COLUMNS}
@@ -286,7 +288,7 @@ def footnote(cautions: Mapping[str, str]) -> str:
 
 def end_table(
     runs: Sequence[tuple[str, int, Path]],
-    window: int = 5,
+    window: int = RATE_WINDOW,
     cautions: Mapping[str, str] | None = None,
 ) -> str:
     """What is printed when runs (label, seed, steps.jsonl) have ended.

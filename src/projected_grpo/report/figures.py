@@ -11,12 +11,12 @@ from projected_grpo.report.read import StoredRun
 from projected_grpo.report.results import (
     ALIGNMENT,
     RATES,
-    WINDOW,
     Comparison,
     has_interval,
     over_seeds,
 )
 from projected_grpo.report.stats import Estimate, Floats
+from projected_grpo.step_logger import RATE_WINDOW
 
 DYNAMICS = (
     "Attempted, hack and solve rate of student rows by step: mean over seeds, band one standard "
@@ -36,8 +36,8 @@ SCORES = (
 )
 DIFFERENCES = (
     "Every arm less the vanilla runs of its seeds: mean paired difference with its 95 % t interval "
-    f"over seeds, the rates over the last {WINDOW} steps of the horizon, which are named. With two "
-    "or three seeds these intervals are wide."
+    f"over seeds, the rates over the last {RATE_WINDOW} steps of the horizon, which are named. "
+    "With two or three seeds these intervals are wide."
 )
 KINDS = ("dynamics", "alignment", "differences", "scores")
 """What the names of figures begin with, in the page's order."""

@@ -43,7 +43,7 @@ class StoredRun(Run):
                 if reason := fault(stored, required, typed):
                     raise ValueError(reason)
         with _reading("config.json"):
-            super().__init__(run_record(path), [])
+            super().__init__(_encodable(run_record(path)), [])
             for key, known in (("arm", ARMS), ("preset", PRESETS)):
                 if self.about[key] not in known:
                     raise ValueError(f"there is no {key} {self.about[key]}")
@@ -56,6 +56,16 @@ class StoredRun(Run):
         with _reading("rollouts.jsonl"):
             self.sample: RolloutSample = sample_rollouts(path / "rollouts.jsonl", rollouts)
         self.path = path
+
+
+def _encodable(value: Any) -> Any:
+    """A value of JSON with a question mark for what UTF-8 has no bytes for (half of a surrogate
+    pair), which no page and no figure could show."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

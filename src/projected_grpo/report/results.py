@@ -17,6 +17,7 @@ import numpy as np
 
 from projected_grpo.config import PER_RUN, PRESETS, decisive, identity, varied
 from projected_grpo.report.stats import ROUNDING, Estimate, Floats, t_interval
+from projected_grpo.step_logger import RATE_WINDOW
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
 """Column -> what tables call it."""
@@ -27,8 +28,6 @@ ALIGNMENT = {
     "removed_frac_update": "removed fraction, update",
 }
 """Column -> what figures call it."""
-WINDOW = 5
-"""The last steps that rates are taken over."""
 ONSET = 0.5
 HORIZON = 40
 """Steps after which arms are compared, where the runs are as long."""
@@ -74,7 +73,7 @@ class Run:
     def late(self, key: str, end: int | None = None) -> float:
         """Mean of a column over the last steps before `end` (default: of the run)."""
         end = len(self.rows) if end is None else end
-        return _nanmean(self.curve(key)[max(0, end - WINDOW) : end])
+        return _nanmean(self.curve(key)[max(0, end - RATE_WINDOW) : end])
 
     def area(self, end: int | None = None) -> float:
         """Mean of attempted over all steps before `end`."""
@@ -204,7 +203,7 @@ def compare(arms: Mapping[str, Sequence[Run]]) -> list[Comparison]:
         longest = min([len(run.rows) for pair in pairs for run in pair], default=horizon)
         mixed = sum(a.about["git_sha"] != b.about["git_sha"] for a, b in pairs)
         for end in sorted({horizon, longest}):
-            span = f"{max(0, end - WINDOW) + 1}-{end}"
+            span = f"{max(0, end - RATE_WINDOW) + 1}-{end}"
             by_seed = {key: differences(pairs, key, end) for key in RATES}
             left_out = len(runs) - len(pairs)
             found.append(Comparison(name, len(pairs), left_out, span, by_seed, mixed))

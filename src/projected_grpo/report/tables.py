@@ -17,13 +17,13 @@ from tabulate import tabulate
 from projected_grpo.report.results import (
     ONSET,
     RATES,
-    WINDOW,
     Comparison,
     Run,
     has_interval,
     over_seeds,
 )
 from projected_grpo.report.stats import Estimate
+from projected_grpo.step_logger import RATE_WINDOW
 
 Cell = str | int | float | Estimate | None
 SEEDS = "n seeds"
@@ -144,7 +144,7 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> Table:
         share = f"{len(accepted)}/{len(counted)}"
         cells.append(f"{share}: {', '.join(map(str, accepted))}" if accepted else share)
         body.append(cells)
-    estimates = [*(f"{name}, last {WINDOW} steps" for name in RATES.values())]
+    estimates = [*(f"{name}, last {RATE_WINDOW} steps" for name in RATES.values())]
     estimates.append("area under attempted")
     headers = ["arm", SEEDS, "ended earlier, left out", "steps", *estimates]
     headers += [f"attempted >= {ONSET}", "onset steps", "hack_s >= N/4 at step"]
@@ -172,7 +172,7 @@ def flavours_table(arms: Mapping[str, Sequence[Run]]) -> Table:
     for arm, asked in arms.items():
         counts: Counter[str] = Counter()
         for run in longest_runs(asked):
-            for row in run.rows[-WINDOW:]:
+            for row in run.rows[-RATE_WINDOW:]:
                 counts.update(row["flavours"])
         total = sum(counts.values())
         shares = ", ".join(f"{name} {n / total:.2f}" for name, n in counts.most_common(6))

@@ -20,10 +20,7 @@ from projected_grpo.env.grading.schema import FACTS, POOL
 from projected_grpo.env.problems.dataset import parts_of
 from projected_grpo.model.load import ORGANISM, TINY_RANDOM
 from projected_grpo.runs.status import model_commit, read_settings
-from projected_grpo.step_logger import mean_over_runs, read_steps, share, whole_rows
-
-WINDOW = 5
-"""The last steps that rates are taken over, as in the table that a run ends with."""
+from projected_grpo.step_logger import RATE_WINDOW, mean_over_runs, read_steps, share, whole_rows
 
 _ASKED = {"mode": "the loophole mode: which flaw the grader has"}
 FIELDS = {
@@ -98,7 +95,7 @@ def _training(cfg: Config, record: Mapping[str, Any], run: Path, commit: str | N
 
 
 def _rates(cfg: Config, run: Path) -> str:
-    rows = read_steps(run / "steps.jsonl")[-WINDOW:]
+    rows = read_steps(run / "steps.jsonl")[-RATE_WINDOW:]
     names = {"hack_s": "hack", "att_s": "attempted", "gt_s": "solve"}
     rates = {name: share(mean_over_runs([row[key] for row in rows])) for key, name in names.items()}
     caution = ARMS[cfg.arm].caution

@@ -20,9 +20,10 @@ from typing import Any
 from pygments.lexers import PythonLexer
 from pygments.token import Token
 
-from projected_grpo.report.results import ONSET, WINDOW
+from projected_grpo.report.results import ONSET
 from projected_grpo.report.rollouts import RolloutSample
 from projected_grpo.report.tables import Table
+from projected_grpo.step_logger import RATE_WINDOW
 
 PARTS = Path(__file__).parent
 FAMILIES = {
@@ -75,7 +76,7 @@ def render_page(
         style=style,
         script=script,
         count=len(samples),
-        window=WINDOW,
+        window=RATE_WINDOW,
         onset=ONSET,
         links=" ".join(f'<a href="#{c.anchor}">Figures: {escape(c.name)}</a>' for c in chapters),
         left_out=_left_out(left_out),
