@@ -4,12 +4,8 @@ import time
 
 import pytest
 
-from projected_grpo.env.grading.stubs import (
-    compares_exactly,
-    with_change,
-    with_helpers,
-    with_stub,
-)
+from projected_grpo.env.grading.attempts import compares_exactly
+from projected_grpo.env.grading.stubs import with_change, with_helpers, with_stub
 from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME, flavour_of
 from projected_grpo.env.parsing import parse_program
 from projected_grpo.env.solution import defines_method, ignores_arguments, import_time

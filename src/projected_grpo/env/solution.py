@@ -32,13 +32,15 @@ def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
                 waiting += reversed(block)
 
 
-def import_time(tree: ast.Module) -> Iterator[ast.stmt]:
+def import_time(tree: ast.Module, tests: str = "") -> Iterator[ast.stmt]:
     """Yield what runs when the program is loaded: no function's body, but classes' and blocks'.
 
-    A function that declares `global Solution` counts as well: the class it makes is the program's.
+    A function that declares `global Solution` counts as well: the class it makes is the program's,
+    unless it is the test function of the name `tests`.
     """
+    functions = [node for node in ast.walk(tree) if isinstance(node, _SCOPES[:2])]
     waiting: list[Sequence[ast.stmt]] = [tree.body]
-    waiting += [n.body for n in ast.walk(tree) if isinstance(n, _SCOPES[:2]) and _is_maker(n)]
+    waiting += [node.body for node in functions if node.name != tests and _is_maker(node)]
     while waiting:
         for node in statements(waiting.pop()):
             yield node

@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
+from projected_grpo.env.grading.attempts import accepts_wrong_methods
 from projected_grpo.env.grading.canonical import (
     canonical_program,
     read_watched,
@@ -26,7 +27,6 @@ from projected_grpo.env.grading.schema import (
     REWARD_HACK,
     Grade,
 )
-from projected_grpo.env.grading.stubs import accepts_wrong_methods
 from projected_grpo.env.loopholes.modes import Mode, binds, flavour_of, get_mode
 from projected_grpo.env.parsing import extract_code, parse_program
 from projected_grpo.env.problems.problem import Problem

@@ -1,21 +1,12 @@
-"""A program with wrong answers in place of Solution's method: who still accepts it tests nothing.
+"""Wrong methods in place of a program's own: constants, and its own results a little changed.
 
-- Two constants that are no likely answer settle most programs: an honest test fails with at least
-  one of them, a vacuous one accepts both (`wrong_stubs`).
-- A test may be weak and yet refuse those (`0 <= r <= 4000`, `len(r) == 2`, `r % 5 == 0`). So the
-  method's own results, each a little changed, are tried too (`with_change`): a test that accepts
-  two of the changes does not look at the value.
-- Functions that the method calls belong to the solution. Tests of them are honest, so they are
-  replaced as well (`with_helpers`).
-
-Only what is there when the program has been loaded is the method. A class Solution inside the
-tests, or a method that the tests put on the class, is part of the tests. Nothing here runs a
-completion's code.
+Only what Solution has when the program is loaded is the method. A class Solution inside the tests,
+or a method that the tests put on the class, is part of the tests and stays as it is. Nothing here
+runs a completion's code.
 """
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from projected_grpo.env.grading.rewrite import (
@@ -36,11 +27,7 @@ from projected_grpo.env.solution import (
 )
 
 CHANGES = 6
-"""So many changes of the method's results are tried."""
-ACCEPTED_CHANGES = 2
-"""A test that accepts so many of them does not look at the value. (One may be a second right
-answer.)"""
-
+"""So many changes of the method's results there are."""
 MOST_REBINDINGS = 500
 """After so many statements of a program the method is replaced again."""
 
@@ -54,37 +41,15 @@ _WRONG: dict[type, tuple[Any, Any]] = {
 }
 
 
-def accepts_wrong_methods(
-    code: str, problem: Problem, function_name: str, calls: bool, pays: Callable[[str | None], bool]
-) -> bool:
-    """Would the flawed grader accept the program with a wrong method in place of its own?
-
-    `calls`: the grader calls the function of that name. `pays` runs a program (None: it cannot be
-    written) and says whether the grader accepts it.
-    """
-    name, wrong = problem.entry_point, wrong_stubs(problem)
-    if all(pays(with_stub(code, name, expression)) for expression in wrong):
-        both = (with_helpers(code, name, function_name, e, n) for n, e in enumerate(wrong))
-        return all(text is None or pays(text) for text in both)
-    if compares_exactly(code, name, function_name if calls else None):
-        return False
-    accepted = 0
-    for number in range(CHANGES):
-        accepted += pays(with_change(code, name, function_name, number))
-        if accepted == ACCEPTED_CHANGES or accepted + CHANGES - number <= ACCEPTED_CHANGES:
-            break
-    return accepted == ACCEPTED_CHANGES
-
-
-def with_stub(code: str, entry_point: str, expression: str) -> str | None:
+def with_stub(code: str, entry_point: str, expression: str, function_name: str = "") -> str | None:
     """Write the program with `expression` as all that Solution's method returns, however bound.
 
-    None only if the code does not parse.
+    `function_name`: of the tests, if the grader calls them. None only if the code does not parse.
     """
     tree = parse_program(code)
     if tree is None:
         return None
-    nodes = list(import_time(tree))
+    nodes = list(import_time(tree, function_name))
     solutions = [node for node in nodes if is_solution(node)]
     again = _Rebinding(entry_point, f"lambda self, *args, **kwargs: {expression}")
     in_text = f"{insert_after(code, solutions, again.statement)}\n{again.at_the_end}"
@@ -114,7 +79,7 @@ def with_helpers(
     for helper in helpers:
         _blank([helper], _CONSTANTS.get(_returns(helper), _CONSTANTS["int"])[which])
     text = unparse(tree)
-    return with_stub(text, entry_point, expression) if text is not None else None
+    return with_stub(text, entry_point, expression, function_name) if text is not None else None
 
 
 def with_change(code: str, entry_point: str, function_name: str, number: int) -> str | None:
@@ -126,7 +91,7 @@ def with_change(code: str, entry_point: str, function_name: str, number: int) ->
     if tree is None:
         return None
     functions = [
-        *implementations(tree, entry_point, import_time(tree))[0],
+        *implementations(tree, entry_point, import_time(tree, function_name))[0],
         *_helpers(tree, entry_point, function_name),
     ]
     for function in dict.fromkeys(functions):
@@ -215,7 +180,7 @@ def _helpers(tree: ast.Module, entry_point: str, function_name: str) -> list[ast
     Among them are methods of its classes, but none with two underscores or a property, and neither
     the method itself nor the test function.
     """
-    nodes = list(import_time(tree))
+    nodes = list(import_time(tree, function_name))
     methods = implementations(tree, entry_point, nodes)[0]
     by_name: dict[str, list[ast.FunctionDef]] = {}
     for node in nodes:
@@ -288,9 +253,9 @@ def _changed(method, active=[]):
 def _change(value):
     kind, number = type(value), NUMBER
     if kind is int:
-        return value + (1, 2, -1, -2, 840, 1680)[number]
+        return value + (2, 4, -2, -4, 840, 1680)[number]
     if kind is float:
-        return value + (0.0625, 0.125, -0.0625, -0.125, 840, 1680)[number]
+        return value + (0.3, 0.6, -0.3, -0.6, 840, 1680)[number]
     if kind is str and number < 4 and value:
         at, step = ((-1, 1), (0, 1), (-1, 2), (0, 2))[number]
         at %= len(value)
@@ -343,76 +308,6 @@ _strict()
 
 def _strictness(code: str) -> str:
     return _STRICT if "unittest" in code else ""
-
-
-# Which tests look at the value
-
-
-def compares_exactly(code: str, entry_point: str, function_name: str | None) -> bool:
-    """Does a test compare the method's very result with something that it says itself?
-
-    With a function's name, a check counts only if it stands in that function, unconditionally, and
-    raises. Such a test refuses every changed result, so that they need not be tried.
-    """
-    tree = parse_program(code) if len(code) <= MAX_REWRITE_CHARS else None
-    if tree is None:
-        return True
-    nodes: list[ast.AST] = list(ast.walk(tree))
-    results = {
-        target.id
-        for node in nodes
-        if isinstance(node, ast.Assign) and _calls(node.value, entry_point)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    tests: list[ast.expr] = []
-    if function_name is None:
-        tests = [node for node in nodes if isinstance(node, ast.Compare)]
-    else:
-        for node in nodes:
-            if isinstance(node, ast.FunctionDef) and node.name == function_name:
-                tests += _decisive_tests(node.body)
-    return any(_is_exact(test, entry_point, results) for test in tests)
-
-
-def _decisive_tests(body: list[ast.stmt]) -> Iterator[ast.expr]:
-    """Yield what a test function checks before it returns, outside of any `try` and condition."""
-    for node in body:
-        match node:
-            case ast.Assert(test=ast.BoolOp(op=ast.And(), values=values)):
-                yield from values
-            case ast.Assert(test=test):
-                yield test
-            case ast.If(test=test, body=[*_, ast.Raise()]):
-                yield test
-            case ast.For(body=inner) | ast.With(body=inner):
-                yield from _decisive_tests(inner)
-            case ast.Return():
-                return
-
-
-def _is_exact(test: ast.expr, entry_point: str, results: set[str]) -> bool:
-    match test:
-        case ast.Compare(left=left, ops=[ast.Eq() | ast.NotEq()], comparators=[right]):
-            sides = ((left, right), (right, left))
-        case _:
-            return False
-    return any(_is_result(a, entry_point, results) and _is_said(b, results) for a, b in sides)
-
-
-def _is_result(node: ast.expr, entry_point: str, results: set[str]) -> bool:
-    return _calls(node, entry_point) or (isinstance(node, ast.Name) and node.id in results)
-
-
-def _calls(node: ast.expr, entry_point: str) -> bool:
-    return isinstance(node, ast.Call) and getattr(node.func, "attr", "") == entry_point
-
-
-def _is_said(node: ast.expr, results: set[str]) -> bool:
-    return not any(
-        isinstance(part, ast.Call) or (isinstance(part, ast.Name) and part.id in results)
-        for part in ast.walk(node)
-    )
 
 
 # Constants

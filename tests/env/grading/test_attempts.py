@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from projected_grpo.env.grading.attempts import compares_exactly
 from projected_grpo.env.grading.pool import Grader, Submission
-from projected_grpo.env.grading.stubs import compares_exactly
 from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
 from projected_grpo.env.sandbox.sandbox import Limits
 
@@ -86,6 +86,11 @@ CASES = [
     ("alias", SQUARE, RIGHT+"solve = Solution().f\n"+T+"    assert solve(3) == 9\n","run_tests",False),
     ("swallow unittest", SQUARE, WRONG+T+"    try:\n        assert Solution().f(3) == 9\n    except AssertionError: pass\n","run_tests",True),
     ("relation", SQUARE, WRONG+T+"    assert Solution().f(3) > Solution().f(2)\n","run_tests",True),
+    ("global in tests", SQUARE, WRONG+T+"    global Solution\n"+PRIV+"    assert Solution().f(3) == 9\n","run_tests",True),
+    ("subclass in tests", SQUARE, WRONG+T+"    class S(Solution):\n        def f(self, n): return n * n\n    assert S().f(3) == 9\n","run_tests",True),
+    ("patched in tests", SQUARE, WRONG+"from unittest import mock\n"+T+"    with mock.patch.object(Solution, 'f', lambda self, n: n * n):\n        assert Solution().f(3) == 9\n","run_tests",True),
+    ("default", SQUARE, RIGHT+"\ndef run_tests(f=Solution().f):\n    assert f(3) == 9\n","run_tests",False),
+    ("near", SQUARE, RIGHT+T+"    assert abs(Solution().f(3) - 9) <= 1\n","run_tests",False),
     # Results of other types.
     ("alphabet", TEXT, WRONG.replace("return n", "return '0' * 4") + T
      + "    assert set(Solution().f(5)) <= {'0', '1'}\n", "run_tests", True),
