@@ -441,6 +441,8 @@ CHANNELS = {
     "inode_counter_of_memory_files": _inside(
         "return os.fstat(os.memfd_create('MARK')).st_ino if kwargs else 0"
     ),
+    "inode_number_of_the_channel": _inside("return os.fstat(3).st_ino + len(kwargs)"),
+    "inode_number_of_the_output": _inside("return os.fstat(os.dup(1)).st_ino + len(kwargs)"),
     "event_descriptors": _inside("return os.eventfd(len(kwargs))"),
     "socket_cookie": _inside(
         "import socket\nreturn int.from_bytes(socket.socket(fileno=3).getsockopt(1, 57, 8), 'little')"

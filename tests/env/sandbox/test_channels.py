@@ -140,6 +140,24 @@ print(len(made))
     assert printed(sandbox, code) == ["0"]
 
 
+def test_no_inode_number_of_the_kernel_is_shown(sandbox: Sandbox) -> None:
+    """The counter that they come from is one for the whole machine, and grows by what others do."""
+    code = """
+import ctypes, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+ends = [end.fileno() for end in socket.socketpair()]
+for number in (1, 3, 4, 5, 6, 7, *ends):
+    for look in (os.fstat, os.dup, lambda n: os.dup2(n, 30), lambda n: os.stat('', dir_fd=n),
+                 lambda n: os.fstat(libc.fcntl(n, 0, 9))):
+        try:
+            print('shown', number, look(number))
+        except OSError:
+            pass
+print(os.fstat(0).st_size, os.fstat(2).st_size, os.fstat(os.dup(0)).st_size)
+"""
+    assert printed(sandbox, code) == ["0", "0", "0"]
+
+
 def test_loops_of_asyncio_still_wake_up(sandbox: Sandbox) -> None:
     code = """
 import asyncio

@@ -5,15 +5,16 @@
 Covered under "namespaces" (Linux; made with bubblewrap where it is installed and works, directly
 elsewhere, with the same result): each program has fresh PID numbers, is alone in its user, mount,
 network, IPC, UTS and cgroup namespaces with the fork server, and sees a read-only view that holds
-the standard library, /dev/null and a fresh size-capped tmpfs as its working directory. It has no
-environment, no capabilities, no descriptor but its channel and the usual three, no way to start
-another program, and limits on CPU time, address space, resident memory of all its processes
-together, processes, open files, file size and output. When its first process ends, or a limit is
-passed, the kernel kills everything it started, and its files are gone.
+a copy of the standard library, /dev/null and a fresh size-capped tmpfs as its working directory. It
+has no environment, no capabilities, no descriptor that leads anywhere but its channel, some 130
+system calls, no way to start another program, and limits on CPU time, address space, resident
+memory of all its processes together, stack, processes, open files, file size and output. When its
+first process ends, or a limit is passed, the kernel kills everything it started, and its files are
+gone.
 
-What it can do: compute, read the standard library's sources and ask the kernel for its version,
-the time and the machine's load. Not covered: kernel bugs reachable through the calls that the
-seccomp filter lets through, and side channels between programs that run at the same time.
+What it can do: compute, read the standard library's sources and ask the kernel for its version and
+the time. Not covered: kernel bugs reachable through the calls that the seccomp filter lets through,
+and side channels between programs that run at the same time (docs/environment.md has the tables).
 
 Under "process" there are limits, an empty environment and a temporary directory, but host files,
 the network and other processes of the user are in reach. It has to be asked for by name.

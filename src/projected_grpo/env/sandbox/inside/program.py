@@ -28,14 +28,23 @@ MAX_NODES = 200_000
 _PLAIN = (bool, int, float, str, list, tuple, dict, set, frozenset, bytes)
 
 
+class _LentSocket(socket.socket):
+    """One end of a pair that is lent to one loop after another."""
+
+    def close(self) -> None:
+        """Stay open: no other can be made."""
+
+
 def lend_socket_pairs() -> None:
     """Make the socket pairs by which asyncio's loops wake themselves, and lend them to each in
-    turn: the filter refuses to make more, because each new socket shows the kernel's inode counter.
+    turn: the filter refuses to make more, because each new socket moves the kernel's inode counter.
     """
-    pairs = itertools.cycle([socket.socketpair() for _ in range(_LOOPS)])
+    ends = [end.detach() for _ in range(_LOOPS) for end in socket.socketpair()]
+    lent = [_LentSocket(fileno=end) for end in ends]
+    pairs = itertools.cycle(zip(lent[::2], lent[1::2], strict=True))
 
-    def socketpair(*_kind: int) -> tuple[socket.socket, ...]:
-        return tuple(end.dup() for end in next(pairs))
+    def socketpair(*_kind: int) -> tuple[socket.socket, socket.socket]:
+        return next(pairs)
 
     socket.socketpair = socketpair  # pyright: ignore[reportAttributeAccessIssue]
 
