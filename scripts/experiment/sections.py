@@ -227,10 +227,11 @@ def control_of(s: Section, label: str) -> list[str]:
     of delta_S inside their span, so the run without is that run (tests/arms/test_remedies.py).
     Not so beside running axes, which trust acts on too.
     """
-    own = [label.replace("projected", control, 1) for control in controls_of("projected")]
+    own = {control: label.replace("projected", control, 1) for control in controls_of("projected")}
+    named = {*own.values(), f"{label} permuted"} - {label}
     if label.endswith(REFRESHED) and " running" not in label:
-        own.append(own[0].removesuffix(REFRESHED))
-    return [name for name in (*own, f"{label} permuted") if name in s.variants and name != label]
+        named.add(own["random_v"].removesuffix(REFRESHED))
+    return [name for name in s.variants if name in named]
 
 
 def less_controls(s: Section, label: str, horizon: int) -> dict[str, Estimate]:
