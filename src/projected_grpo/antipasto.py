@@ -37,7 +37,13 @@ from loguru import logger
 from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.adapter import TARGET_MODULES, Adapter, TokenPull, target_linears
+from projected_grpo.model.adapter import (
+    TARGET_MODULES,
+    Adapter,
+    RowShape,
+    TokenPull,
+    target_linears,
+)
 from projected_grpo.model.svd import Factors, decompose_all, sketch
 from projected_grpo.model.tensor_file import write_tensors
 
@@ -136,11 +142,14 @@ class SVDLinear(nn.Module):
     """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module
     docstring)."""
 
-    def __init__(self, base: nn.Linear, factors: Factors, n_runs: int, form: str) -> None:
+    def __init__(
+        self, base: nn.Linear, factors: Factors, n_runs: int, form: str, shape: RowShape
+    ) -> None:
         super().__init__()
         self.digest = factors.digest()
         self.seed = factors.seed()
         self.form = form
+        self.shape = shape
         # Of a factored module only `merge` needs W: no parameter, and not in the GPU's memory.
         weight = base.weight.detach()
         self.weight: Tensor
@@ -199,10 +208,10 @@ class SVDLinear(nn.Module):
         self.folded.copy_(round_by_dither(exact, self.weight, self.seed))
         self.folded_from = self.state
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
+    def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         row_delta = self.row_delta
         if self.direct and row_delta is None:
-            row_delta = self.delta_S.expand(len(x), -1)
+            row_delta = self.delta_S.expand(len(x) if x.dim() == 3 else 1, -1)
         if self.folded is not None:
             if not self.enabled and self.U.dtype == self.S.dtype:
                 return F.linear(x, self.weight, self.bias)
@@ -216,7 +225,9 @@ class SVDLinear(nn.Module):
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
         if row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
-        return factored_linear(x, row_delta, self.S, self.bias, self.U, self.Vh, self.measure)
+        rows = self.shape.rows_of(x, len(row_delta))  # (B, T, d_in)
+        y = factored_linear(rows, row_delta, self.S, self.bias, self.U, self.Vh, self.measure)
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class AntiPaSTO(Adapter):
@@ -402,13 +413,14 @@ def wrap(
     found = target_linears(model, targets)
     form = "folded" if n_runs == 1 else "factored"
     modules: dict[str, SVDLinear] = {}
+    shape = RowShape()
 
     def linear(name: str) -> nn.Linear:  # by name: what is replaced frees its memory at once
         return cast(nn.Linear, model.get_submodule(name))
 
     every = decompose_all((linear(name).weight for name in found), cache_dir)
     for count, (name, factors) in enumerate(zip(found, every, strict=True), 1):
-        modules[name] = SVDLinear(linear(name), factors, n_runs, form)
+        modules[name] = SVDLinear(linear(name), factors, n_runs, form, shape)
         model.set_submodule(name, modules[name])
         if count % 50 == 0 or count == len(found):
             logger.debug("SVD of {} / {} modules", count, len(found))

@@ -31,7 +31,7 @@ from projected_grpo.antipasto import (
     round_by_dither,
 )
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.adapter import TARGET_MODULES
+from projected_grpo.model.adapter import TARGET_MODULES, require_untied
 from projected_grpo.model.svd import cached_decompose, default_cache_dir, sketch
 
 try:
@@ -220,6 +220,7 @@ class AntiPaSTOModel(BaseTuner):
             return
         if not isinstance(target, nn.Linear):
             raise ValueError(f"{current_key} is a {type(target).__name__}, not a Linear")
+        require_untied(self.model, [current_key])
         layer = AntiPaSTOLinear(target, adapter_name)
         layer.update_layer(adapter_name, peft_config.inference_mode)
         if adapter_name not in self.active_adapters:

@@ -171,11 +171,49 @@ class Adapter(ABC):
         self.fold()
 
 
+class RowShape:
+    """How many tokens a row of the batch has: a layer that got all rows' tokens as one list (B * T,
+    d), as experts do, no longer knows. The layers of one model share it."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def rows_of(self, x: Tensor, rows: int) -> Tensor:
+        """(B, T, d) or (B * T, d) -> (B, T, d). Raises InputError where x is some of the tokens
+        only: nothing says whose they are."""
+        if x.dim() == 3:
+            self.tokens = x.shape[1]
+            return x
+        if rows > 1 and len(x) != rows * self.tokens:
+            raise InputError(
+                f"a layer with a vector of its own gets {len(x)} of {rows * self.tokens} tokens, "
+                "as an expert does that the model routes some to: they have no row, so no row's "
+                "gradient is known"
+            )
+        return x.reshape(rows, -1, x.shape[-1])
+
+
+def require_untied(model: nn.Module, names: Sequence[str]) -> None:
+    """Raises InputError where the weight of one of these modules is another module's as well, as a
+    head's that is tied to the embeddings: merging would change both."""
+    owners: dict[nn.Parameter, list[str]] = {}
+    for key, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(parameter, []).append(key)
+    for name in names:
+        key = f"{name}.weight"
+        others = [other for other in owners[model.get_parameter(key)] if other != key]
+        if others:
+            raise InputError(
+                f"{name} shares its weight with {others[0]}: leave it out of the target modules, "
+                "or untie the two first"
+            )
+
+
 def target_linears(model: nn.Module, targets: tuple[str, ...] = TARGET_MODULES) -> list[str]:
     """Names of the Linears to adapt: those whose last part is one of `targets`.
 
-    Raises InputError where there is none, and warns where Linears inside the layers (a fused qkv,
-    say) stay as they are: those would not be protected.
+    Raises InputError where there is none, or one whose weight is tied to another module's. Warns of
+    the share of the layers' weights that is not among them: a fused qkv, experts in one tensor.
     """
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     found = [name for name in linears if name.rpartition(".")[2] in targets]
@@ -183,11 +221,15 @@ def target_linears(model: nn.Module, targets: tuple[str, ...] = TARGET_MODULES) 
         raise InputError(
             f"no Linear of this {type(model).__name__} is named one of {', '.join(targets)}"
         )
-    left = [name for name in linears if name not in found and ".layers." in name]
+    require_untied(model, found)
+    inside = {n: p.numel() for n, p in model.named_parameters() if ".layers." in n and p.dim() > 1}
+    left = {n: size for n, size in inside.items() if n.removesuffix(".weight") not in found}
     if left:
         logger.warning(
-            "{} Linears inside the layers are not adapted, {} first: a hack can be learned there",
+            "{:.1%} of the weights inside the layers get no vector and are not trained: {} "
+            "tensors, {} the largest",
+            sum(left.values()) / sum(inside.values()),
             len(left),
-            left[0],
+            max(left, key=left.__getitem__),
         )
     return found

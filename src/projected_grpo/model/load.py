@@ -1,9 +1,11 @@
 """Load a causal language model and its tokenizer, and put messages into its chat template."""
 
 import logging
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import jinja2
@@ -11,6 +13,7 @@ import torch
 import transformers
 from huggingface_hub.errors import (
     HTTPError,  # pyright: ignore[reportPrivateImportUsage] (httpx's, or whatever it uses)
+    StrictDataclassError,
 )
 from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
@@ -34,6 +37,15 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.hub import one_line
+from projected_grpo.model.checks import (
+    embedding_rows,
+    require_finite,
+    require_ids,
+    require_no_adapter,
+    require_plain_head,
+    require_whole,
+    warn_of_endless_turns,
+)
 from projected_grpo.model.download import (
     fetch,
     hub_request,
@@ -51,6 +63,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The names that `--dtype` takes."""
 OWN_CODE = {"trust_remote_code": False}
 """Said, not left out: then transformers asks on the terminal, and runs a repository's code."""
+UNLOADABLE = (
+    *(OSError, HTTPError),  # files are missing or cannot be fetched
+    *(ValueError, StrictDataclassError),  # no model, or a config.json that contradicts itself
+    *(SafetensorError, struct.error, RuntimeError, EOFError, UnpicklingError),  # part of a file
+    ImportError,  # a package for its format
+)
+"""What transformers raises for a model that it cannot load."""
 RMS_NORMS = (Qwen3RMSNorm, Qwen2RMSNorm, LlamaRMSNorm)
 """Those that are weight * x / sqrt(mean(x^2) + eps); others (Gemma's) are not, and stay."""
 CHATML = (
@@ -104,8 +123,11 @@ class LanguageModel:
         return self.tokenizer.eos_token_id
 
     def decode(self, ids: list[int]) -> str:
-        """A sampled completion as text, without its special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """A sampled completion as text, without its special tokens and with every space it has:
+        a clean-up would make another program of it."""
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
 
 def resolve_device(device: str) -> torch.device:
@@ -160,11 +182,17 @@ def load(
     model.eval().requires_grad_(False)
     torch.nn.Module.to(model, device)
     fuse_norms(model)
-    _require_plain_head(model, source)
-    eos_ids = _eos_ids(model, tokenizer)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos_ids)
+    require_finite(model, source)
+    require_plain_head(model, source)
+    eos_ids, rows = _eos_ids(model, tokenizer), embedding_rows(model)
+    warn_of_endless_turns(tokenizer, eos_ids, source)
+    pad_id = tokenizer.pad_token_id
+    if pad_id is None or pad_id >= rows:  # one that the embeddings were not resized for
+        pad_id = tokenizer.eos_token_id
     told = enable_thinking if knows else None
-    return LanguageModel(model, tokenizer, eos_ids, pad_id, told, commit)
+    lm = LanguageModel(model, tokenizer, eos_ids, pad_id, told, commit)
+    require_ids([*lm.prompt_ids(({"role": "user", "content": "0"},)), lm.eos_id], rows, tokenizer)
+    return lm
 
 
 class _Generation(Extension):
@@ -250,13 +278,18 @@ def _load_pretrained(
     source: str, revision: str, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any, str | None]:
     path, commit = _locate(source, revision)
+    if path is not None:
+        require_no_adapter(source, path)
+    # What does not fit is told in `info`, and refused.
+    how = {**OWN_CODE, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    loaded: Any
     try:
         if path is not None and path.suffix == ".gguf":
             gguf = {"gguf_file": path.name}
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **OWN_CODE, **gguf)
             whole = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent, dtype=dtype, quantization_config=whole, **OWN_CODE, **gguf
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path.parent, dtype=dtype, quantization_config=whole, **gguf, **how
             )
         else:
             # the commit, not the branch: that may move between the two
@@ -264,19 +297,22 @@ def _load_pretrained(
             tokenizer = AutoTokenizer.from_pretrained(source, **at)
             # of the hub no .bin: transformers would also have it converted there, in a thread
             safe = True if commit else None
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=safe, **at
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=safe, revision=at["revision"], **how
             )
-    # Files are missing or cannot be fetched; a folder or file holds no model, or only part of one;
-    # a package for its format is missing.
-    except (OSError, HTTPError, ValueError, ImportError, SafetensorError) as error:
+    except UNLOADABLE as error:
         if commit is not None and path is None:
             asked = hub_request(source, revision)
             if asked.offline is not None:
                 raise InputError(asked.not_in_cache("is not whole")) from error
             if lacks_safetensors(source, commit):
                 raise InputError(no_weights(source, revision)) from error
-        raise InputError(f"cannot load the model {source}: {one_line(error)}") from error
+        why = "the file is cut short" if isinstance(error, struct.error) else one_line(error)
+        raise InputError(f"cannot load the model {source}: {why}") from error
+    model, info = loaded
+    if hasattr(model, "peft_config"):
+        raise InputError(f"{source} has an adapter beside its weights: give its base model")
+    require_whole(source, info)
     return model, tokenizer, commit
 
 
@@ -295,22 +331,6 @@ def fuse_norms(model: PreTrainedModel) -> None:
             fused = torch.nn.RMSNorm(width, eps=module.variance_epsilon, device="meta")
             fused.weight = module.weight
             model.set_submodule(name, fused.train(module.training))
-
-
-@torch.no_grad()
-def _require_plain_head(model: PreTrainedModel, source: str) -> None:
-    """Raises InputError where logits are more than a Linear of the last hidden state: the loss
-    takes them apart (grpo.completion_logprobs)."""
-    ids = torch.arange(4, device=model.device)[None]
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    head, logits = model.get_output_embeddings(), model(input_ids=ids, use_cache=False).logits
-    if not isinstance(head, torch.nn.Linear) or not torch.allclose(
-        logits, torch.nn.functional.linear(hidden, head.weight), atol=1e-3, rtol=1e-2
-    ):
-        raise InputError(
-            f"{source} scales, caps or shifts its logits; only models whose logits are a plain "
-            "Linear of the last hidden state are supported"
-        )
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

@@ -24,7 +24,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from projected_grpo.model.adapter import Adapter, target_linears
+from projected_grpo.model.adapter import Adapter, RowShape, target_linears
 from projected_grpo.model.svd import digest_of, spread
 
 NAME = "default"
@@ -35,18 +35,20 @@ SEED = 0
 class _RowsLinear(nn.Module):
     """One of LoRA's two matrices: x W^T, or inside `rows` every sequence with its own W."""
 
-    def __init__(self, plain: nn.Linear) -> None:
+    def __init__(self, plain: nn.Linear, shape: RowShape) -> None:
         super().__init__()
+        self.shape = shape
         start = plain.weight.detach().clone()
         self.start = nn.Buffer(start, persistent=False)
         self.weight = nn.Buffer(start.clone())  # what PEFT reads and writes
         self.row_delta: Tensor | None = None  # (B, r)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, d_in) -> (B, T, d_out)
+    def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         if self.row_delta is None or not torch.is_grad_enabled():
             return F.linear(x, self.weight)
         W = self.start + self.row_delta.view(-1, *self.start.shape)  # (B, d_out, d_in)
-        return x @ W.mT
+        y = self.shape.rows_of(x, len(W)) @ W.mT
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class LoRA(Adapter):
@@ -67,12 +69,12 @@ class LoRA(Adapter):
             self.peft = get_peft_model(model, config)
         self.model = model
         self.matrices: dict[str, _RowsLinear] = {}
-        digests = {}
+        digests, shape = {}, RowShape()
         for name in names:
             layer = model.get_submodule(name)
             assert isinstance(layer, LoraLayer)
             for key, matrices in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                made = matrices[NAME] = _RowsLinear(cast(nn.Linear, matrices[NAME]))
+                made = matrices[NAME] = _RowsLinear(cast(nn.Linear, matrices[NAME]), shape)
                 self.matrices[f"{name}.{key}"] = made
                 digests[f"{name}.{key}"] = digest_of(made.start)
             digests[name] = digest_of(spread(layer.weight))

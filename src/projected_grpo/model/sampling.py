@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from projected_grpo.config import Config
 from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.checks import require_positions
 from projected_grpo.model.decode import Decoder, make_decoder, next_logits
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import micro_batches
@@ -116,8 +117,10 @@ def sample_groups(
 
     prompts: P lists of token ids; seeds: one random stream a prompt; runs: the run of the packed
     axis that each prompt belongs to (default: all run 0). At most `sampling.columns` of cache are
-    in use at once, but one group always is.
+    in use at once, but one group always is. Raises InputError where rows would cross the model's
+    `position_limit`.
     """
+    require_positions(model, max(map(len, prompts)), sampling.max_new)
     of_run = runs if runs is not None else [0] * len(prompts)
     lengths = [group * (len(prompt) + sampling.max_new) for prompt in prompts]
     samples: list[list[Sample]] = [[] for _ in prompts]

@@ -29,6 +29,7 @@ from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Limits
 from projected_grpo.extract_vhack_grad import VHack, load_vhack
 from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.checks import require_positions
 from projected_grpo.model.load import (
     DTYPES,
     LanguageModel,
@@ -145,6 +146,7 @@ def prepare(
         checkpoint_layers(lm.model, True)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept, pool = with_teacher(cfg, short_enough(cfg, problems, prompts))
+    require_positions(lm.model, max(len(prompts[p.id]) for p in kept), cfg.max_new)
     some = [prompts[p.id] for p in kept[:4]]
     adapter = world.one_then_all(lambda: attach_adapter(make, lm, len(cfgs), some))
     v_hack = hack_directions(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
