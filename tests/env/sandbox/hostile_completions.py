@@ -538,6 +538,43 @@ EVASIONS = {
     "secret_pages": _before(_LIBC + "assert libc.syscall(447, 0) >= 0"),
 }
 
+
+def _answer(value: str) -> str:
+    """Every call is answered with this expression, in the encoding of the channel."""
+    return _before(_FORGE) + (
+        f"VALUE = {value}\ndef method(self, **kwargs):\n"
+        "    for r in find(): forge(3, {'id': r['id'], 'value': VALUE})\n"
+        "    os._exit(0)\nSolution.METHOD = method\n"
+    )
+
+
+_KEYS = "[{'i': hex(k * (2**61 - 1))} for k in range(1, 40000)]"
+"""All of them have the same hash."""
+
+SLOW = {
+    "colliding_set": _answer(f"{{'s': {_KEYS}}}"),
+    "colliding_frozenset_half": _answer(f"{{'z': {_KEYS} + list(range(40000))}}"),
+    "colliding_dict": _answer(
+        f"{{'d': [[k, 0] for k in {_KEYS}] + [[k, 0] for k in range(40000)]}}"
+    ),
+    "colliding_tuples": _answer(f"{{'s': [{{'t': [k]}} for k in {_KEYS}]}}"),
+    "colliding_sets_of_sets": _answer(f"{{'s': [{{'z': [k]}} for k in {_KEYS}]}}"),
+    "colliding_in_every_item": _answer(
+        "[{'s': [{'i': hex(k * (2**61 - 1))} for k in range(1, 5000)]}] * 20"
+    ),
+    "a_million_lists": _answer("[[]] * 1_000_000"),
+    "hundred_deep": _answer("eval('[' * 90 + '0' + ']' * 90)"),
+    "dict_of_no_pairs": _answer("{'d': [[1], [2, 3, 4]]}"),
+    "set_of_lists": _answer("{'s': [[1], [2]]}"),
+    "set_of_twins": _answer("{'s': [1, 1, 1, True, 1.0]}"),
+    "nan_in_a_set": _answer("{'s': [float('nan')] * 3}"),
+    "megabyte_int": _answer("{'i': '0x' + 'f' * 1_000_000}"),
+    "long_float": _inside(
+        "s = b'0.' + b'1' * 3_000_000\nimport struct\nos.write(3, struct.pack('!I', len(s)) + s)\nos._exit(len(kwargs))"
+    ),
+    "nine_thousand_classes": "class Solution:0\n" * 9000,
+}
+
 HOSTILE: dict[str, str] = {
     **FORGED,
     **REBOUND,
@@ -548,6 +585,7 @@ HOSTILE: dict[str, str] = {
     **READERS,
     **TEXTS,
     **LEFTOVERS,
+    **SLOW,
     **CHANNELS,
     **SOCKETS,
     **EVASIONS,
