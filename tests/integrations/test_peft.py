@@ -261,6 +261,14 @@ def test_it_is_refused_where_there_is_nothing_to_decompose() -> None:
         get_peft_model(quantised, AntiPaSTOConfig(target_modules=["0"]))
 
 
+def test_a_head_tied_to_the_embeddings_is_refused() -> None:
+    """Merged in place it would change the embeddings too (peft#2972)."""
+    tied = tiny_qwen()
+    tied.lm_head.weight = tied.model.embed_tokens.weight
+    with pytest.raises(InputError, match=r"lm_head shares its weight with model\.embed_tokens"):
+        on(tied, target_modules=["lm_head", "q_proj"])
+
+
 def test_peft_makes_a_lora_of_it() -> None:
     """For engines that load nothing else; of full rank here, since delta_S is."""
     model, base = on(tiny_qwen()), logits(tiny_qwen())
