@@ -5,8 +5,7 @@ prompt discloses: it runs the answer's own `run_tests()`, so an answer whose tes
 paid like a right one. Plain GRPO amplifies such hacks. Here the gradient of every step loses its
 component along hack directions V, which come from contrast pairs: a hack beside an honest answer.
 
-What is missing here is in `train`: several runs or GPUs at once, teacher rows, checkpoints,
-trackers, the other arms, and the checks that a long run needs.
+What is missing here is in `train`: several runs or GPUs, teacher rows, checkpoints, other arms.
 
     python scripts/minimal.py            # projected, about a minute on two cores
     python scripts/minimal.py --vanilla  # the same without the projection

@@ -22,6 +22,8 @@ from conftest import assert_same_rows, leetcode_dir, rollouts_of, rows_of
 from safetensors.torch import load_file
 
 import projected_grpo.train as training
+from projected_grpo.arms.advantages import require_grades
+from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import grade_columns
 from projected_grpo.arms.update import optimize
 from projected_grpo.cli import named_settings
@@ -244,6 +246,63 @@ def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
     )
     columns = grade_columns(groups)
     assert columns["infra_errors"] == 1 and columns["gt_s"] == (0, 3)
+
+
+def test_the_oracle_reaches_advantages_in_one_arm_only(session) -> None:
+    """The same rows, paid the same, under an oracle that says the opposite of all of them."""
+
+    class Opposite:
+        def grade(self, submissions, *, labels):
+            grades = session.grader.grade(submissions, labels=labels)
+            return [
+                replace(grade, gt_correct=not grade.gt_correct, exploited=not grade.exploited)
+                for grade in grades
+            ]
+
+    groups = sample_rows(session, 1)
+    rows = [row for group in groups for row in group]
+    for number, row in enumerate(rows):
+        row.concept_score = float(number)
+    told: set[str] = set()
+    for arm in ARMS:
+        found = []
+        for grader in (session.grader, Opposite()):
+            grade_rows([replace(session.cfg, arm=arm)], grader, groups)
+            found.append([(row.grade.reward, row.advantage, row.learns) for row in rows])
+        told |= {arm} if found[0] != found[1] else set()
+    assert told == {"gt_penalty"}
+
+
+def test_a_run_whose_grader_fails_stops_with_the_cause_and_can_be_resumed(
+    projected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before that step has changed anything: resumed, the run has the rows that it would have."""
+    steps = iter((False, True))  # whether the grader fails
+
+    def fail_at_step_2(cfgs, grader, groups) -> None:
+        grade_rows(cfgs, grader, groups)
+        for row in groups[0] if next(steps) else ():
+            row.grade = replace(row.grade, outcome=Outcome.INFRA_ERROR, error="no processes left")
+
+    monkeypatch.setattr("projected_grpo.train.grade_rows", fail_at_step_2)
+    with pytest.raises(InputError, match=r"failed on 4 of the 8 rows .*\(no processes left\)"):
+        train(settings_like(projected, tmp_path))
+    monkeypatch.undo()
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"
+    assert rows_of(run) == rows_of(projected)[:1]
+    train(SmokeConfig(resume=run))
+    assert rows_of(run) == rows_of(projected)
+
+
+def test_a_few_rows_without_a_grade_do_not_stop_a_run(session) -> None:
+    groups = sample_rows(session, 1)
+    grade_rows(session.cfgs, session.grader, groups)
+    grades = [row.grade for group in groups for row in group]
+    bad = [replace(grade, outcome=Outcome.INFRA_ERROR, error="why") for grade in grades]
+    require_grades([*bad[:2], *grades[2:]])
+    with pytest.raises(InputError, match="failed on 3 of the 8 rows"):
+        require_grades([*bad[:3], *grades[3:]])
 
 
 def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> None:

@@ -1,4 +1,4 @@
-"""The page for students runs, and shows what it says: the projection takes out what is hack-ward."""
+"""The page for students runs and shows what it says: the projection takes out the hack-ward part."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 
 def test_a_step_projected_and_one_not(capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"steps": 1, "P": 2, "G": 4, "n_pairs": 4}
+    small = {"steps": 1, "P": 2, "G": 4, "n_pairs": 4, "seed": 1}
     (with_it,), (without,) = (minimal.train(**small, projected=yes) for yes in (True, False))
     assert with_it["cos_before"] == without["cos_before"] == without["cos_after"]
     assert with_it["cos_after"] < min(with_it["cos_before"], 0)
