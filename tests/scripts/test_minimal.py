@@ -1,4 +1,4 @@
-"""The page for students runs and shows what it says: the projection takes out the hack-ward part."""
+"""The page for students runs and shows what it says: projection takes out the hack-ward part."""
 
 from pathlib import Path
 
