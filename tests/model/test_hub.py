@@ -395,6 +395,32 @@ def test_a_template_that_cannot_be_used_is_said_in_a_sentence(tmp_path: Path) ->
         lm.render(MESSAGES)
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}: {{ messages[0]['content'] }}", "26 Jul 2024: hi"),
+        (
+            "{%- if date is not defined %}{%- set date = strftime_now('%d %b %Y') %}{%- endif %}"
+            "Today is {{ date }}",
+            "Today is 26 Jul 2024",
+        ),
+        (
+            "\n{% set form = '%A, %Y-%m-%d' %}{% macro day() %}"
+            "[{{ strftime_now(form) }}]{% endmacro %}{{ day() }}",
+            "\n[Friday, 2024-07-26]",
+        ),
+    ],
+)
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day(
+    template: str, text: str
+) -> None:
+    """Llama 3.1's does: a run could not be resumed on another day, and arms of two days would
+    have different prompts."""
+    lm = tiny()
+    lm.tokenizer.chat_template = template
+    assert lm.render(({"role": "user", "content": "hi"},)) == text
+
+
 def test_qwen3_is_told_not_to_think() -> None:
     trl = find_spec("trl")
     assert trl is not None and trl.origin is not None

@@ -4,6 +4,7 @@ import logging
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -79,6 +80,23 @@ CHATML = (
 )
 
 
+TEMPLATE_DATE = datetime(2024, 7, 26)
+"""The day that every prompt is written on, where a chat template writes one: the day that Llama
+3.1's writes where it has no clock. With today's, a run could not go on tomorrow with the prompts
+that it began with, and V, arms and evaluations of two days would have different ones."""
+
+
+def pin_date(template: str) -> str:
+    """A chat template in which `strftime_now` tells `TEMPLATE_DATE`, whatever the clock says."""
+    codes = "aAbBdHIjmMpSyYUwWxXcfGuVFDTeRZz%"
+    written = "".join(
+        f"|replace({f'%{code}'!r}, {TEMPLATE_DATE.strftime(f'%{code}')!r})" for code in codes
+    )
+    # a macro hides the function of that name; the empty expression keeps a newline that follows
+    macro = f"{{% macro strftime_now(format) %}}{{{{ format{written} }}}}{{% endmacro %}}"
+    return f"{macro}{{{{ '' }}}}{template}"
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
     """A frozen model in eval mode, its tokenizer, and the ids that end a turn."""
@@ -94,7 +112,12 @@ class LanguageModel:
 
     def render(self, messages: tuple[dict[str, str], ...]) -> str:
         """The prompt as text. Raises InputError where the chat template refuses it."""
-        told = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        told: dict[str, Any] = {}
+        if self.enable_thinking is not None:
+            told["enable_thinking"] = self.enable_thinking
+        template = self.tokenizer.chat_template
+        if isinstance(template, str) and "strftime_now" in template:
+            told["chat_template"] = pin_date(template)
         try:
             return self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True, **told

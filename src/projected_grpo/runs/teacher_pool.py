@@ -23,6 +23,7 @@ from loguru import logger
 
 from projected_grpo.config import ConfigError, stream_seed
 from projected_grpo.env.errors import InputError
+from projected_grpo.env.jsonl import parse_line, read_lines
 from projected_grpo.env.loopholes.modes import TRAIN_NAME, get_mode
 from projected_grpo.env.problems.problem import Problem
 
@@ -128,21 +129,14 @@ def read_pool(folder: Path) -> dict[int, list[Answer]]:
     """Problem id -> answers. Raises InputError with file and line for anything unreadable."""
     rows: dict[int, list[Answer]] = {}
     for path in sorted(folder.glob("prompt_*.jsonl.gz")):
-        try:
-            with gzip.open(path, "rt", encoding="utf-8") as f:
-                lines = f.readlines()
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a readable gzip file: {error}") from error
-        for number, line in enumerate(lines, 1):
+        for place, line in read_lines(path):
+            row = parse_line(line, place)
             try:
-                row = json.loads(line)
                 mode = row.get("mode")
                 answer = Answer(row["completion"], mode if isinstance(mode, str) else None)
                 rows.setdefault(int(row["problem_id"]), []).append(answer)
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}, line {number}: not a row of a teacher pool ({error!r})"
-                ) from error
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{place}: not a row of a teacher pool ({error!r})") from error
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import apply_hint
@@ -296,3 +298,97 @@ def test_every_record_of_leetcodedataset_parses() -> None:
         names = parameter_names(problem.starter_code, problem.entry_point)
         assert set(problem.cases[0].kwargs) <= set(names)
         assert names == parameter_names(problem.canonical_solution or "", problem.entry_point)
+
+
+def test_a_damaged_gzip_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Whichever byte: of the header, of the packed text, of the checksum."""
+    whole = gzip.compress(json.dumps(benchmark_record()).encode(), mtime=0)
+    path = tmp_path / "p.jsonl.gz"
+    for place in (0, 3, 10, 20, len(whole) - 6, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"p\.jsonl\.gz:\d+: cannot be read"):
+            load_problems(path)
+    path.write_bytes(whole[:-20])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_problems(path)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000 + "]" * 100_000])
+def test_endless_numbers_and_deep_nesting_are_no_json_that_can_be_read(
+    tmp_path: Path, value: str
+) -> None:
+    record = json.dumps(benchmark_record())
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{record}\n{record[:-1]}, "extra": {value}}}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"p\.jsonl:2: not valid JSON"):
+        load_problems(path)
+
+
+@pytest.mark.parametrize(
+    ("prelude", "written", "value"),
+    [
+        ("from math import *", "-inf", -math.inf),
+        ("from math import inf", "[inf, 1]", [math.inf, 1]),
+        ("from math import inf as top", "top", math.inf),
+        ('inf = float("inf")', "-inf", -math.inf),
+        ("import math", "math.inf", math.inf),
+        ("", 'float("-inf")', -math.inf),
+        ("", 'float("Infinity")', math.inf),
+    ],
+)
+def test_infinities_that_the_prelude_names_are_values(
+    tmp_path: Path, prelude: str, written: str, value: Any
+) -> None:
+    """One of the 12,592 asserts of the benchmark's test file expects -inf."""
+    test = f"assert Solution().addUp(nums = [1, -2], k = {written}) == {written}"
+    record = benchmark_record(setup_code=prelude, gt_answer=[test])
+    (problem,) = load_problems(write(tmp_path / "p.jsonl", record))
+    assert problem.cases[0] == Case({"nums": [1, -2], "k": value}, value)
+    shown = render_assert(problem, problem.cases[0])
+    again = benchmark_record(setup_code="from math import *", gt_answer=[shown])
+    assert load_problems(write(tmp_path / "q.jsonl", again))[0].cases == problem.cases
+
+
+def test_nan_is_a_value_and_names_of_nothing_are_not(tmp_path: Path) -> None:
+    test = "assert Solution().addUp(nums = [nan], k = 3) == 2"
+    record = benchmark_record(setup_code="from math import *", gt_answer=[test])
+    (problem,) = load_problems(write(tmp_path / "p.jsonl", record))
+    assert math.isnan(problem.cases[0].kwargs["nums"][0])
+    for prelude in ("", "import math", "nan = other", "def"):
+        record = benchmark_record(setup_code=prelude, gt_answer=[test])
+        with pytest.raises(InputError, match="expression 'nan' is not a literal"):
+            load_problems(write(tmp_path / "p.jsonl", record))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("0x" + "f" * 5000, "a number of more than"),
+        ("-0x" + "f" * 5000, "a number of more than"),
+        ("[0x" + "f" * 5000 + " + 1]", "is not a literal"),
+        ("{[1]: 2}", "is no dict"),
+    ],
+)
+def test_values_that_cannot_be_written_or_built_are_refused_in_a_sentence(
+    tmp_path: Path, value: str, message: str
+) -> None:
+    record = benchmark_record(gt_answer=[f"assert Solution().addUp(nums = [], k = 1) == {value}"])
+    with pytest.raises(InputError, match=rf"p\.jsonl:1: .*{message}"):
+        load_problems(write(tmp_path / "p.jsonl", record))
+
+
+def test_a_record_that_cannot_be_used_is_left_out_and_named(tmp_path: Path) -> None:
+    good = [benchmark_record(id=number) for number in range(19)]
+    bad = benchmark_record(id=99, gt_answer=["assert Solution().addUp(nums = [], k = 1) == f(2)"])
+    path = write(tmp_path / "p.jsonl", *good[:7], bad, *good[7:])
+    said: list[str] = []
+    sink = logger.add(said.append, level="WARNING", format="{message}")
+    found = load_problems(path)
+    logger.remove(sink)
+    assert [problem.id for problem in found] == list(range(19))
+    (sentence,) = said
+    assert f"left out: {path}:8: the expression 'f(2)' is not a literal" in sentence
+    path = write(tmp_path / "p.jsonl", *good[:18], bad)  # 1 of 19 is more than 5 %
+    with pytest.raises(InputError, match=r":19: .*; 1 of 19 records cannot be used"):
+        load_problems(path)
+    assert len(load_problems(path, limit=18)) == 18

@@ -110,6 +110,17 @@ def test_every_cell_is_an_ordinary_command_seed_by_seed(tmp_path: Path) -> None:
             ],
             "cells with adapter = antipasto and lora",
         ),
+        (
+            [
+                *("smoke", "--arms", "vanilla", "--seeds", "1"),
+                "--override=--inoculation=Don't cheat",
+            ],
+            "cannot be split into flags (no closing quotation)",
+        ),
+        (
+            ["smoke", "--arms", "vanilla", "--seeds", "1", "--override=--why=a\\"],
+            "cannot be split into flags (no escaped character)",
+        ),
     ],
 )
 def test_a_sweep_that_contradicts_itself_is_refused(

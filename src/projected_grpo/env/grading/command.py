@@ -8,13 +8,11 @@ grade (schema.py), which replace keys of the same name.
 """
 
 import contextlib
-import gzip
 import json
 import keyword
 import os
 import sys
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import LABELS, Grade
+from projected_grpo.env.jsonl import parse_line, read_lines
 from projected_grpo.env.loopholes.markers import check_variant
 from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
 from projected_grpo.env.problems.load import load_problems
@@ -108,29 +107,14 @@ def _check(args: Args) -> None:
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON Lines file with their line numbers; raises InputError."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append((number, _json(line, f"{path}:{number}")))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})") from None
-    for number, row in rows:
+    for place, line in read_lines(path):
+        row = parse_line(line, place)
         if type(row) is not dict:
-            raise InputError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+            raise InputError(f"{place}: expected an object, found {type(row).__name__}")
+        rows.append((int(place.rpartition(":")[2]), row))
     if not rows:
         raise InputError(f"{path}: holds no completions")
     return rows
-
-
-def _json(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError: broken JSON, an endless number
-        raise InputError(f"{place}: not valid JSON ({error})") from None
 
 
 def _submission(

@@ -18,10 +18,9 @@ OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """What forbids `datasets` to ask the hub; the first that is set decides."""
 
 
-def read_hub(
-    name: str, revision: str, split: str, limit: int | None = None
-) -> Iterator[tuple[str, Problem]]:
-    """(place, problem) for each row of a split, in the dataset's order. Raises InputError."""
+def read_hub(name: str, revision: str, split: str) -> Iterator[tuple[str, Problem | InputError]]:
+    """(place, problem) for each row of a split, in the dataset's order; an error in place of a
+    problem where the row cannot be used. Raises InputError where the dataset cannot."""
     try:
         # optional extras of the package, and slow to import
         from datasets import load_dataset
@@ -39,10 +38,11 @@ def read_hub(
             f"hub:{name}@{revision}: split {split!r} could not be loaded: {one_line(error)}"
         ) from error
     for index, row in enumerate(rows):
-        if index == limit:
-            return
         place = f"hub:{name}@{folder.name[:7]}:{split} row {index + 1}"
-        yield place, parse_record(dict(row), place)
+        try:
+            yield place, parse_record(dict(row), place)
+        except InputError as error:
+            yield place, error
 
 
 def parts_of(source: str) -> tuple[str, str, str]:

@@ -6,15 +6,15 @@
 - LeetCodeDataset's preludes lack `import collections` and the like; its problems get `PRELUDE`.
 """
 
-import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.problems.asserts import Forms, check_body, statement
+from projected_grpo.env.jsonl import parse_line, read_lines
+from projected_grpo.env.problems.asserts import Forms, check_body, float_names, statement
 from projected_grpo.env.problems.problem import (
     HINT_SLOT,
     PRELUDE,
@@ -47,28 +47,20 @@ _BENCHMARK_KEYS = {
 _DATASET_KEYS = {"task_id": str, "completion": str, "entry_point": str, "test": str}
 
 
-def read_file(path: Path, limit: int | None = None) -> Iterator[tuple[str, Problem]]:
-    """(place, problem) for each record of a .jsonl or .jsonl.gz file."""
+def read_file(path: Path) -> Iterator[tuple[str, Problem | InputError]]:
+    """(place, problem) for each record of a .jsonl or .jsonl.gz file; an error in place of a
+    problem where the record cannot be used. Raises InputError where the file cannot."""
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise InputError(
             f"{path}: expected a .jsonl or .jsonl.gz file, `katas` or `hub:owner/name`"
         )
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    count = 0
-    for place, line in _lines(path):
-        if count == limit:
-            return
+    for place, line in read_lines(path):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{place}: not valid JSON ({error.msg}, column {error.colno})"
-            ) from None
-        yield place, parse_record(record, place)
-        count += 1
-    if not count:
-        raise InputError(f"{path}: holds no records")
+            yield place, parse_record(parse_line(line, place), place)
+        except InputError as error:
+            yield place, error
 
 
 def parse_record(record: Any, place: str) -> Problem:
@@ -123,18 +115,6 @@ def write_file(path: Path, problems: Iterable[Problem]) -> None:
             file.write(json.dumps(to_record(problem)) + "\n")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        number = 0
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", line
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise InputError(f"{path}:{number + 1}: cannot be read ({error})") from None
-
-
 def _require(record: dict[str, Any], keys: dict[str, type]) -> None:
     for key, kind in keys.items():
         if key not in record:
@@ -154,7 +134,11 @@ def _benchmark_problem(record: dict[str, Any]) -> Problem:
     roles = [turn.get("role") if isinstance(turn, dict) else None for turn in record["prompt"]]
     if roles != ["system", "user"]:
         raise InputError(f"prompt must be a system and a user turn, has roles {roles}")
-    forms = Forms(entry_point=entry_point, parameters=parameter_names(starter, entry_point))
+    forms = Forms(
+        entry_point=entry_point,
+        parameters=parameter_names(starter, entry_point),
+        floats=float_names(record["setup_code"]),
+    )
     cases = [forms.case(statement(text)) for text in record["gt_answer"]]
     if not cases:
         raise InputError("gt_answer holds no asserts")
@@ -215,7 +199,9 @@ def _dataset_problem(record: dict[str, Any]) -> Problem:
     entry_point = _entry_point(record["entry_point"])
     # By position means by the canonical solution's order and names: the tests were made with it.
     forms = Forms(
-        entry_point=entry_point, parameters=parameter_names(record["completion"], entry_point)
+        entry_point=entry_point,
+        parameters=parameter_names(record["completion"], entry_point),
+        floats=float_names(PRELUDE),
     )
     cases = tuple(forms.case(test) for test in check_body(record["test"]))
     starter = _agree(starter, entry_point, cases)

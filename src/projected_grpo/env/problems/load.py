@@ -1,13 +1,20 @@
 """Which reader a source of problems goes to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from loguru import logger
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.dataset import parts_of, read_hub
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.env.problems.leetcode import read_file
 from projected_grpo.env.problems.problem import Problem
+
+MOST_LEFT_OUT = 0.05
+"""Share of a source's records that may be unusable: with more it is of another kind."""
+MOST_TOLD = 20
+"""Records of a source that are named when they are left out."""
 
 
 def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]:
@@ -25,8 +32,40 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
         split, seed = _kata_source(text)
         return kata_problems(split, seed=seed, limit=limit)
     if text.startswith("hub:"):
-        return check_unique(read_hub(*parts_of(text), limit=limit))
-    return check_unique(read_file(Path(source), limit=limit))
+        return check_unique(usable(read_hub(*parts_of(text)), text, limit))
+    return check_unique(usable(read_file(Path(source)), text, limit))
+
+
+def usable(
+    read: Iterable[tuple[str, Problem | InputError]], source: str, limit: int | None = None
+) -> Iterator[tuple[str, Problem]]:
+    """(place, problem) of the records that can be used, at most `limit`.
+
+    Each of the others is left out with a sentence. Raises InputError where these are more than
+    `MOST_LEFT_OUT` of all, or there are no records.
+    """
+    faults: list[InputError] = []
+    count = 0
+    for place, found in read:
+        if isinstance(found, InputError):
+            faults.append(found)
+            continue
+        yield place, found
+        count += 1
+        if count == limit:
+            break
+    total = count + len(faults)
+    if not total:
+        raise InputError(f"{source}: holds no records")
+    if len(faults) > MOST_LEFT_OUT * total:
+        raise InputError(
+            f"{faults[0]}; {len(faults)} of {total} records cannot be used, more than "
+            f"{MOST_LEFT_OUT:.0%}"
+        )
+    for fault in faults[:MOST_TOLD]:
+        logger.warning("left out: {}", fault)
+    if len(faults) > MOST_TOLD:
+        logger.warning("{} more records of {} are left out", len(faults) - MOST_TOLD, source)
 
 
 def check_unique(numbered: Iterable[tuple[str, Problem]]) -> list[Problem]:

@@ -76,13 +76,13 @@ def expand_grid(
         if not given:
             raise ConfigError(f"a sweep needs at least one {name}: `sweep run --help` says how")
     found = [
-        _cell(preset, (*flags, *shlex.split(override), f"--arm={arm}", f"--seed={seed}"), about)
+        _cell(preset, (*flags, *words_of(override), f"--arm={arm}", f"--seed={seed}"), about)
         for preset in presets
         for seed in seeds
         for override in overrides or [""]
         for arm in arms
     ]
-    named = named_settings([*flags, *(w for text in overrides for w in shlex.split(text))])
+    named = named_settings([*flags, *(w for text in overrides for w in words_of(text))])
     if taken := sorted(named & set(OF_THE_SWEEP)):
         raise ConfigError(
             f"{taken[0]} is the sweep's own to set, by {OF_THE_SWEEP[taken[0]]}: leave it out of "
@@ -95,6 +95,17 @@ def expand_grid(
             "every preset, arm, seed and override once"
         )
     return found
+
+
+def words_of(override: str) -> list[str]:
+    """The flags of an override. Raises ConfigError where a quote is not closed."""
+    try:
+        return shlex.split(override)
+    except ValueError as error:
+        raise ConfigError(
+            f"--override={override} cannot be split into flags ({str(error).lower()}): put a value "
+            'with an apostrophe in double quotes, as in --inoculation="Don\'t cheat"'
+        ) from None
 
 
 def _cell(preset: str, flags: Command, about: Sequence[str]) -> GridCell:
