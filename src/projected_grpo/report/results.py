@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from projected_grpo.config import PER_RUN, PRESETS, decisive, identity, varied
+from projected_grpo.config import FORMERLY, PER_RUN, PRESETS, decisive, identity, varied
 from projected_grpo.report.stats import ROUNDING, Estimate, Floats, t_interval
 from projected_grpo.step_logger import RATE_WINDOW
 
@@ -51,9 +51,9 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides the rows, seed and arm apart; what the machine has a say in does not. A
-        run that is older than a setting has its default, which changes nothing."""
+        run that is older than a setting has what runs did before it, or its default."""
         default = json.loads(PRESETS[self.about["preset"]]().to_json())
-        known = {**default, **self.about["settings"]}
+        known = {**default, **FORMERLY, **self.about["settings"]}
         return decisive(known, but=(*RETIRED, "seed", "preset", "arm"))
 
     def identity(self, but: Collection[str] = ()) -> str:
