@@ -612,7 +612,7 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
         ConfigError, match=r"was started with lr = 0.003; .* with 0.1: leave --lr out"
     ):
         train(SmokeConfig(resume=projected, lr=0.1))
-    with pytest.raises(InputError, match="no run to resume"):
+    with pytest.raises(InputError, match="there is no run at"):
         train(SmokeConfig(resume=projected / "nowhere"))
 
 

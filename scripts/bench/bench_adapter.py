@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from projected_grpo.antipasto import TARGET_MODULES, AntiPaSTO, SVDLinear
+from projected_grpo.model.adapter import RowShape
 from projected_grpo.model.load import DTYPES
 from projected_grpo.model.svd import Factors, decompose
 
@@ -132,7 +133,8 @@ def measure(args: Arguments) -> Result:
 
     def factored() -> Callable[[], object]:
         model = fresh()
-        modules = replaced(model, lambda m: SVDLinear(m, decompose(m.weight), 1, "factored"))
+        shape = RowShape()
+        modules = replaced(model, lambda m: SVDLinear(m, decompose(m.weight), 1, "factored", shape))
         named = {str(n): m for n, m in enumerate(modules) if isinstance(m, SVDLinear)}
         adapter = AntiPaSTO(model, named)
         runs = torch.zeros(args.rows, dtype=torch.long, device=device)

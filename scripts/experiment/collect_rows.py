@@ -24,7 +24,8 @@ from projected_grpo.step_logger import read_steps, whole_rows
 
 COLUMNS = (
     *("step", "reward", "hack_s", "att_s", "gt_s", "fmt_s", "hack_t", "flavours", "outcomes"),
-    *("cos_pre", "cos_post", "cos_update", "hackward_frac", "removed_frac", "removed_frac_update"),
+    *("cos_pre_s", "cos_pre_t", "cos_pre", "cos_post", "cos_update", "hackward_frac"),
+    *("removed_frac", "removed_frac_update"),
     *("hack_auroc", "inside_frac", "inside_frac_update", "inside_frac_delta"),
     *("grad_norm_pre", "completions/mean_length", "completions/clipped_ratio", "infra_errors"),
     *("v_overlap", "v_overlap_first", "sampling_logp_diff_max", "penalty", "concept_std"),

@@ -9,6 +9,7 @@ import torch
 from conftest import rollouts_of, rows_of
 from safetensors.torch import load_file
 
+from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.quarantine import quarantine_for
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.problems.load import load_problems
@@ -148,6 +149,7 @@ def test_v_is_extracted_again_from_the_policy_without_its_quarantine(tmp_path: P
 
 def test_what_would_be_put_back_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave --preserve-magnitude out"):
-        settings(tmp_path, preserve_magnitude=True)
+        require_arms(settings(tmp_path, preserve_magnitude=True))
     with pytest.raises(ConfigError, match="leave --preserve-magnitude out"):
-        settings(tmp_path, arm="vanilla", arms=("vanilla", "routed"), preserve_magnitude=True)
+        both = settings(tmp_path, arm="vanilla", arms=("vanilla", "routed"))
+        require_arms(replace(both, preserve_magnitude=True))

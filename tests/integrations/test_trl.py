@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from projected_grpo.antipasto import Adapter, wrap
 from projected_grpo.arms.advantages import grade_rows
 from projected_grpo.arms.rows import Row
-from projected_grpo.arms.treatment import treatments
+from projected_grpo.arms.treatment import make_treatments
 from projected_grpo.arms.update import apply_projections, optimize
 from projected_grpo.config import Config, ConfigError, MiniConfig, SmokeConfig
 from projected_grpo.env.errors import InputError
@@ -338,7 +338,9 @@ def test_clipping_before_or_after_changes_the_length_only(gate: str, v_files) ->
     _, adapter = fresh()
     g = torch.Generator().manual_seed(0)
     gradient = {name: torch.randn(p.shape, generator=g) for name, p in adapter.delta_S.items()}
-    (t,) = treatments([settings(gate=gate)], [load_vhack(v_files[1.0])], {}, torch.device("cpu"))
+    (t,) = make_treatments(
+        [settings(gate=gate)], [load_vhack(v_files[1.0])], {}, torch.device("cpu")
+    )
     whole = apply_projections(gradient, [t], [True])
     clipped = apply_projections({n: 0.01 * v for n, v in gradient.items()}, [t], [True])
     assert off({n: 100 * v for n, v in clipped.items()}, whole) < 1e-6

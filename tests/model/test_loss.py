@@ -196,9 +196,9 @@ def test_the_loss_equals_trls_dr_grpo(beta: float, tmp_path) -> None:
     from transformers import PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
-    from projected_grpo.model.load import _tiny_random
+    from projected_grpo.model.load import _make_tiny_random
 
-    _, tokenizer = _tiny_random(torch.float32)
+    _, tokenizer = _make_tiny_random(torch.float32)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     max_new, G = 6, 4
     tiny_qwen().save_pretrained(tmp_path / "model")  # TRL loads its reference model by path

@@ -7,7 +7,7 @@ from conftest import tiny_qwen
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import stream_seed
 from projected_grpo.model.loss import collate, completion_logprobs
-from projected_grpo.model.sampling import SamplingParams, _truncated, draw, sample_groups
+from projected_grpo.model.sampling import SamplingParams, _truncate, draw, sample_groups
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
 SEEDS = [101, 102, 103]
@@ -136,7 +136,7 @@ def test_truncation_is_that_of_a_stable_sort() -> None:
         keep[:, (top_k or 11) :] = False
         keep[:, 0] = True
         expected = torch.zeros_like(keep).scatter(-1, order, keep)
-        ids, left = _truncated(logps, sampling(top_k=top_k, top_p=top_p))
+        ids, left = _truncate(logps, sampling(top_k=top_k, top_p=top_p))
         got = torch.zeros_like(p).scatter(-1, ids, left)
         assert torch.equal(got > 0, expected & (p > 0)), (top_k, top_p)
         assert torch.allclose(got, torch.where(expected, p, 0.0)) and (ids.diff() > 0).all()

@@ -143,7 +143,9 @@ def _read_through(folder: Path, run: Path, step: int, files: Sequence[str]) -> d
             else:
                 with safe_open(folder / name, "pt") as f:
                     f.keys()
-        except (EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        # torch's reader of a pickle that is none: whatever its first wrong byte asks for
+        except (EOFError, LookupError, RuntimeError, SafetensorError, pickle.UnpicklingError,
+                AttributeError, TypeError, ValueError) as error:  # fmt: skip
             raise Damage(f"{name} cannot be read: {' '.join(str(error).split())[:120]}") from error
     return {name: _size_of_rows(run / name, step) for name in ROWS}
 

@@ -356,7 +356,7 @@ def test_a_queue_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 def run_local(tmp_path: Path, jobs: list[SweepJob], monkeypatch, **options) -> None:
     """Jobs whose command is a Python text and its arguments."""
     monkeypatch.setattr(
-        "projected_grpo.runs.sweep.local.executable",
+        "projected_grpo.runs.sweep.local.python_command",
         lambda command: [sys.executable, "-c", *command],
     )
     (tmp_path / "logs").mkdir()

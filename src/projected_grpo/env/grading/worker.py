@@ -99,7 +99,10 @@ def _grade(sandbox: Sandbox, submission: Submission, labels: bool) -> Grade:
     signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S)
     try:
         return grade_completion(sandbox, submission, labels=labels)
-    except _TooSlowError:
+    except (_TooSlowError, SystemError):
+        # CPython 3.11 makes a SystemError of an exception that comes while it parses.
+        if signal.getitimer(signal.ITIMER_PROF)[0] > 0:
+            raise
         sandbox.close()  # Nobody knows how far it has come; the next program gets a fresh server.
         reason = "the text, or an answer, takes too long to read"
         label = INCORRECT if labels else None
