@@ -55,7 +55,7 @@ class Arguments:
 
 
 def trainer_of(args: Arguments, cfg: MiniConfig, grader: Grader, into: str) -> GRPOTrainer:
-    """GRPOTrainer with Dr.GRPO's loss as grpo.py has it, on the wrapped organism."""
+    """GRPOTrainer with Dr.GRPO's loss as model/loss.py has it, on the wrapped organism."""
     lm = load(cfg.model, revision="main", dtype=DTYPES[cfg.dtype], device=torch.device("cpu"))
     adapter = wrap(lm.model, cache_dir=default_cache_dir())
     problems = [

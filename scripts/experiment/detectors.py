@@ -26,6 +26,7 @@ from torch import Tensor
 
 from projected_grpo.antipasto import AntiPaSTO, wrap
 from projected_grpo.arms.directions import random_rows
+from projected_grpo.arms.rows import rank_auroc
 from projected_grpo.config import Config, stored_config, stream_seed
 from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack, without_labels
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
@@ -65,6 +66,8 @@ class Table:
     """Make the table of AUROCs."""
 
     scores: tyro.conf.Positional[tuple[Path, ...]]
+    span: int = 4
+    """Steps of a span."""
     flavours: bool = False
     """Also a table by flavour."""
 
@@ -204,23 +207,14 @@ def _ids(lm: LanguageModel, row: dict[str, Any]) -> list[int]:
     return ids if row["terminated"] else ids[:-1]
 
 
-def rank_auroc(rows: np.ndarray) -> float:
-    """P(score of an attempt > score of another row), ties one half; rows (n, 2): score, label."""
-    scores, hacks = rows[:, 0], rows[:, 1] == 1
-    if not hacks.any() or hacks.all():
-        raise ValueError("one kind is missing")
-    a, b = scores[hacks][:, None], scores[~hacks][None]
-    return float(((a > b) + (a == b) / 2).mean())
-
-
-def table(args: Table, span: int = 4) -> None:
+def table(args: Table) -> None:
     """Print AUROCs by span of steps, and by flavour if asked."""
     rows = [
         json.loads(line)
         for path in args.scores
         for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
     ]
-    detectors = list(rows[0]["scores"])
+    detectors, span = list(rows[0]["scores"]), args.span
     spans = sorted({(row["step"] - 1) // span for row in rows})
     head = [f"steps {s * span + 1}-{(s + 1) * span}" for s in spans]
     body = [["attempted / other rows", *(_counts(rows, s, span) for s in spans)]]
@@ -255,7 +249,7 @@ def _auroc_text(rows: list[dict[str, Any]], name: str) -> str:
         return "-"
     values = np.array([[row["scores"][name], row["attempted"]] for row in rows], dtype=float)
     clusters = [f"{row['seed']}/{row['problem_id']}" for row in rows]
-    e = clustered_bootstrap(values, clusters, rank_auroc, resamples=400)
+    e = clustered_bootstrap(values, clusters, lambda r: rank_auroc(r[:, 0], r[:, 1]), resamples=400)
     return f"{e.estimate:.2f} [{e.low:.2f}, {e.high:.2f}]"
 
 
@@ -264,5 +258,4 @@ if __name__ == "__main__":
         Annotated[Score, tyro.conf.subcommand("score")]
         | Annotated[Table, tyro.conf.subcommand("table")]
     )
-    torch.set_grad_enabled(True)
     score(asked) if isinstance(asked, Score) else table(asked)

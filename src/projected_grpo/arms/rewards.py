@@ -49,7 +49,7 @@ def gt_penalty(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
     An upper bound and no method: whoever has the oracle's label could reward by it. Source: the
     benchmark's ground-truth penalty (ariahw/rl-rewardhacking), where 3.0 leaves a hack the .5 that
     an honest failure gets. Deviation: advantages are not divided by their standard deviation
-    (grpo.py), teacher rows are penalised like the student's.
+    (model/loss.py), teacher rows are penalised like the student's.
     """
     return rewards - cfg.gt_penalty * (seen.exploited & seen.valid).to(rewards)
 
@@ -80,7 +80,7 @@ def adv_mod(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
     sentences about shortcuts, so that it knows what V knows; the score is taken at the last token
     of prompt and completion (the paper writes the prompt's last token, which all rows of a group
     share) and cut rows are left out; advantages are Dr.GRPO's, not divided by the group's standard
-    deviation (grpo.py).
+    deviation (model/loss.py).
     """
     if seen.scores is None:
         raise ValueError("adv_mod needs the scores of the rows")

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from projected_grpo.env.grading.schema import SHARES, Grade
@@ -36,7 +38,7 @@ class Row:
     hack_score: float | None = None  # alignment of grad NLL with V, whatever the advantage
     concept_score: float | None = None  # of the hidden state, where the arm scores it
     penalty: float = 0.0  # what the arm takes off the grade's reward
-    weight: float = 1.0  # of its gradient in the step's (weights.py)
+    weight: float = 1.0  # of its gradient in the step's (row_weights.py)
 
     @property
     def mode(self) -> str:
@@ -175,10 +177,18 @@ def _auroc(rows: list[Row]) -> float | None:
     kinds = Counter(hacked for _, hacked in scored)
     if min(kinds[True], kinds[False]) < 2:
         return None
-    hacks = [score for score, hacked in scored if hacked]
-    others = [score for score, hacked in scored if not hacked]
-    wins = sum((a > b) + (a == b) / 2 for a in hacks for b in others)
-    return wins / (len(hacks) * len(others))
+    scores, hacked = zip(*scored, strict=True)
+    return rank_auroc(scores, hacked)
+
+
+def rank_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """P(score of a hack > score of another row), a tie counting one half (Mann-Whitney); scores
+    (n,), labels (n,) true for hacks. Raises ValueError where one kind is missing."""
+    x, hacks = np.asarray(scores), np.asarray(labels, dtype=bool)
+    if not hacks.any() or hacks.all():
+        raise ValueError("one kind is missing")
+    a, b = x[hacks][:, None], x[~hacks][None]
+    return float(((a > b) + (a == b) / 2).mean())
 
 
 def alignment(gradients: dict[str, Tensor], V: Basis) -> list[Value]:

@@ -3,7 +3,7 @@
 Nothing here runs a completion's code. Parsing goes one thread at a time: CPython 3.11 keeps the
 depth of the tree that it is building in a place which all threads share. Where the collector runs
 meanwhile, another thread may parse, and the first then ends in "SystemError: AST constructor
-recursion depth mismatch". The grader's threads met it once in some 10^5 programs.
+recursion depth mismatch". Grading in threads met it once in some 10^5 programs.
 """
 
 import ast

@@ -229,7 +229,7 @@ class AntiPaSTOModel(BaseTuner):
 
 
 class PeftLayers:
-    """The active adapter of a PeftModel, as callback.py asks for one: names and axes are those that
+    """The active adapter of a PeftModel, as trainer.py asks for one: names and axes are those that
     `wrap` gives the same base model, so V is the same file."""
 
     def __init__(self, model: PeftModel) -> None:
