@@ -145,6 +145,6 @@ def train(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Projected GRPO on the organism, on one page.")
     parser.add_argument("--vanilla", action="store_true", help="leave the gradient as it is")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
     train(args.steps, projected=not args.vanilla)
