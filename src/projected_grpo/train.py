@@ -295,7 +295,7 @@ def learning_rate(cfg: Config, step: int) -> float:
     """Linear warm-up over `warmup_steps`, its first step above zero; then constant, or half a
     cosine to 0 at the step after the last."""
     if step <= cfg.warmup_steps:
-        return cfg.lr * step / cfg.warmup_steps
+        return cfg.lr * (step / cfg.warmup_steps)
     if cfg.lr_schedule == "constant":
         return cfg.lr
     done = (step - cfg.warmup_steps - 1) / max(cfg.steps - cfg.warmup_steps, 1)

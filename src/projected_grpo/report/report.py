@@ -32,6 +32,7 @@ from projected_grpo.report.tables import (
     number_or_none,
 )
 from projected_grpo.runs.commands import ReportConfig
+from projected_grpo.runs.files import writing
 from projected_grpo.runs.status import n_runs
 
 FORMS = {"md": "pipe", "tex": "latex_booktabs"}
@@ -57,13 +58,11 @@ def report(cfg: ReportConfig) -> None:
     require_replaceable(cfg.out)
     experiments = split(runs)
     tables, drawn = tables_of(experiments), [figures_of(e) for e in experiments]
-    try:
+    with writing(cfg.out):
         cfg.out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".report_", dir=cfg.out) as made:
             write(Path(made), experiments, tables, drawn, left_out)
             replace_report(Path(made), cfg.out)
-    except OSError as error:
-        raise InputError(f"cannot write to {cfg.out}: {error.strerror}") from error
     size = (cfg.out / PAGE).stat().st_size / 1e6
     if size > MOST_MB:
         logger.warning(

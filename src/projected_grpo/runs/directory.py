@@ -112,12 +112,10 @@ class RunDir:
         sha = (git("rev-parse", "HEAD") or "nogit")[:7]
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{stamp}_{cfg.preset_name}_{cfg.arm}_s{cfg.seed}_{sha}"
-        try:
+        with writing(cfg.out_dir):
             cfg.out_dir.mkdir(parents=True, exist_ok=True)
             aside = cls(cfg.out_dir / f".{name}.{secrets.token_hex(4)}")
             aside.path.mkdir()
-        except OSError as error:
-            raise InputError(f"cannot write to {cfg.out_dir}: {error.strerror}") from error
         path = cfg.out_dir / name
         try:
             aside.checkpoints.mkdir()

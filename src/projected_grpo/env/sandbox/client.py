@@ -26,8 +26,6 @@ from projected_grpo.env.sandbox.programs import (
     Raised,
 )
 
-_STARVED = 10
-"""As in inside/monitor.py: after so many times `wall_s` a program was starved of CPU."""
 _MAX_FILES = 64
 
 Judge = Callable[[int, Any], bool]
@@ -57,7 +55,7 @@ class Client:
         self._inbox = bytearray()
         self._printed = bytearray()
         self._report: ProgramEnd | None = None
-        self._deadline = time.monotonic() + _STARVED * limits.wall_s + 60
+        self._deadline = time.monotonic() + wire.STARVED * limits.wall_s + 60
         self._poll = select.poll()
         self._poll.register(self._channel, select.POLLIN)
         self._poll.register(server.control, select.POLLIN)

@@ -20,9 +20,6 @@ from .template import INSIDE_USER, NO_CHILD, End, receive
 
 INODES = 256
 
-STARVED = 10
-"""A program is given up as starved of CPU (our fault) after so many times its wall-clock limit."""
-
 _FIRST_TICK_S, _TICK_S = 0.02, 0.05
 
 
@@ -143,7 +140,7 @@ class Monitor:
         clock.look(0.0 if used.runnable else since_s)
         if clock.seconds > request["wall_s"]:
             return "wall"
-        return "starved" if wall_s > STARVED * request["wall_s"] else None
+        return "starved" if wall_s > wire.STARVED * request["wall_s"] else None
 
     def _kill(self, pid: int) -> None:
         """Kill the program's first process, which the template may not have made yet."""

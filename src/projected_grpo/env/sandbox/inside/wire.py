@@ -19,6 +19,8 @@ WAITING, END = b"w", b"k"
 
 BEAT_S = 0.1
 """Seconds between two `WAITING`s."""
+STARVED = 10
+"""A program is given up as starved of CPU (our fault) after so many times its wall-clock limit."""
 
 _HEAD = struct.Struct("!I")
 HEAD_BYTES = _HEAD.size
