@@ -1,6 +1,5 @@
 """Small real models for the tests: no download, no mocks."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -8,20 +7,13 @@ import shutil
 # A test that reaches for the hub is a bug. Set before transformers is imported and reads it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from projected_grpo import extract_vhack_grad
-from projected_grpo.extract_vhack_grad import Sides
-from projected_grpo.model.adapter import Adapter
-from projected_grpo.model.load import LanguageModel, fuse_norms
-from projected_grpo.pairs.load import pairs_digest
-from projected_grpo.pairs.pair import Pair
+from projected_grpo.model.load import fuse_norms
 from projected_grpo.step_logger import TIMINGS, read_steps
 
 BUBBLEWRAP = pytest.param(
@@ -36,43 +28,8 @@ torch.set_num_threads(1)  # two threads on busy cores make small tensors many ti
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decompositions and V of the tests' models: made once, and never in the user's home."""
     os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _gradients_of_pairs_once() -> Iterator[None]:
-    """Nearly every test that trains extracts V from the same pairs on the same model, which takes
-    longer than the run: `extract` gets the gradients that it had before where all that they depend
-    on is the same. What is asked for a second time is computed a second time and must be the same.
-    Those of a policy that has moved are always computed, as is what tests ask of `side_gradients`
-    itself."""
-    computed = extract_vhack_grad.side_gradients
-    had: dict[tuple[object, ...], Sides] = {}
-    compared: set[tuple[object, ...]] = set()
-
-    def once(lm: LanguageModel, adapter: Adapter, pairs: Sequence[Pair], **how: Any) -> Sides:
-        run = how.get("run", 0)
-        moving = [*adapter.trained.values(), *adapter.quarantine.values()]
-        if any(value[run].any() for value in moving):
-            return computed(lm, adapter, pairs, **how)
-        weights = hashlib.sha256()
-        for value in lm.model.state_dict().values():
-            weights.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-        text = (lm.prompt_ids(pairs[0].messages), lm.completion_ids(pairs[0].hack))
-        model = (adapter.fingerprint(), weights.hexdigest(), lm.model.dtype, lm.model.device)
-        settings = (how["temperature"], how["micro_batch_tokens"], adapter.n_runs, run)
-        key = (*model, *settings, pairs_digest(pairs), str(text))
-        if key not in had:
-            had[key] = computed(lm, adapter, pairs, **how)
-        elif key not in compared:
-            compared.add(key)
-            for name, again in computed(lm, adapter, pairs, **how).items():
-                torch.testing.assert_close(again, had[key][name], rtol=1e-3, atol=1e-5)
-        return {name: value.clone() for name, value in had[key].items()}
-
-    extract_vhack_grad.side_gradients = once
-    yield
-    extract_vhack_grad.side_gradients = computed
 
 
 def rows_of(run: Path) -> list[dict]:

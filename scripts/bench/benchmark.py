@@ -246,11 +246,11 @@ def free_session(
     args: Arguments, folder: str, stack: ExitStack, world: World = ALONE, **settings: Any
 ) -> Session:
     """A run as `train mini` makes it, without eos and with a free reward."""
-    cache = None if args.shape == "organism" else Path(folder) / "svd"
+    if args.shape != "organism":  # random weights: what is cached of them is of no further use
+        os.environ["PROJECTED_GRPO_CACHE"] = folder
     cfg = MiniConfig(
-        model=folder, dtype=args.dtype, device=args.device, pairs="builtin", v_hack_k=5,
-        svd_cache=cache, **settings,
-    )  # fmt: skip
+        model=folder, dtype=args.dtype, device=args.device, pairs="builtin", v_hack_k=5, **settings
+    )
     session, _ = prepare([cfg], stack, None, world)
     lm = replace(session.lm, eos_ids=frozenset())
     return replace(session, lm=lm, grader=Free())  # pyright: ignore[reportArgumentType]

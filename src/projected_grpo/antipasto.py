@@ -259,6 +259,15 @@ class AntiPaSTO(Adapter):
         belongs to."""
         return fingerprint_of({name: module.digest for name, module in self.modules.items()})
 
+    @property
+    def fingerprinted(self) -> list[Tensor]:
+        """See Adapter."""
+        parts = [
+            (m.weight, m.U, m.S, m.Vh, m.delta_S, m.quarantine, m.folded)
+            for m in self.modules.values()
+        ]
+        return [tensor for some in parts for tensor in some if tensor is not None]
+
     def fold(self) -> None:
         """Rebuild every folded weight; call after each optimizer step and after loading."""
         with torch.no_grad():

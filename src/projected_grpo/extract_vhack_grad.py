@@ -23,8 +23,8 @@ from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import Adapter, HasFingerprint
 from projected_grpo.model.load import LanguageModel
-from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
-from projected_grpo.model.tensor_file import write_tensors
+from projected_grpo.model.nll_gradients import cached_nll_gradients, nll_gradients
+from projected_grpo.model.tensor_file import cache_folder, write_tensors
 from projected_grpo.pairs.load import pairs_digest
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import squared_norm
@@ -116,6 +116,12 @@ class VHack:
             )
 
 
+def v_cache() -> Path:
+    """The folder of pairs' gradients: `$PROJECTED_GRPO_CACHE/v`, else
+    `~/.cache/projected_grpo/v`."""
+    return cache_folder("v")
+
+
 def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
     """Read what `VHack.save` wrote. Raises InputError when the file is missing or is something
     else."""
@@ -136,35 +142,6 @@ def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
     return VHack(axes, singular, metadata)
 
 
-def nll_gradients(
-    lm: LanguageModel,
-    adapter: Adapter,
-    rows: Sequence[tuple[list[int], list[int]]],
-    *,
-    temperature: float,
-    micro_batch_tokens: int,
-    run: int = 0,
-) -> dict[str, Tensor]:
-    """Gradient of each row's summed completion NLL: module -> (rows, r). Leaves no gradient behind.
-
-    rows: (prompt ids, completion ids), the eos included where the completion ends by one.
-    """
-    device = next(lm.model.parameters()).device
-    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
-    found: dict[str, Tensor] = {}
-    for some in micro_batches(lengths, micro_batch_tokens):
-        prompts, completions = zip(*(rows[i] for i in some), strict=True)
-        batch = collate(prompts, completions, lm.pad_id, device)
-        with adapter.rows(torch.full((len(prompts),), run, device=device)) as leaves:
-            loss = -completion_logprobs(lm.model, batch, temperature).sum()
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
-        for name, gradient in zip(leaves, gradients, strict=True):
-            if name not in found:
-                found[name] = gradient.new_empty(len(rows), gradient.shape[1])
-            found[name][some] = gradient
-    return found
-
-
 def side_gradients(
     lm: LanguageModel,
     adapter: Adapter,
@@ -173,21 +150,25 @@ def side_gradients(
     temperature: float,
     micro_batch_tokens: int,
     run: int = 0,
+    cache: Path | None = None,
 ) -> Sides:
-    """grad NLL of both sides of every pair, under the policy of one run."""
-    rows = [
+    """grad NLL of both sides of every pair: under the policy of one run, or, where a folder is
+    given as `cache`, under the base model, which nothing may have moved yet."""
+    answers = [
         (lm.prompt_ids(pair.messages), lm.completion_ids(text))
         for pair in pairs
         for text in (pair.hack, pair.clean)
     ]
-    gradients = nll_gradients(
-        lm,
-        adapter,
-        rows,
-        temperature=temperature,
-        micro_batch_tokens=micro_batch_tokens,
-        run=run,
-    )
+    if cache is None:
+        gradients = nll_gradients(
+            lm, adapter, answers,
+            temperature=temperature, micro_batch_tokens=micro_batch_tokens, run=run,
+        )  # fmt: skip
+    else:
+        gradients = cached_nll_gradients(
+            lm, adapter, answers, cache,
+            temperature=temperature, micro_batch_tokens=micro_batch_tokens,
+        )  # fmt: skip
     return {name: g.unflatten(0, (-1, 2)) for name, g in gradients.items()}
 
 
@@ -247,11 +228,13 @@ def extract(
     pair_norm: str = "none",
     run: int = 0,
     contrast: Contrast = hack_minus_clean,
+    cache: Path | None = None,
 ) -> VHack:
     """Hack directions of the model as it is now (the policy of `run`), from labelled pairs, or what
     another contrast of them gives.
 
-    Raises InputError for fewer than two pairs, or where gradients are not finite or all equal.
+    cache: the folder of the pairs' gradients, for the base model only; None computes them. Raises
+    InputError for fewer than two pairs, or where gradients are not finite or all equal.
     """
     if len(pairs) < 2:
         raise InputError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
@@ -263,6 +246,7 @@ def extract(
             temperature=temperature,
             micro_batch_tokens=micro_batch_tokens,
             run=run,
+            cache=cache,
         )
     )
     if pair_norm == "unit":

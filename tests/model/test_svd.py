@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.model import svd
+from projected_grpo.model import svd, tensor_file
 from projected_grpo.model.svd import cached_decompose, decompose, weight_digest
 
 
@@ -67,10 +67,10 @@ def test_the_cache_is_keyed_by_content_and_survives_a_truncated_file(tmp_path) -
     "error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")]
 )
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, error: Exception) -> None:
-    def save_file(tensors, path) -> None:
+    def refused(tensors, path, metadata) -> None:
         raise error
 
-    monkeypatch.setattr(svd, "write_tensors", save_file)
+    monkeypatch.setattr(tensor_file, "write_tensors", refused)
     with pytest.raises(InputError, match=rf"the SVD cache \({tmp_path}.*(No space|Read-only)"):
         cached_decompose(torch.randn(3, 4), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -85,12 +85,12 @@ def test_equal_weights_are_decomposed_once_while_the_first_is_being_written(
         calls.append(W)
         return decompose(W)
 
-    def slow(tensors, path) -> None:
+    def slow(tensors, path, metadata) -> None:
         assert asked_twice.wait(60)
         save_file(tensors, path)
 
     monkeypatch.setattr(svd, "decompose", counted)
-    monkeypatch.setattr(svd, "write_tensors", slow)
+    monkeypatch.setattr(tensor_file, "write_tensors", slow)
     W = torch.randn(6, 9)
     every = svd.decompose_all([W, W.clone()], tmp_path)
     first, second = next(every), next(every)

@@ -20,6 +20,7 @@ from projected_grpo.extract_vhack_grad import (
     extract,
     hack_minus_clean,
     load_vhack,
+    v_cache,
     without_labels,
 )
 from projected_grpo.model.adapter import Adapter
@@ -182,9 +183,12 @@ def extract_for(
     sets: PairSets,
     run: int = 0,
     extraction: Extraction | None = None,
+    *,
+    cache: Path | None = None,
 ) -> VHack:
     """Directions of one run's policy as it is now, in the way that its settings ask for: the hack
-    directions, or those of an arm's `extraction`."""
+    directions, or those of an arm's `extraction`. `cache` is for the base model only (`extract`).
+    """
     how = extraction or Extraction()
     return extract(
         lm,
@@ -196,6 +200,7 @@ def extract_for(
         pair_norm=cfg.pair_norm,
         run=run,
         contrast=lambda sides: how.contrast(sides, cfg.seed),
+        cache=cache,
     )
 
 
@@ -229,7 +234,7 @@ def hack_directions(
         choice = PairChoice.of(cfg)
         if choice not in made:
             logger.info("extracting hack directions from {} pairs", len(sets[choice]))
-            made[choice] = extract_for(cfg, lm, adapter, sets)
+            made[choice] = extract_for(cfg, lm, adapter, sets, cache=v_cache())
             alike = [other for other in cfgs if PairChoice.of(other) == choice]
             require_axes(alike, made[choice])
     return [made[PairChoice.of(cfg)] for cfg in cfgs]
@@ -291,7 +296,7 @@ def own_directions(
             made[key].require(adapter, cfg.temperature, stored, lm.enable_thinking)
         elif key not in made:
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
-            made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction)
+            made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction, cache=v_cache())
             require_axes([cfg], made[key])
         found[n] = made[key].top(cfg.v_hack_k_most)
     return found

@@ -100,6 +100,12 @@ class Adapter(ABC):
     def fingerprint(self) -> str:
         """sha256 over names and coordinates: what a direction or adapter belongs to."""
 
+    @property
+    @abstractmethod
+    def fingerprinted(self) -> Sequence[Tensor]:
+        """The model's tensors that the fingerprint speaks for, and what is made of them; all else
+        of the base model it does not know."""
+
     @abstractmethod
     def fold(self) -> None:
         """Bring what sampling reads up to date; call after each optimizer step and after

@@ -69,6 +69,7 @@ class LoRA(Adapter):
             self.peft = get_peft_model(model, config)
         self.model = model
         self.matrices: dict[str, _RowsLinear] = {}
+        self._fingerprinted: list[Tensor] = []
         digests, shape = {}, RowShape()
         for name in names:
             layer = model.get_submodule(name)
@@ -77,7 +78,9 @@ class LoRA(Adapter):
                 made = matrices[NAME] = _RowsLinear(cast(nn.Linear, matrices[NAME]), shape)
                 self.matrices[f"{name}.{key}"] = made
                 digests[f"{name}.{key}"] = digest_of(made.start)
+                self._fingerprinted += [made.start, made.weight]
             digests[name] = digest_of(spread(layer.weight))
+            self._fingerprinted.append(layer.weight)
         described = json.dumps({"alpha": alpha, **digests}, sort_keys=True)
         self._fingerprint = hashlib.sha256(described.encode()).hexdigest()
         self._trained = {
@@ -93,6 +96,11 @@ class LoRA(Adapter):
     def fingerprint(self) -> str:
         """Over the base's weights (some rows of each), rank, alpha and the start of A."""
         return self._fingerprint
+
+    @property
+    def fingerprinted(self) -> list[Tensor]:
+        """See Adapter; of the base's weights the fingerprint has read some rows."""
+        return self._fingerprinted
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -8,8 +8,6 @@ saved direction name the exact axes that it is written in.
 """
 
 import hashlib
-import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.tensor_file import write_tensors
+from projected_grpo.model.tensor_file import cache_folder, put_tensors
 
 VERSION = 2
 """Part of every cache key: raise it when the algorithm below changes its answer."""
@@ -90,8 +88,8 @@ def spread(rows: Tensor) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, SAMPLED, device=rows.device).long()]
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().data
 
 
 def _gram_svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,8 +147,7 @@ def weight_digest(W: Tensor) -> str:
 
 def default_cache_dir() -> Path:
     """`$PROJECTED_GRPO_CACHE/svd`, else `~/.cache/projected_grpo/svd`."""
-    root = os.environ.get("PROJECTED_GRPO_CACHE") or Path.home() / ".cache" / "projected_grpo"
-    return Path(root) / "svd"
+    return cache_folder("svd")
 
 
 def cached_decompose(W: Tensor, cache_dir: Path | None) -> Factors:
@@ -210,13 +207,8 @@ def _stored(path: Path, device: torch.device) -> Factors | None:
 
 
 def _store(factors: Factors, path: Path) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        try:
-            write_tensors({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        put_tensors({"U": factors.U, "S": factors.S, "Vh": factors.Vh}, path)
     except OSError as error:  # a full disk; a folder that is read-only, or in the file's place
         raise InputError(
             f"cannot write to the SVD cache ({path}: {error.strerror}): make room there, or name "

@@ -4,7 +4,7 @@ from loguru import logger
 
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
-from projected_grpo.extract_vhack_grad import extract
+from projected_grpo.extract_vhack_grad import extract, v_cache
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
@@ -42,6 +42,7 @@ def extract_to_file(cfg: ExtractConfig) -> None:
         micro_batch_tokens=cfg.micro_batch_tokens,
         model_name=cfg.model,
         pair_norm=cfg.pair_norm,
+        cache=v_cache(),
     )
     try:
         with writing(cfg.out):
