@@ -19,6 +19,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 PairNorm = Literal["none", "unit"]
+Measure = Literal["v", "none"]
 ScheduleName = Literal["cosine", "constant"]
 ProjectOn = Literal["grad", "update", "both"]
 
@@ -259,6 +260,9 @@ class OptimisationSettings:
 class DirectionSettings:
     """The hack directions V: where they come from, how many there are, how they are removed."""
 
+    measure: Annotated[Measure, Formerly("v")] = "v"
+    """What every step is measured along, whatever the arm: V, or none. With none no V is extracted
+    and the columns that need it are null: for arms that remove nothing, such as vanilla."""
     v_hack: Path | None = None
     """Basis written by extract-vhack; default: extracted from `pairs` when the run starts."""
     pairs: str = "builtin"
@@ -533,6 +537,13 @@ class Config(
 
     def _direction_contradictions(self) -> list[str]:
         found = []
+        if self.measure == "none":
+            used = [name for name in ("v_hack", "refresh_every", *REMEDIES) if getattr(self, name)]
+            found += [
+                f"{name} {getattr(self, name)} needs a V, of which --measure=none makes none: "
+                "leave one of the two out"
+                for name in used[:1]
+            ]
         if self.v_hack is not None and (self.pair_modes or self.pair_flavours):
             found.append(
                 f"{self.v_hack} is already made of some pairs, so pair_modes and pair_flavours "

@@ -53,6 +53,8 @@ class VHack:
         Noise floor: the kept singular values of all modules are pooled and those under their
         `drop_bottom_frac` quantile are dropped; a module left without axes is not in the result.
         """
+        if not self.singular:
+            return {}
         pooled = torch.cat([s[:k] for s in self.singular.values()]).double()
         floor = torch.quantile(pooled, drop_bottom_frac)
         basis: dict[str, Tensor] = {}
@@ -114,6 +116,10 @@ class VHack:
                 f"({self.metadata.get('model', 'unknown')}, axes "
                 f"{theirs[:12]}; this model has {mine[:12]}): run extract-vhack on this one"
             )
+
+
+NO_V = VHack({}, {})
+"""No directions: of runs that measure none."""
 
 
 def v_cache() -> Path:

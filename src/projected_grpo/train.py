@@ -249,7 +249,7 @@ def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
     for t in s.treatments:
         runs = set(t.runs.tolist())
         mine = [b for b, row in enumerate(rows) if row.run in runs]
-        if not mine:
+        if not mine or not t.V:
             continue
         own = gradients if len(mine) == len(rows) else {n: g[mine] for n, g in gradients.items()}
         for b, score in zip(mine, cosine(own, t.V).tolist(), strict=True):

@@ -1,6 +1,7 @@
 """Each arm is what its name says, is vanilla where its knob is zero, and packs with the others."""
 
 import re
+import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,16 @@ def vanilla(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def unmeasured(tmp_path_factory) -> tuple[Path, bool]:
+    """The same run with nothing to measure along, and whether anything was extracted for it."""
+    folder = tmp_path_factory.mktemp("unmeasured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROJECTED_GRPO_CACHE", str(folder / "cache"))
+        run = train(settings(folder / "runs", measure="none", print_every=1))
+    return run, (folder / "cache" / "v").exists()
+
+
+@pytest.fixture(scope="module")
 def v_hack() -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     return {
@@ -53,6 +64,58 @@ def v_hack() -> dict[str, torch.Tensor]:
 def test_vanilla_is_the_identity_and_projected_is_v(v_hack) -> None:
     assert REMOVED[ARMS["vanilla"].removes](v_hack, 1) == {}
     assert REMOVED[ARMS["projected"].removes](v_hack, 1) == v_hack
+
+
+ALONG_V = {"hack_auroc", "covered_energy", "hackward_frac"}
+
+
+def test_without_a_v_vanilla_is_the_same_run_and_what_is_along_v_is_null(
+    vanilla: Path, unmeasured
+) -> None:
+    run, extracted = unmeasured
+    assert not extracted and not (run / "v_hack.safetensors").exists()
+    assert "nothing is measured along it" in (run / "train.log").read_text()
+    for row, measured in zip(rows_of(run), rows_of(vanilla), strict=True):
+        for key, value in row.items():
+            along = key in ALONG_V or key.startswith(("cos_", "inside_"))
+            assert value == (None if along else measured[key]), key
+    for row, measured in zip(rollouts_of(run), rollouts_of(vanilla), strict=True):
+        assert row == {**measured, "hack_score": None}
+
+
+def test_without_a_v_a_run_goes_on_and_is_reported(unmeasured, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unmeasured[0], run)
+    shutil.rmtree(run / "checkpoints" / "step_000002")
+    train(SmokeConfig(resume=run))
+    assert rows_of(run) == rows_of(unmeasured[0])
+    report(ReportConfig(runs=(run,), out=tmp_path / "report"))
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_what_needs_a_v_is_refused_without_one(tmp_path: Path) -> None:
+    for name, arm in ARMS.items():
+        acts = bool(REMOVED[arm.removes]({"a": torch.eye(2)}, 0))
+        cfg = settings(tmp_path, arm=name, measure="none")
+        if not acts:
+            require_arms(cfg)
+            continue
+        with pytest.raises(ConfigError, match=f"arm {name} acts on directions, of which --measure"):
+            require_arms(cfg)
+    for needing in (
+        {"v_hack": Path("v.safetensors")}, {"refresh_every": 2}, {"score_weight": 1.0},
+        {"running_k": 2}, {"trust": 0.5}, {"v_hack_k_end": 9},
+    ):  # fmt: skip
+        (name,) = needing
+        with pytest.raises(ConfigError, match=f"^{name} .* needs a V, of which --measure=none"):
+            settings(tmp_path, measure="none", **needing)
+
+
+@pytest.mark.slow
+def test_arms_that_score_hidden_states_need_no_v(tmp_path: Path) -> None:
+    run = train(settings(tmp_path, arm="adv_mod", measure="none"))
+    rows = rows_of(run)
+    assert all(row["concept_std"] is not None and row["cos_pre"] is None for row in rows)
 
 
 def test_random_v_has_the_rank_of_v_and_nothing_else_of_it(v_hack) -> None:

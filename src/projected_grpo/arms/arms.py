@@ -63,6 +63,11 @@ class Arm:
     """PROMPTS: what training does to the prompt."""
 
     @property
+    def needs_v(self) -> bool:
+        """Whether it acts on the hack directions, on others of their rank, or on its own."""
+        return (self.removes, self.turns_about) != ("nothing", "nothing")
+
+    @property
     def needs_rows(self) -> bool:
         """Whether it does more than change summed gradients or steps along the measured V."""
         own = (self.extraction, self.routes, self.concept)
@@ -170,6 +175,11 @@ def contradictions(cfg: Config) -> list[str]:
             for refusal in arm.refuses
             if vars(cfg)[refusal.setting] == refusal.value
         ]
+        if cfg.measure == "none" and arm.needs_v:
+            found.append(
+                f"arm {name} acts on directions, of which --measure=none makes none: leave "
+                "--measure out, or leave the arm out"
+            )
         used = [key for key in REMEDIES if vars(cfg)[key] and key not in arm.remedies]
         found += [
             f"{key} = {vars(cfg)[key]} has no meaning in arm {name}, whose basis is not simply "

@@ -15,6 +15,7 @@ from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.concept import CONCEPTS, concept_direction
 from projected_grpo.config import Config, ConfigError, stream_seed
 from projected_grpo.extract_vhack_grad import (
+    NO_V,
     Sides,
     VHack,
     extract,
@@ -144,15 +145,16 @@ def load_pair_sets(
     Raises ConfigError where an arm needs a set that there is not, or where those that a run goes on
     with are not the pairs of the file (`source`).
     """
+    measured = [cfg for cfg in cfgs if cfg.measure == "v"]
     extracting = [
         cfg
         for cfg in cfgs
         if cfg.refresh_every or ARMS[cfg.arm].concept or (extraction_of(cfg.arm) and not resuming)
     ]
-    wanted = {PairChoice.of(cfg) for cfg in (cfgs if given is None else extracting)}
+    wanted = {PairChoice.of(cfg) for cfg in (*extracting, *(measured if given is None else ()))}
     wanted |= {PairChoice.of(cfg, extraction_of(cfg.arm)) for cfg in extracting}
     sets = {choice: choice.load() for choice in sorted(wanted)}
-    for cfg in cfgs:
+    for cfg in measured:
         choice = PairChoice.of(cfg)
         if choice in sets and len(sets[choice]) < cfg.v_hack_k_most:
             raise ConfigError(
@@ -214,7 +216,7 @@ def hack_directions(
     resuming: bool,
 ) -> list[VHack]:
     """The hack directions that each run measures: those given, or extracted, once for all runs that
-    make them of the same pairs.
+    make them of the same pairs; NO_V where nothing is to be measured.
 
     Raises InputError or ConfigError where those given, from `source`, do not fit the runs.
     """
@@ -229,6 +231,8 @@ def hack_directions(
             )
         require_axes(cfgs, given)
         return [given] * len(cfgs)
+    if cfgs[0].measure == "none":  # which the runs of a pack share
+        return [NO_V] * len(cfgs)
     made: dict[PairChoice, VHack] = {}
     for cfg in cfgs:
         choice = PairChoice.of(cfg)

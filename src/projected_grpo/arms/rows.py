@@ -192,7 +192,10 @@ def rank_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def alignment(gradients: dict[str, Tensor], V: Basis) -> list[Value]:
-    """Cosine of every run's gradient with V; None where there is no gradient to measure."""
+    """Cosine of every run's gradient with V; None where there is no gradient to measure, or no
+    V."""
+    if not V:
+        return [None] * len(next(iter(gradients.values())))
     lengths = squared_norm(gradients).tolist()
     cosines = cosine(gradients, V).tolist()
     return [c if length > 0 else None for c, length in zip(cosines, lengths, strict=True)]

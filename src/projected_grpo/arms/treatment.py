@@ -25,7 +25,8 @@ class Treatment:
     runs: Tensor
     """Indices on the run axis (n,)."""
     V: dict[str, Tensor]
-    """Measured, never removed as such: module -> (k, r), with k = `v_hack_k`."""
+    """Measured, never removed as such: module -> (k, r), with k = `v_hack_k`; empty where the runs
+    measure nothing."""
     first: dict[str, Tensor]
     """The V of the start of the run: V itself, unless it has been extracted again."""
     removed: dict[str, Tensor]

@@ -30,6 +30,11 @@ from projected_grpo.step_logger import Value
 
 Grads = dict[str, Tensor]
 """module -> (N, r)."""
+MEASURED = (
+    *("cos_pre", "cos_post", "cos_update", "cos_null", "hackward_frac", "covered_energy"),
+    *("inside_frac", "inside_frac_update", "inside_frac_delta"),
+)
+"""The columns of `measure` that are taken along V."""
 
 
 def apply_projections(
@@ -142,16 +147,21 @@ def measure(
     after `on_update`; moved: taken, and what `trust` took; delta_S: where all steps have led.
     """
     nothing: list[Value] = [None] * len(t.runs)
-    null = statistics.mean(null_cosine(*V.shape) for V in t.V.values())
-    return {
-        "cos_pre": alignment(gradients, t.V),
-        "cos_post": alignment(projected, t.V),
-        "cos_update": alignment(moved, t.V),
-        "cos_null": [null] * len(t.runs),
+    removed: dict[str, list[Value]] = {
         "removed_frac": removed_fraction(gradients, projected).tolist() if t.on_grad else nothing,
         "removed_frac_update": (
             removed_fraction(stepped, taken).tolist() if t.on_update else nothing
         ),
+    }
+    if not t.V:
+        return {**removed, **dict.fromkeys(MEASURED, nothing)}
+    null = statistics.mean(null_cosine(*V.shape) for V in t.V.values())
+    return {
+        **removed,
+        "cos_pre": alignment(gradients, t.V),
+        "cos_post": alignment(projected, t.V),
+        "cos_update": alignment(moved, t.V),
+        "cos_null": [null] * len(t.runs),
         "hackward_frac": hackward_fraction(gradients, t.V).tolist(),
         "inside_frac": inside_fraction(gradients, t.V).tolist(),
         "inside_frac_update": inside_fraction(moved, t.V).tolist(),

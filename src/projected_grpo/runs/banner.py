@@ -88,6 +88,8 @@ def describe(s: Session) -> None:
 
 
 def _v_in_words(s: Session, t: Treatment) -> str:
+    if not t.V:
+        return "none: nothing is measured along it (--measure=none)"
     axes = sum(len(V) for V in t.V.values())
     (every,) = {s.cfgs[n].refresh_every for n in t.runs.tolist()}
     again = f", extracted again every {every} steps" if every else ""

@@ -8,7 +8,7 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
                         run.json has its number of tokens, and what `enable_thinking` was
   steps.jsonl           one row a step, raw values
   rollouts.jsonl        one row a sample
-  v_hack.safetensors    the directions measured (and, in `projected`, removed)
+  v_hack.safetensors    the directions measured (and, in `projected`, removed), if any
   v_own.safetensors     those that the arm removes instead (placebo_v, shuffled_v)
   v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
   v_own_0011.safetensors    likewise
@@ -121,7 +121,8 @@ class RunDir:
             aside.checkpoints.mkdir()
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
-            v_hack.save(aside.v_hack)
+            if v_hack.axes:  # otherwise nothing is measured
+                v_hack.save(aside.v_hack)
             if own is not None:
                 own.save(aside.v_own)
             record = {"id": secrets.token_hex(4), "started": _now(), **made_from}

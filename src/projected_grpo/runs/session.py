@@ -134,7 +134,7 @@ def prepare(
     make = adapter_of(cfg, len(cfgs))
     problems = hinted_problems(cfg.problems, cfg.mode, difficulty=cfg.difficulty)
     require_known_modes(cfgs, problems)
-    v_file = resumed.v_hack if resumed else cfg.v_hack
+    v_file = resumed.v_hack if resumed and cfg.measure == "v" else cfg.v_hack
     given = load_vhack(v_file, device) if v_file else None
     pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
     grader = stack.enter_context(grader_of(replace(cfg, workers=world.workers(cfg.workers))))
