@@ -66,7 +66,7 @@ class Monitor:
                 sent = socket.send_fds(self.template, [frame], descriptors)
                 self.template.sendall(frame[sent:])
                 pid = -1 if self.isolated else int.from_bytes(self.template.recv(4), "little")
-                reason, end = self._wait(request, pid)
+                reason, end, seen_s = self._wait(request, pid)
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -76,9 +76,10 @@ class Monitor:
             return {"infra": str(error)}, files
         if end.status == NO_CHILD:
             return {"infra": "the program could not be forked"}, files
-        cpu_s = end.user_s + end.system_s + (end.user_us + end.system_us) / 1e6
+        waited_s = end.user_s + end.system_s + (end.user_us + end.system_us) / 1e6
         status = os.waitstatus_to_exitcode(end.status & 0xFFFF)
-        return {"killed": reason, "status": status, "cpu_s": cpu_s}, files
+        # What was still alive at the end, the kernel charges to nobody.
+        return {"killed": reason, "status": status, "cpu_s": max(waited_s, seen_s)}, files
 
     def _make_scratch(self, size_mb: int) -> str:
         if self.isolated:
@@ -88,9 +89,11 @@ class Monitor:
             shutil.rmtree(entry, ignore_errors=True)
         return tempfile.mkdtemp(dir=self.scratch)
 
-    def _wait(self, request: dict[str, Any], pid: int) -> tuple[str | None, End]:
-        """Until the program has ended: why we killed it (None: we did not), and its end."""
+    def _wait(self, request: dict[str, Any], pid: int) -> tuple[str | None, End, float]:
+        """Until the program has ended: why we killed it (None: we did not), its end, and the CPU
+        seconds that it had used when last looked at."""
         reason: str | None = None
+        seen_s = 0.0
         start = last = time.monotonic()
         check = start + _FIRST_TICK_S
         clock = watch.IdleClock()
@@ -109,7 +112,7 @@ class Monitor:
             elif (now := time.monotonic()) >= check:
                 # At moments that no program can foresee: it would look busy just then.
                 check = now + _TICK_S * (0.5 + os.urandom(1)[0] / 255)
-                reason = self._excess(request, now - start, now - last, clock)
+                reason, seen_s = self._excess(request, now - start, now - last, clock)
                 last = now
         poll.unregister(self.control)
         while reason is not None and not poll.poll(0):
@@ -120,27 +123,27 @@ class Monitor:
             raise OSError("the template has ended")
         if not self.isolated:
             self._sweep(pid)
-        return reason, End.from_buffer_copy(data)
+        return reason, End.from_buffer_copy(data), seen_s
 
     def _excess(
         self, request: dict[str, Any], wall_s: float, since_s: float, clock: watch.IdleClock
-    ) -> str | None:
-        """Which limit the running program is over, if any; `since_s` after the last look."""
+    ) -> tuple[str | None, float]:
+        """Which limit the running program is over, if any, `since_s` after the last look; and the
+        CPU seconds that all its processes have used."""
         if self.proc < 0:
             clock.look(since_s)
-            return "wall" if clock.seconds > request["wall_s"] else None
+            return ("wall" if clock.seconds > request["wall_s"] else None), 0.0
         used = watch.usage(self.proc, os.getpid(), self.template_pid)
-        if used.cpu_s >= request["cpu_s"]:
-            return "cpu"
-        if used.rss_mb > request["memory_mb"]:
-            return "memory"
-        if used.processes > request["processes"]:
-            return "processes"
         # A part of it that waits for a core is not idle: load on the machine does not count.
         clock.look(0.0 if used.runnable else since_s)
-        if clock.seconds > request["wall_s"]:
-            return "wall"
-        return "starved" if wall_s > wire.STARVED * request["wall_s"] else None
+        excesses = {
+            "cpu": used.cpu_s >= request["cpu_s"],
+            "memory": used.rss_mb > request["memory_mb"],
+            "processes": used.processes > request["processes"],
+            "wall": clock.seconds > request["wall_s"],
+            "starved": wall_s > wire.STARVED * request["wall_s"],
+        }
+        return next((name for name, over in excesses.items() if over), None), used.cpu_s
 
     def _kill(self, pid: int) -> None:
         """Kill the program's first process, which the template may not have made yet."""
