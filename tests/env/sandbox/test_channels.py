@@ -96,6 +96,9 @@ CALLS = {
     "mq_open": ("raw(240, 180, b'x', 66, 0o600, 0)", NONE),
     "add_key": ("raw(248, 217, b'user', b'x', b'x', 1, -3)", NONE),
     "keyctl": ("raw(250, 219, 0, -3, 0)", NONE),
+    # The memory of other processes.
+    "read_memory": ("raw(310, 270, os.getppid(), buffer, 1, buffer, 1, 0)", NONE),
+    "ptrace": ("attempt('ptrace', 16, 1, 0, 0)", NONE),
     # Names, priorities and places of tasks; interfaces with a life of their own.
     "task_name": ("attempt('prctl', 15, b'tell', 0, 0, 0)", NONE),
     "merge_memory": ("attempt('prctl', 67, 1, 0, 0, 0)", NONE),
