@@ -159,6 +159,8 @@ def report_main(argv: Sequence[str] | None = None) -> None:
         for name in ("matplotlib", "pygments"):
             if find_spec(name) is None:
                 raise InputError(f"report needs {name}: install projected_grpo[report]")
+        # What a report shows of a dataset on the hub comes from the cache: it asks no network.
+        os.environ["HF_HUB_OFFLINE"] = "1"
         from projected_grpo.report.report import report
 
         report(cfg)

@@ -131,7 +131,8 @@ def test_numbers_that_are_none_do_not_break_the_page(tmp_path: Path) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
-    rows = [row for run in json.loads(data, parse_constant=refuse) for row in run["groups"][0]]
+    found = json.loads(data, parse_constant=refuse)
+    rows = [row for run in found["runs"] for row in run["groups"][0]]
     assert [row["reward"] for row in rows].count(None) == 1
 
 

@@ -1,5 +1,6 @@
 """`report` from the outside: real runs in, files out, and the page in a real browser."""
 
+import base64
 import csv
 import json
 import shutil
@@ -18,6 +19,8 @@ pytest.importorskip("pygments")
 
 from projected_grpo.cli import report_main
 from projected_grpo.config import SmokeConfig
+from projected_grpo.env.problems.load import load_problems
+from projected_grpo.env.problems.problem import render_assert
 from projected_grpo.report.page.render import MOST_CHARS, highlighted
 from projected_grpo.report.report import report
 from projected_grpo.report.rollouts import sample_rollouts
@@ -58,9 +61,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n, row in enumerate(rows):
             row["completion"] = f"{HOSTILE[n % len(HOSTILE)]} {n}"
             row |= ANSWERS[n % 3]
+            row |= scored(row["completion"], n) if n % 4 else {}
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (path / "rollouts.jsonl").write_text(text)
     return folder
+
+
+def scored(text: str, n: int) -> dict:
+    """Pulls of tokens of three characters, each completed by a second token: of the first two -1
+    and -3 thousandths, of the last -.9 and 9.9."""
+    chars = [0, 3] * (len(text) // 3) + [0, len(text) % 3]
+    pulls = [-1, -3, *[0] * (len(chars) - 4), -9, 99]
+
+    def packed(values: list[int]) -> str:
+        return base64.b64encode(bytes(value % 256 for value in values)).decode()
+
+    found = {"token_chars": packed(chars), "pull": {"scale": 0.127, "pulls": packed(pulls)}}
+    window = {"window_score": n / 1000, "window_at": [len(chars) - 4, len(chars)]}
+    return found | window | {"pull_base": {"scale": 0.0127, "pulls": packed(pulls)}}
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +329,9 @@ def test_every_rollout_shows_what_its_file_says(runs: Path, opened: Opened) -> N
     path = sorted(runs.iterdir())[-1]
     known = {row["sample_id"]: row for row in rollouts(path)}
     opened.page.click(f"#runs button:text-is('{path.name}')")
+    assert opened.text("#list [aria-current=true]").startswith("hack")  # what people look for
+    assert "of projected, seed 2" in opened.text("#title") or "vanilla" in path.name
+    opened.page.locator("#list button").first.click()
     number = opened.page.locator("#list button").count()
     assert opened.text("#count") == f"{number} of the {4 * number} rollouts on this page"
     seen = set()
@@ -365,6 +386,49 @@ def test_rollouts_are_filtered(opened: Opened) -> None:
     opened.page.fill("#search", "<script>document")
     assert 0 < listed.count() < hacks
     assert "<script>document.title = 'owned'" in opened.text("#completion")
+
+
+def test_a_rollout_shows_its_prompt_and_the_tests_that_were_run(opened: Opened) -> None:
+    problem = int(opened.text("#facts div:has-text('step, problem') dd").split(", ")[1])
+    (known,) = [p for p in load_problems("katas:validation") if p.id == problem]
+    user = known.messages[-1]["content"]
+    assert user.split(" and should pass all tests")[0] in opened.text("#prompt")
+    assert "is graded by calling run_tests()" in opened.text("#prompt")
+    assert opened.text("#tests").splitlines()[0] == render_assert(known, known.cases[0])
+    assert f"of {len(known.cases)})" in opened.text("#tests-label")
+
+
+def test_tokens_are_coloured_by_their_pull_and_rollouts_sorted_by_the_window(
+    opened: Opened,
+) -> None:
+    form = opened.page.locator("#filters")
+    form.get_by_label("sort by").select_option("strongest window")
+    opened.page.locator("#list button").first.click()
+    listed = [text for text in opened.visible("#list button") if "window" in text]
+    scores = [float(text.rpartition("+")[2]) for text in listed]
+    assert len(scores) > 8 and scores == sorted(scores, reverse=True)
+    assert "window" not in opened.text("#list li:last-child")
+    text = opened.text("#completion")
+    spans = opened.page.locator("#completion [title]")
+    assert "".join(spans.all_text_contents()) == text
+    last = spans.last.get_attribute("title")
+    number = 2 * (len(text) // 3) + 2
+    assert last == (f"pull +0.009 at the base policy, tokens {number - 1} to {number} of {number}")
+    first = spans.first.get_attribute("title")
+    assert first.startswith("pull \u22120.0004 at the base policy, tokens 1 to 2 of")
+    assert {"p3", "p4"} & {*spans.last.get_attribute("class").split()}
+    marked = opened.text("#marked")
+    assert "the strongest window" in marked and f"tokens {number - 3} to {number}" in marked
+    bold = "".join(opened.page.locator("#completion .window").all_text_contents())
+    assert text.endswith(bold) and 3 < len(bold) <= 5
+    spans.last.hover()
+    assert last in opened.text("#pulled")
+    opened.page.locator("#colour select").select_option("pull")
+    assert spans.last.get_attribute("title").startswith("pull +0.09 at the trained policy")
+    opened.page.locator("#colour select").select_option("syntax")
+    assert spans.count() == 0 and opened.page.locator("#legend").is_hidden()
+    assert opened.text("#completion") == text
+    assert opened.page.locator("#completion .window").count()  # it stays
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -23,6 +23,7 @@ from projected_grpo.report.figures import KINDS, CaptionedFigure, figures_of
 from projected_grpo.report.page import render
 from projected_grpo.report.read import read
 from projected_grpo.report.results import ALIGNMENT, RATES
+from projected_grpo.report.rollouts import strong_pulls
 from projected_grpo.report.tables import (
     Cell,
     Table,
@@ -31,6 +32,7 @@ from projected_grpo.report.tables import (
     flavours_table,
     number_or_none,
 )
+from projected_grpo.report.tasks import tasks_of
 from projected_grpo.runs.commands import ReportConfig
 from projected_grpo.runs.files import writing
 from projected_grpo.runs.status import n_runs
@@ -110,8 +112,25 @@ def write(
             shown.append((found[kind].caption, render.inline(svg, place)))
         chapters.append(render.Chapter(e.name, f"figures-{number}", e.about, shown))
     notes = [note for e in experiments for note in e.notes]
-    samples = {run.about["run"]: run.sample for e in experiments for run in e.runs}
-    write_text(folder / PAGE, render.render_page(chapters, tables, notes, left_out, samples))
+    browsed = [shown for e in experiments for shown in browsed_runs(e, alone=len(experiments) == 1)]
+    write_text(folder / PAGE, render.render_page(chapters, tables, notes, left_out, browsed))
+
+
+def browsed_runs(e: Experiment, *, alone: bool) -> list[render.BrowsedRun]:
+    """The runs of an experiment as the browser of rollouts shows them: by arm and seed, and by the
+    experiment where it is not `alone`. Strong pulls have one colour in all of them."""
+    strong = strong_pulls(row for run in e.runs for group in run.sample.groups for row in group)
+    found = []
+    for arm, runs in e.arms.items():
+        for run in runs:
+            try:
+                tasks, why = tasks_of(run.path, run.sample.groups), ""
+            except InputError as error:
+                tasks, why = {}, str(error)
+            seed = f"{arm}, seed {run.about['seed']}"
+            name = seed if alone else f"{e.name}: {seed}"
+            found.append(render.BrowsedRun(run.about["run"], name, run.sample, strong, tasks, why))
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,16 +14,22 @@ const element = (tag, properties, ...children) => {
 const words = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
 const matches = (text, wanted) => wanted.every((word) => text.includes(word));
 const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(3))));
+const signed = (value) => (value > 0 ? `+${number(value)}` : number(value).replace("-", "\u2212"));
 const yes = (value) => (value ? "yes" : "no");
+
+/** A labelled select of these values. */
+function pick(form, name, values, changed) {
+  const select = element("select", { onchange: changed });
+  select.append(...values.map((value) => new Option(value === ANY ? "any" : value, value)));
+  form.append(element("label", {}, name, " ", select));
+  form.onsubmit = (event) => event.preventDefault();
+  return select;
+}
 
 /** A select of the values that occur; its value is "" for any. */
 function choice(form, name, values, changed) {
   const options = [...new Set(values)].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-  const select = element("select", { onchange: changed }, new Option("any", ANY));
-  select.append(...options.map((value) => new Option(value, value)));
-  form.append(element("label", {}, name, " ", select));
-  form.onsubmit = (event) => event.preventDefault();
-  return select;
+  return pick(form, name, [ANY, ...options], changed);
 }
 
 // --- The table of runs
@@ -74,7 +80,7 @@ for (const { row, cells } of lines) {
   const show = () => {
     for (const select of Object.values(filters)) select.value = ANY;
     $("search").value = "";
-    filters.run.value = cells[0];
+    filters.run.value = data.runs.find(({ run }) => run === cells[0]).name;
     filterRollouts();
     $("rollouts").scrollIntoView();
   };
@@ -82,105 +88,3 @@ for (const { row, cells } of lines) {
   row.cells[0].replaceChildren(element("button", button, cells[0]));
 }
 $("run-search").oninput = filterRuns;
-
-// --- The rollouts
-
-const all = data.flatMap(({ run, groups }) => groups.flatMap((group) => group.map((row) => ({
-  ...row, run, group, address: `${run}/${row.sample_id}`,
-  text: row.tokens.map(([, text]) => text).join("").toLowerCase(),
-  mechanism: row.mechanism ?? "none", flavour: row.flavour ?? "none",
-}))));
-const byAddress = new Map(all.map((rollout) => [rollout.address, rollout]));
-const filters = Object.fromEntries(
-  ["run", "kind", "mechanism", "flavour", "source"].map((name) =>
-    [name, choice($("filters"), name === "kind" ? "grade" : name, all.map((rollout) => rollout[name]), filterRollouts)]));
-let listed = [];
-let current = null;
-
-function filterRollouts() {
-  const wanted = words($("search").value);
-  listed = all.filter((rollout) => matches(rollout.text, wanted) && Object.entries(filters)
-    .every(([name, select]) => select.value === ANY || rollout[name] === select.value));
-  $("count").textContent = `${listed.length} of the ${all.length} rollouts on this page`;
-  $("list").replaceChildren(...listed.map((rollout) => {
-    rollout.button = element("button", { type: "button", onclick: () => open(rollout) },
-      badge(rollout), ` reward ${number(rollout.reward)}, step ${rollout.step}${attempt(rollout)}`,
-      element("small", {}, `${rollout.run}, ${rollout.source}, problem ${rollout.problem_id}`));
-    return element("li", {}, rollout.button);
-  }));
-  if (listed.length) open(listed.includes(current) ? current : listed[0], false);
-  else $("rollout").hidden = true;
-}
-
-const attempt = (row) => (row.attempted ? `, attempted: ${row.flavour}` : "");
-const badge = (row) => element("span", { className: `kind ${row.kind.replace(" ", "-")}` }, row.kind);
-
-function open(rollout, named = true) {
-  for (const button of document.querySelectorAll("#list [aria-current]")) button.ariaCurrent = null;
-  current = rollout;
-  const place = listed.indexOf(rollout);
-  if (place >= 0) {
-    rollout.button.ariaCurrent = "true";
-    const list = $("list"); // scrolled by itself: on a telephone the page must stay where it is
-    const top = rollout.button.offsetTop - list.offsetTop;
-    const seen = top >= list.scrollTop && top < list.scrollTop + list.clientHeight - 60;
-    if (!seen) list.scrollTop = top - 60;
-  }
-  $("rollout").hidden = false;
-  $("title").textContent = `Rollout ${rollout.sample_id} of ${rollout.run}`;
-  $("previous").disabled = place <= 0;
-  $("next").disabled = place < 0 || place === listed.length - 1;
-  $("group").replaceChildren(...rollout.group.map((row) => element("button", {
-    type: "button",
-    ariaCurrent: row.sample_id === rollout.sample_id ? "true" : null,
-    onclick: () => {
-      open(byAddress.get(`${rollout.run}/${row.sample_id}`));
-      $("group").querySelector("[aria-current]").focus(); // the button pressed is no more
-    },
-  }, badge(row), element("small", {}, `reward ${number(row.reward)}`),
-  element("small", {}, `score ${number(row.hack_score)}`))));
-  $("facts").replaceChildren(...facts(rollout).flatMap(([name, value]) =>
-    [element("div", {}, element("dt", {}, name), element("dd", {}, value))]));
-  $("completion").replaceChildren(...rollout.tokens.map(([family, text]) =>
-    family ? element("span", { className: `t-${family}` }, text) : text));
-  if (named) history.replaceState(null, "", `#${encodeURI(rollout.address)}`);
-}
-
-const facts = (r) => [
-  ["grade", badge(r)],
-  ["reward", number(r.reward)],
-  ["hack score", number(r.hack_score)],
-  ["advantage", number(r.advantage)],
-  ["mechanism", r.mechanism],
-  ["flavour", r.flavour],
-  ["passed (the foolable grade)", yes(r.passed)],
-  ["correct (the oracle)", yes(r.gt_correct)],
-  ["attempted a hack", yes(r.attempted)],
-  ["mode", r.mode],
-  ["source", r.source],
-  ["step, problem", `${r.step}, ${r.problem_id}`],
-  ["tokens", `${r.completion_tokens}${r.terminated ? "" : ", cut"}`],
-  ["oracle's outcome", r.error ? `${r.outcome}: ${r.error}` : r.outcome],
-];
-
-$("search").oninput = filterRollouts;
-$("previous").onclick = () => open(listed[listed.indexOf(current) - 1]);
-$("next").onclick = () => open(listed[listed.indexOf(current) + 1]);
-filterRuns();
-filterRollouts();
-followAddress();
-window.addEventListener("hashchange", followAddress);
-
-/** Open the rollout that the address names, if it names one. */
-function followAddress() {
-  let address = location.hash.slice(1);
-  try {
-    address = decodeURI(address);
-  } catch { // no address of ours: a bare %
-    return;
-  }
-  const asked = byAddress.get(address);
-  if (!asked) return;
-  open(asked, false);
-  $("rollouts").scrollIntoView();
-}

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -23,6 +23,7 @@ from pygments.token import Token
 from projected_grpo.report.results import ONSET
 from projected_grpo.report.rollouts import RolloutSample
 from projected_grpo.report.tables import Table
+from projected_grpo.report.tasks import Task, task_key
 from projected_grpo.step_logger import RATE_WINDOW
 
 PARTS = Path(__file__).parent
@@ -55,18 +56,35 @@ class Chapter:
     """Caption and SVG."""
 
 
+@dataclass(frozen=True)
+class BrowsedRun:
+    """A run as the browser of rollouts shows it."""
+
+    run: str
+    """Its directory."""
+    name: str
+    """Arm and seed."""
+    sample: RolloutSample
+    strong: Mapping[str, float]
+    """Column of token pulls -> |pull| that has the strongest colour."""
+    tasks: Mapping[str, Task]
+    """`task_key` of a row -> what it answers."""
+    no_tasks: str
+    """Why there are none; empty where there are."""
+
+
 def render_page(
     chapters: Sequence[Chapter],
     tables: Mapping[str, Table],
     notes: Sequence[str],
     left_out: Sequence[str],
-    samples: Mapping[str, RolloutSample],
+    browsed: Sequence[BrowsedRun],
 ) -> str:
-    """The whole page. `samples` are by the name of the run, `notes` below the table of arms."""
-    style, script = (_part(name) for name in ("page.css", "page.js"))
+    """The whole page; `notes` stand below the table of arms."""
+    style, script = _part("page.css"), _part("page.js") + _part("rollouts.js")
     against = tables["against_vanilla"]
-    shown = sum(len(group) for sample in samples.values() for group in sample.groups)
-    total = sum(sample.rows for sample in samples.values())
+    shown = sum(len(group) for run in browsed for group in run.sample.groups)
+    total = sum(run.sample.rows for run in browsed)
     return Template(_part("page.html")).substitute(
         policy=escape(
             f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
@@ -75,7 +93,7 @@ def render_page(
         ),
         style=style,
         script=script,
-        count=len(samples),
+        count=len(browsed),
         window=RATE_WINDOW,
         onset=ONSET,
         links=" ".join(f'<a href="#{c.anchor}">Figures: {escape(c.name)}</a>' for c in chapters),
@@ -90,7 +108,7 @@ def render_page(
             "spread over its training, the first and the last among them (report --rollouts sets "
             "how many rows a run has here). All of them are in the runs' rollouts.jsonl."
         ),
-        data=_embedded([_data(run, sample) for run, sample in samples.items()]),
+        data=_embedded(_data(browsed)),
     )
 
 
@@ -162,8 +180,21 @@ def _table(table: Table) -> str:
     return table.text("html")  # which escapes
 
 
-def _data(run: str, sample: RolloutSample) -> dict[str, Any]:
-    return {"run": run, "groups": [[_row(row) for row in group] for group in sample.groups]}
+def _data(browsed: Sequence[BrowsedRun]) -> dict[str, Any]:
+    """What the scripts read. Runs of one seed answer the same problems: each task is there once."""
+    tasks: dict[Task, int] = {}
+
+    def of(run: BrowsedRun, row: Mapping[str, Any]) -> dict[str, Any]:
+        task = run.tasks.get(task_key(row))
+        number = None if task is None else tasks.setdefault(task, len(tasks))
+        return {**_row(row), "task": number}
+
+    runs = [
+        {"run": run.run, "name": run.name, "pulls": run.strong, "fault": run.no_tasks}
+        | {"groups": [[of(run, row) for row in group] for group in run.sample.groups]}
+        for run in browsed
+    ]
+    return {"runs": runs, "tasks": [asdict(task) for task in tasks]}
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
