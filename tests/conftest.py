@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -22,6 +23,9 @@ BUBBLEWRAP = pytest.param(
 )
 ISOLATING = (BUBBLEWRAP, "unshare")
 """The launchers that isolate programs; each must do so alike."""
+
+hypothesis.settings.register_profile("busy", deadline=None)  # the machine's load is not a fault
+hypothesis.settings.load_profile("busy")
 
 torch.set_num_threads(1)  # two threads on busy cores make small tensors many times slower
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from projected_grpo.antipasto import Adapter, SVDLinear, _hash_draws, wrap
 from projected_grpo.env.errors import InputError
-from projected_grpo.proj import cosine, random_orthonormal
+from projected_grpo.proj import cosine, mean_axes, random_orthonormal
 
 IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -416,7 +416,7 @@ def test_the_pulls_of_all_tokens_add_up_to_the_alignment_of_their_row(n_runs: in
         for name, delta in list(adapter.delta_S.items())[::2]
     }
     other = {name: random_orthonormal(1, V.shape[1], g).double() for name, V in basis.items()}
-    directions = {name: torch.stack([V.sum(0), other[name][0]], 1) for name, V in basis.items()}
+    directions = mean_axes([basis, other])
     run = torch.tensor([0, n_runs - 1, 0])
     with adapter.rows(run) as leaves, adapter.token_pull(directions) as pull:
         loss = nll_per_row(adapter.model).sum()
@@ -447,3 +447,34 @@ def test_a_token_pulls_as_the_gradient_that_flows_in_at_its_place() -> None:
         (expected,) = torch.autograd.grad(nll_per_row(adapter.model).sum(), [eps])
     hook.remove()
     torch.testing.assert_close(pull.tokens, expected / g.norm(dim=1)[:, None, None])
+
+
+def test_a_left_out_token_takes_what_it_adds_out_of_the_gradient() -> None:
+    adapter = wrap(tiny_qwen(torch.float64))
+    randomise(adapter)
+    run = torch.zeros(3, dtype=torch.long)
+    some = torch.rand(3, 12, generator=torch.Generator().manual_seed(5)) < 0.5
+
+    def gradients(left_out: torch.Tensor) -> list[torch.Tensor]:
+        with adapter.rows(run) as leaves, adapter.leave_out(left_out):
+            return list(torch.autograd.grad(nll_per_row(adapter.model).sum(), [*leaves.values()]))
+
+    whole = gradients(torch.zeros_like(some))
+    for a, b, total in zip(gradients(some), gradients(~some), whole, strict=True):
+        torch.testing.assert_close(a + b, total)
+        assert not torch.allclose(a, total)
+    assert not any(g.any() for g in gradients(torch.ones_like(some)))
+
+
+def test_rows_at_the_base_have_the_gradient_of_the_model_before_it_moved() -> None:
+    adapter = wrap(tiny_qwen(torch.float64), n_runs=2)
+    run = torch.tensor([0, 1, 0])
+
+    def gradients(at_base: bool) -> list[torch.Tensor]:
+        with adapter.rows(run, at_base=at_base) as leaves:
+            return list(torch.autograd.grad(nll_per_row(adapter.model).sum(), [*leaves.values()]))
+
+    start = gradients(at_base=False)
+    randomise(adapter)
+    for a, b, moved in zip(gradients(True), start, gradients(False), strict=True):
+        assert torch.equal(a, b) and not torch.allclose(moved, b)

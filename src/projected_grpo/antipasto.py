@@ -58,11 +58,11 @@ class _FactoredLinear(torch.autograd.Function):
     sequence; the gradient to row_delta is every sequence's own."""
 
     @staticmethod
-    def forward(ctx, x, row_delta, S, bias, U, Vh, measure):
+    def forward(ctx, x, row_delta, S, bias, U, Vh, measure, kept):
         scale = (S + row_delta)[:, None]  # (B, 1, r) float32 or better
         h = x @ Vh.T
         ctx.save_for_backward(h, scale, U, Vh)
-        ctx.measure = measure
+        ctx.measure, ctx.kept = measure, kept
         return F.linear((h * scale).to(x.dtype), U, bias)
 
     @staticmethod
@@ -72,10 +72,11 @@ class _FactoredLinear(torch.autograd.Function):
         P = dy @ U  # (B, T, r)
         dx = (P * scale).to(dy.dtype) @ Vh if ctx.needs_input_grad[0] else None
         by_token = _token_gradient(P, h)
-        gradient = by_token.sum(1)
         if ctx.measure is not None:
-            ctx.measure(by_token, gradient)
-        return dx, gradient, None, None, None, None, None
+            ctx.measure(by_token, by_token.sum(1))
+        if ctx.kept is not None:
+            by_token = by_token * ctx.kept[..., None]
+        return dx, by_token.sum(1), None, None, None, None, None, None
 
 
 def factored_linear(
@@ -86,14 +87,15 @@ def factored_linear(
     U: Tensor,
     Vh: Tensor,
     measure: Callable[[Tensor, Tensor], None] | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """y = U ((S + row_delta) * (Vh x)) + bias, (B, T, d_in) -> (B, T, d_out), every sequence with
     its own row_delta (B, r), whose gradient is that of the sequence.
 
     measure: called in the backward with what every token adds to that gradient (B, T, r), and with
-    the gradient.
+    the gradient. kept (B, T): a factor on what every token adds to the gradient that is returned.
     """
-    return cast(Tensor, _FactoredLinear.apply(x, row_delta, S, bias, U, Vh, measure))
+    return cast(Tensor, _FactoredLinear.apply(x, row_delta, S, bias, U, Vh, measure, kept))
 
 
 def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
@@ -172,6 +174,7 @@ class SVDLinear(nn.Module):
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
         self.measure: Callable[[Tensor, Tensor], None] | None = None  # set by Adapter.token_pull
+        self.kept: Tensor | None = None  # (B, T), set by Adapter.leave_out
         self.direct = False  # set by Adapter.train_directly
 
     def extra_repr(self) -> str:
@@ -226,7 +229,9 @@ class SVDLinear(nn.Module):
         if row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
         rows = self.shape.rows_of(x, len(row_delta))  # (B, T, d_in)
-        y = factored_linear(rows, row_delta, self.S, self.bias, self.U, self.Vh, self.measure)
+        y = factored_linear(
+            rows, row_delta, self.S, self.bias, self.U, self.Vh, self.measure, self.kept
+        )
         return y.reshape(*x.shape[:-1], -1)
 
 
@@ -275,16 +280,12 @@ class AntiPaSTO(Adapter):
                 module.fold()
 
     @contextmanager
-    def rows(self, run_of_row: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Give row b of the batches inside the run `run_of_row[b]`; yields the leaves of the
-        gradient.
-
-        run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
-        sequence's own gradient with respect to its run's delta_S.
-        """
+    def rows(self, run_of_row: Tensor, *, at_base: bool = False) -> Iterator[dict[str, Tensor]]:
+        """See Adapter."""
         leaves: dict[str, Tensor] = {}
         for name, module in self.modules.items():
-            leaves[name] = module.total[run_of_row].requires_grad_()
+            total = module.total[run_of_row]
+            leaves[name] = (torch.zeros_like(total) if at_base else total).requires_grad_()
             module.row_delta = leaves[name]
         try:
             yield leaves
@@ -296,13 +297,29 @@ class AntiPaSTO(Adapter):
     def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
         """See Adapter. It costs one product of (B T, r) with (r, D) a module."""
         pull = TokenPull(directions)
-        for name, module in self.modules.items():
-            module.measure = partial(pull.add, name)
+
+        def measure(name: str, by_token: Tensor, gradient: Tensor) -> None:
+            pull.add(by_token @ directions[name].to(by_token), gradient)
+
+        for name in directions:
+            self.modules[name].measure = partial(measure, name)
         try:
             yield pull
         finally:
+            for name in directions:
+                self.modules[name].measure = None
+
+    @contextmanager
+    def leave_out(self, tokens: Tensor) -> Iterator[None]:
+        """See Adapter."""
+        kept = (~tokens).to(torch.float32)
+        for module in self.modules.values():
+            module.kept = kept
+        try:
+            yield
+        finally:
             for module in self.modules.values():
-                module.measure = None
+                module.kept = None
 
     def train_directly(self) -> None:
         """From now on an ordinary backward outside `rows` reaches delta_S itself: for trainers that

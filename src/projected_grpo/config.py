@@ -21,10 +21,16 @@ TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 PairNorm = Literal["none", "unit"]
 Measure = Literal["v", "none"]
 ScheduleName = Literal["cosine", "constant"]
+ScreenName = Literal["none", "row", "token", "penalty"]
+ScoreName = Literal["tokens", "window", "row", "nll_tokens", "nll_window", "nll_row", "shortness"]
 ProjectOn = Literal["grad", "update", "both"]
 
 RUNNING_ROWS = 64
 """Rows that stand for the second moment of a module's contrasts (learned_axes.py); no more axes."""
+
+
+MOST_OWN_ROWS = 256
+"""Four steps' rows, and at most so many, calibrate a screen or become pairs (runs/own_rows.py)."""
 
 
 class ConfigError(ValueError):
@@ -267,7 +273,8 @@ class DirectionSettings:
     """Basis written by extract-vhack; default: extracted from `pairs` when the run starts."""
     pairs: str = "builtin"
     """Contrast pairs: "builtin" (hand-made), "placebo", "framing", "katas" (by construction, near
-    the organism's own text), "katas-placebo", or a .toml file."""
+    the organism's own text), "katas-placebo", "own" (clean answers of the policy to training
+    problems, into which a hack is put; drawn again at every refresh), or a .toml file."""
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_hack_k: Annotated[int, AtLeast(1), Role.PER_RUN] = 12
@@ -288,6 +295,9 @@ class DirectionSettings:
     it, whole the whole component where, over all axes and modules, it adds up to hack-ward."""
     overshoot: Annotated[float, AtLeast(0), Role.PER_RUN] = 1.0
     """Factor on what is removed."""
+    start_arm_at: Annotated[int, AtLeast(1), Role.PER_RUN, Formerly(1)] = 1
+    """First step at which the arm acts. Before it all arms are vanilla, so that they meet the same
+    policy; V is measured all the time."""
     preserve_magnitude: Annotated[bool, Role.PER_RUN] = False
     """Rescale each module's gradient to its length before the projection."""
     project_on: Annotated[ProjectOn, Role.PER_RUN] = "grad"
@@ -350,6 +360,24 @@ class RemedySettings:
     seen. Until then V is removed."""
     running_permuted: Annotated[bool, Role.REMEDY] = False
     """Control: the flags are dealt out anew among the same rows."""
+    screen: Annotated[ScreenName, Role.SWITCH, Formerly("none")] = "none"
+    """Score every row along what the arm removes, before anything is learned from it. row leaves
+    those above a threshold out of the gradient and of their group's mean, token leaves single
+    tokens out of their row's gradient, penalty pays a row less. Try row, and add --overshoot=0 to
+    see it act alone."""
+    screen_score: Annotated[ScoreName, Role.REMEDY, Formerly("tokens")] = "tokens"
+    """How a row is scored: pull of its strongest tokens, of its strongest window, of the row; or,
+    as controls that need no V, by NLL or by shortness."""
+    screen_at: Annotated[Literal["base", "policy"], Role.REMEDY, Formerly("base")] = "base"
+    """Whose gradient is scored. base does not go blind as the policy learns to like the hack."""
+    screen_fpr: Annotated[float, Within("(0, 1]"), Role.REMEDY, Formerly(0.02)] = 0.02
+    """The threshold flags at most this share of the untrained policy's own rows (tokens, for
+    token), and of clean answers to the pairs' tasks."""
+    screen_share: Annotated[float, Within("[0, 1)"), Role.REMEDY, Formerly(0.0)] = 0.0
+    """Flag this share of every step's rows (tokens) instead, the highest scores first: gives an arm
+    and its controls the same share. 0 takes the threshold."""
+    screen_penalty: Annotated[float, Above(0), Role.REMEDY, Formerly(1.0)] = 1.0
+    """For --screen=penalty: what a flagged row loses of its reward."""
     known_modes: Annotated[tuple[str, ...], Role.REMEDY] = ()
     """For running_k: loophole modes whose hacks may be flagged. Name those that you would know of;
     empty means all modes, and then labels of the evaluated mode are used too."""
@@ -493,6 +521,15 @@ class Config(
         part = (step - 1) / max(self.steps - 1, 1)
         return round(self.v_hack_k + part * (self.v_hack_k_most - self.v_hack_k))
 
+    def acts_at(self, step: int) -> bool:
+        """Whether the run's arm does what it does at a step."""
+        return step >= self.start_arm_at
+
+    @property
+    def own_rows(self) -> int:
+        """Rows that are drawn from the policy to calibrate a screen or to make pairs of."""
+        return min(MOST_OWN_ROWS, 4 * self.prompts_per_step * self.group)
+
     @property
     def warmup_steps(self) -> int:
         return round(self.steps * self.warmup_frac)
@@ -517,6 +554,7 @@ class Config(
             *self._pack_contradictions(),
             *self._direction_contradictions(),
             *self._remedy_contradictions(),
+            *self._screen_contradictions(),
             *self._group_contradictions(),
         ]
 
@@ -538,7 +576,8 @@ class Config(
     def _direction_contradictions(self) -> list[str]:
         found = []
         if self.measure == "none":
-            used = [name for name in ("v_hack", "refresh_every", *REMEDIES) if getattr(self, name)]
+            acting = [name for name in ("v_hack", "refresh_every", *REMEDIES) if name != "screen"]
+            used = [name for name in acting if is_on(getattr(self, name))]
             found += [
                 f"{name} {getattr(self, name)} needs a V, of which --measure=none makes none: "
                 "leave one of the two out"
@@ -582,6 +621,40 @@ class Config(
         for name in ("running_replaces", "running_permuted"):
             if getattr(self, name) and not self.running_k:
                 found.append(f"{name} does nothing while running_k is 0: set --running-k")
+        return found
+
+    def _screen_contradictions(self) -> list[str]:
+        found = []
+        if self.start_arm_at > self.steps:
+            found.append(
+                f"start_arm_at {self.start_arm_at} is after the last of {self.steps} steps, so "
+                "that the arm never acts: lower it"
+            )
+        if self.screen != "penalty" and self.screen_penalty != _default("screen_penalty"):
+            found.append(
+                f"screen_penalty {self.screen_penalty} does nothing while screen is {self.screen}: "
+                "set --screen=penalty, or leave it out"
+            )
+        if self.screen == "none":
+            of_screens = ("screen_score", "screen_at", "screen_fpr", "screen_share")
+            return found + [
+                f"{name} {getattr(self, name)} does nothing while screen is none: set --screen"
+                for name in of_screens
+                if getattr(self, name) != _default(name)
+            ]
+        if self.screen == "token" and self.screen_score == "shortness":
+            found.append("a token has no shortness: take another --screen-score, or --screen=row")
+        if self.screen_share and self.screen_fpr != _default("screen_fpr"):
+            found.append(
+                f"screen_share {self.screen_share} takes the place of screen_fpr "
+                f"{self.screen_fpr}: leave one of them out"
+            )
+        if not self.screen_share and self.screen_fpr * self.own_rows < 1:
+            found.append(
+                f"screen_fpr {self.screen_fpr} of {self.own_rows} calibration rows (4 x "
+                f"{self.prompts_per_step} x {self.group}, at most {MOST_OWN_ROWS}) is less than "
+                f"one row: set it to {1 / self.own_rows:.3g} or more"
+            )
         return found
 
     def _group_contradictions(self) -> list[str]:
@@ -639,6 +712,16 @@ class Config(
             elif value is not None and name in SETTINGS and SETTINGS[name].is_path:
                 stored[name] = Path(value)
         return cls(**stored)
+
+
+def is_on(value: object) -> bool:
+    """Whether a setting that switches something on does so at this value."""
+    return value not in (0, None, "none")
+
+
+def _default(name: str) -> object:
+    """The value of a setting that no preset changes."""
+    return Config.__dataclass_fields__[name].default
 
 
 @dataclass(frozen=True, kw_only=True)

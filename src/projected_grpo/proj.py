@@ -6,7 +6,7 @@ module that is not in it is left alone. Gradients map module name -> g (N, r), o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -144,6 +144,24 @@ def cosine(grads: Grads, basis: Basis) -> Tensor:
     return torch.stack(
         [_over_norm(coefficients(g, V).sum(-1), g) for g, V in _covered(grads, basis)]
     ).mean(0)
+
+
+def mean_axes(bases: Sequence[Basis]) -> dict[str, Tensor]:
+    """module -> v (r, D), one column a basis, so that the sum of v g / |g| over modules is `cosine`
+    with that basis: the sum of its axes over the number of its modules, 0 in a module that it does
+    not have."""
+    names = sorted({name for basis in bases for name in basis})
+    like = {name: rows for basis in bases for name, rows in basis.items()}
+    return {
+        name: torch.stack(
+            [
+                basis[name].sum(0) / len(basis) if name in basis else like[name][0] * 0
+                for basis in bases
+            ],
+            1,
+        )
+        for name in names
+    }
 
 
 def hackward_fraction(grads: Grads, basis: Basis) -> Tensor:

@@ -155,6 +155,18 @@ COLUMNS: tuple[Column, ...] = (
         "where rows are not weighted. `loss` is that before weights.",
     ),
     Column(
+        "screened",
+        "Rows that the run's screen flags, of all that it scored (`screen`; of token: tokens); "
+        "null where nothing is screened.",
+    ),
+    Column("screened_att", "Student rows that attempt and are flagged, of all that attempt."),
+    Column(
+        "screen_auroc",
+        "Does the screen's score tell the student rows that attempt from the others? Null with "
+        "fewer than two of a kind.",
+    ),
+    Column("screen_threshold", "Scores above it are flagged."),
+    Column(
         "trust_frac",
         "|taken| / |delta_S|: what `trust` takes of delta_S after the step; null where it takes "
         "nothing.",
@@ -188,6 +200,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("flavours", "Flavours of the student rows' attempts, counted."),
     Column("infra_errors", "Rows masked because the grader itself failed."),
     Column("gen", "Seconds spent sampling."),
+    Column("t_screen", "Seconds spent scoring rows for screens."),
     Column("t_rew", "Seconds spent grading, and scoring hidden states where the arm does."),
     Column("fb", "Seconds spent in forward and backward passes."),
     Column("t_proj", "Seconds spent in projection, optimizer step and folding."),
@@ -197,7 +210,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 RATE_WINDOW = 5
 """The last steps that rates are taken over."""
-TIMINGS = ("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time", "peak_mem_gib")
+TIMINGS = ("gen", "t_screen", "t_rew", "fb", "t_proj", "t_refresh", "step_time", "peak_mem_gib")
 """Columns that differ between two runs of the same seed; all others repeat."""
 _BY_KEY = {column.key: column for column in COLUMNS}
 

@@ -37,9 +37,12 @@ from projected_grpo.arms.rows import (
     peak_memory_gib,
     rollout_record,
 )
+from projected_grpo.arms.screening import left_out_positions, screen_columns
+from projected_grpo.arms.token_scores import of_completion
 from projected_grpo.arms.treatment import Treatment, columns_by_run, treatment_at
 from projected_grpo.arms.update import optimize
 from projected_grpo.config import Config, stream_seed
+from projected_grpo.model.adapter import TokenPull
 from projected_grpo.model.loss import collate, completion_logprobs, micro_batches, policy_loss
 from projected_grpo.model.sampling import SamplingParams, sample_groups
 from projected_grpo.proj import cosine
@@ -50,6 +53,7 @@ from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distributed import add_up_gradients, gather_groups, process_group
 from projected_grpo.runs.files import append_rows, writing
 from projected_grpo.runs.refresh import NO_REFRESH, Refresh, refresh
+from projected_grpo.runs.screens import calibrate_all, screen_rows
 from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.signals import stop_on_signal
 from projected_grpo.runs.teacher_pool import draw_seed
@@ -88,8 +92,10 @@ def run_step(
 
     groups = sample_rows(s, step)
     timings = {"gen": lap()}
+    thresholds = screen_rows(s, step, groups)
+    timings["t_screen"] = lap()
     score_rows(s.lm, s.adapter, s.concepts, groups, s.cfg.micro_batch_tokens)
-    grade_rows(s.cfgs, s.grader, groups)
+    grade_rows(s.cfgs, s.grader, groups, step)
     mine = [row.grade for group in groups for row in group]
     require_grades([grade for part in s.world.gather(mine) for grade in part])
     timings["t_rew"] = lap()
@@ -124,6 +130,7 @@ def run_step(
         row: dict[str, Value] = {
             "step": step,
             **grade_columns(mine),
+            **screen_columns(rows, s.cfgs[n], thresholds.get(n)),
             **{key: values[n] for key, values in columns.items()},
             **refreshed.columns(n),
             **timings,
@@ -147,7 +154,7 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
         for problem in problems_of_step(s.problems, cfg.prompts_per_step, one.seed, step)
     ]
     chosen = chosen[s.world.part(len(chosen))]
-    prompts = [s.prompts[n][problem.id] for n, _, problem in chosen]
+    prompts = [s.prompt(n, problem, step) for n, _, problem in chosen]
     seeds = [stream_seed("sample", seed, step, problem.id) for _, seed, problem in chosen]
     runs = [n for n, _, _ in chosen]
     taught = cfg.teacher_rows_at(step)
@@ -215,7 +222,12 @@ def _accumulate(s: Session, rows: list[Row], total: StepSums, per_row: RowGradie
     for b, row in enumerate(rows):
         if row.logps is not None:
             sampled_logp[b, : len(row.logps)] = torch.tensor(row.logps)
-    with s.adapter.rows(run_of_row) as leaves:
+    with ExitStack() as stack:
+        leaves = stack.enter_context(s.adapter.rows(run_of_row))
+        pull = stack.enter_context(s.adapter.token_pull(_directions(s, run_of_row)))
+        if any(row.flagged_tokens for row in rows):
+            places = left_out_positions(rows, batch.input_ids.shape, device)
+            stack.enter_context(s.adapter.leave_out(places))
         logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
         # One optimizer step a batch: the policy that sampled is the policy at hand, the ratio is 1.
         # That it really was is checked apart (`add_differences`), which keeps the bf16 noise of
@@ -241,6 +253,7 @@ def _accumulate(s: Session, rows: list[Row], total: StepSums, per_row: RowGradie
     difference = sampled_logp.to(device) - old_logp
     total.add_differences(difference, mask & student[:, None], run_of_row)
     _score(s, rows, gradients)
+    _keep_pulls(s, rows, pull)
 
 
 def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
@@ -258,6 +271,20 @@ def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
                 rows[b].hack_score = score if advantage > 0 else -score  # of the text itself
 
 
+def _directions(s: Session, run_of_row: Tensor) -> dict[str, Tensor]:
+    """module -> what each row's tokens are measured along, (B, r, 1) or (r, 1)."""
+    return {name: v[0] if len(v) == 1 else v[run_of_row] for name, v in s.along_v.items()}
+
+
+def _keep_pulls(s: Session, rows: list[Row], pull: TokenPull) -> None:
+    """Every token's pull along V, whatever its row's advantage."""
+    values = pull.tokens[..., 0].cpu().numpy()
+    for b, row in enumerate(rows):
+        if row.advantage != 0:
+            mine = of_completion(values[b], len(row.prompt), len(row.ids))
+            row.pull = mine if row.advantage > 0 else -mine
+
+
 def current_treatments(s: Session, step: int, refreshed: Refresh = NO_REFRESH) -> list[Treatment]:
     """The treatments as they act at one step: with a k that grows and axes that a run learned."""
     now = [treatment_at(t, s.cfgs, step) for t in s.treatments]
@@ -268,7 +295,7 @@ def current_treatments(s: Session, step: int, refreshed: Refresh = NO_REFRESH) -
             s.learned_axes.make_axes(t)  # outside the span of the new V
     if refreshed.overlaps:
         s.world.as_first(s.learned_axes.tensors)
-    return [s.learned_axes.with_axes(t) for t in now]
+    return [s.learned_axes.with_axes(t) if s.cfgs[t.runs[0]].acts_at(step) else t for t in now]
 
 
 def _alignment_by_source(t: Treatment, sums: StepSums) -> dict[str, list[Value]]:
@@ -334,7 +361,9 @@ def _run_steps(
             results = run_step(s, step, num_tokens, refreshed)
             if s.world.first:
                 for run, log, (row, rows) in zip(runs, logs, results, strict=True):
-                    drawn = [rollout_record(step, i, r) for i, r in enumerate(rows)]
+                    drawn = [
+                        rollout_record(step, i, r, s.lm.characters) for i, r in enumerate(rows)
+                    ]
                     with writing(run.path):
                         append_rows(run.rollouts, drawn)
                         log.step(row)
@@ -379,6 +408,7 @@ def train_runs(
             cfgs, runs = open_runs(cfgs, named, world, stack)
             trackers = Trackers(cfgs[0].track if world.first else "none")
         s, v_hack = prepare(cfgs, stack, runs[0] if runs else None, world)
+        s = calibrate_all(s)
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
             s, done, num_tokens[0] = restore(s, runs[0])

@@ -24,6 +24,7 @@ from projected_grpo.env.problems.load import load_problems
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.model.load import TINY_RANDOM, LanguageModel, load
 from projected_grpo.model.lora import LoRA
+from projected_grpo.proj import cosine, mean_axes, random_orthonormal
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.commands import ExtractConfig
 from projected_grpo.runs.directory import RunDir
@@ -88,6 +89,30 @@ def test_row_gradients_equal_one_autograd_pass_a_row_through_pefts_own_layers() 
         e = torch.stack([of_row[i].flatten() for of_row in expected])
         assert float((g - e).norm() / e.norm()) < 1e-11, name
     assert torch.allclose(nll_per_row(adapter.model), nll_per_row(plain), rtol=1e-12)  # folded
+
+
+def test_tokens_pull_as_their_row_does_and_what_is_left_out_is_missing() -> None:
+    adapter = LoRA(tiny_qwen(torch.float64), 4, 8)
+    randomise(adapter)
+    g = torch.Generator().manual_seed(2)
+    basis = {
+        name: random_orthonormal(2, value.shape[1], g).double()
+        for name, value in list(adapter.trained.items())[::3]
+    }
+    some = torch.rand(IDS.shape, generator=g) < 0.5
+    found = []
+    for left_out in (torch.zeros_like(some), some, ~some):
+        with (
+            adapter.rows(ROWS) as leaves,
+            adapter.token_pull(mean_axes([basis])) as pull,
+            adapter.leave_out(left_out),
+        ):
+            loss = nll_per_row(adapter.model).sum()
+            found.append(torch.autograd.grad(loss, list(leaves.values())))
+        whole = dict(zip(leaves, found[0], strict=True))
+        torch.testing.assert_close(pull.tokens[..., 0].sum(1), cosine(whole, basis))
+    for total, a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a + b, total)
 
 
 def test_save_load_round_trip_and_who_is_refused(tmp_path: Path) -> None:

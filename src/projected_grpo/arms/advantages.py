@@ -10,6 +10,7 @@ from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.concept import last_states
 from projected_grpo.arms.rewards import REWARDS, Seen
 from projected_grpo.arms.rows import Row
+from projected_grpo.arms.screening import SCREENS
 from projected_grpo.config import Config
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import Submission
@@ -26,9 +27,13 @@ MOST_FAULTS = 0.25
 """Share of a step's rows that the grader itself may fail on."""
 
 
-def grade_rows(cfgs: Sequence[Config], grader: Grader, groups: list[list[Row]]) -> None:
+def grade_rows(cfgs: Sequence[Config], grader: Grader, groups: list[list[Row]], step: int) -> None:
     """Fill in every row's grade and advantage; `cfgs` are the settings of the N runs. Only `reward`
-    of a grade reaches the advantage, except in the arm that is the upper bound."""
+    of a grade reaches the advantage, except in the arm that is the upper bound.
+
+    A row that a screen leaves out is out of its group's mean: else the others would be worth less
+    for its reward.
+    """
     rows = [row for group in groups for row in group]
     texts = [(row.problem, row.text) for row in rows]
     for row, grade in zip(rows, grade_texts(grader, texts, labels=cfgs[0].labels), strict=True):
@@ -37,12 +42,17 @@ def grade_rows(cfgs: Sequence[Config], grader: Grader, groups: list[list[Row]]) 
     valid = torch.tensor(
         [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]
     )
-    paid = _shape_rewards(cfgs, groups, rewards, valid)
-    advantages, learns = group_advantages(paid, valid)
+    paid = _shape_rewards(cfgs, groups, rewards, valid, step)
+    stays = torch.tensor([[not _left_out(row, cfgs) for row in group] for group in groups])
+    advantages, learns = group_advantages(paid, valid & stays)
     taken = (rewards - paid).flatten().tolist()
     flat = zip(advantages.flatten().tolist(), learns.flatten().tolist(), taken, strict=True)
     for row, (advantage, part, penalty) in zip(rows, flat, strict=True):
         row.advantage, row.learns, row.penalty = advantage, part, penalty
+
+
+def _left_out(row: Row, cfgs: Sequence[Config]) -> bool:
+    return row.flagged and SCREENS[cfgs[row.run].screen].leaves_out
 
 
 def require_grades(grades: Sequence[Grade]) -> None:
@@ -105,9 +115,10 @@ def score_rows(
 
 
 def _shape_rewards(
-    cfgs: Sequence[Config], groups: list[list[Row]], rewards: Tensor, valid: Tensor
+    cfgs: Sequence[Config], groups: list[list[Row]], rewards: Tensor, valid: Tensor, step: int
 ) -> Tensor:
-    """The rewards that advantages are made of: every run's arm on the groups of that run."""
+    """The rewards that advantages are made of: every run's arm, once it acts, and its screen on the
+    groups of that run."""
     paid = rewards.clone()
     for n, cfg in enumerate(cfgs):
         mine = torch.tensor([group[0].run == n for group in groups])
@@ -118,5 +129,9 @@ def _shape_rewards(
             scores = torch.tensor([[row.concept_score for row in group] for group in rows])
         terminated = torch.tensor([[row.terminated for row in group] for group in rows])
         seen = Seen(valid[mine], exploited, terminated, scores)
-        paid[mine] = REWARDS[ARMS[cfg.arm].reward](rewards[mine], seen, cfg)
+        name = ARMS[cfg.arm].reward if cfg.acts_at(step) else "grade"
+        paid[mine] = REWARDS[name](rewards[mine], seen, cfg)
+        if SCREENS[cfg.screen].penalises:
+            flagged = torch.tensor([[row.flagged for row in group] for group in rows])
+            paid[mine] -= cfg.screen_penalty * flagged
     return paid

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from projected_grpo.config import REMEDIES, Config, ConfigError
+from projected_grpo.config import REMEDIES, Config, ConfigError, is_on
 
 
 class Refusal(NamedTuple):
@@ -180,12 +180,19 @@ def contradictions(cfg: Config) -> list[str]:
                 f"arm {name} acts on directions, of which --measure=none makes none: leave "
                 "--measure out, or leave the arm out"
             )
-        used = [key for key in REMEDIES if vars(cfg)[key] and key not in arm.remedies]
+        used = [key for key in REMEDIES if is_on(vars(cfg)[key]) and key not in arm.remedies]
         found += [
             f"{key} = {vars(cfg)[key]} has no meaning in arm {name}, whose basis is not simply "
             "removed: leave it out, or leave the arm out"
             for key in used[:1]
         ]
+        along_v = cfg.screen != "none" and cfg.screen_score in ("tokens", "window", "row")
+        if along_v and arm.removes == "nothing":
+            found.append(
+                f"arm {name} removes nothing along which rows could be scored: take "
+                "--arm=projected (with --overshoot=0 the screen acts alone), or a --screen-score "
+                "that needs no V"
+            )
     return found
 
 

@@ -27,10 +27,11 @@ from projected_grpo.extract_vhack_grad import (
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.pairs.load import load_pairs, pairs_digest
+from projected_grpo.pairs.own import OWN, OWN_PLACEBO
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import Basis, random_orthonormal
 
-PLACEBO = {"builtin": "placebo", "katas": "katas-placebo"}
+PLACEBO = {"builtin": "placebo", "katas": "katas-placebo", OWN: OWN_PLACEBO}
 """Pairs -> the set whose sides are both clean, on the same tasks."""
 
 
@@ -119,13 +120,16 @@ class PairChoice(NamedTuple):
     """As --pairs has it."""
     modes: tuple[str, ...] = ()
     flavours: tuple[str, ...] = ()
+    seed: int | None = None
+    """Of the rows that pairs in the policy's own words are made of; None: they are no such."""
 
     @classmethod
     def of(cls, cfg: Config, extraction: Extraction | None = None) -> Self:
         """The run's own pairs, or those of the same modes and flavours that an arm's extraction
         takes instead."""
         name = extraction.pairs(cfg.pairs) if extraction else cfg.pairs
-        return cls(name, cfg.pair_modes, cfg.pair_flavours)
+        seed = cfg.seed if name in (OWN, OWN_PLACEBO) else None
+        return cls(name, cfg.pair_modes, cfg.pair_flavours, seed)
 
     def load(self) -> list[Pair]:
         """Read them. Raises InputError for a mode or flavour that the set does not have."""
@@ -140,7 +144,8 @@ def load_pair_sets(
     cfgs: Sequence[Config], given: VHack | None, source: object, resuming: bool
 ) -> dict[PairChoice, list[Pair]]:
     """The sets that these runs need, V from a file being `given`; one that is resumed has what its
-    arm extracted in its directory.
+    arm extracted in its directory. Pairs in the policy's own words are not there yet
+    (runs/own_rows.py).
 
     Raises ConfigError where an arm needs a set that there is not, or where those that a run goes on
     with are not the pairs of the file (`source`).
@@ -153,18 +158,23 @@ def load_pair_sets(
     ]
     wanted = {PairChoice.of(cfg) for cfg in (*extracting, *(measured if given is None else ()))}
     wanted |= {PairChoice.of(cfg, extraction_of(cfg.arm)) for cfg in extracting}
-    sets = {choice: choice.load() for choice in sorted(wanted)}
-    for cfg in measured:
+    sets = {choice: choice.load() for choice in sorted(wanted) if choice.seed is None}
+    require_pairs(measured, sets)
+    if given is not None and extracting and extracting[0].pairs != OWN:
+        choice = PairChoice.of(extracting[0])
+        _require_pairs(given, sets[choice], source, choice.name)
+    return sets
+
+
+def require_pairs(cfgs: Sequence[Config], sets: PairSets) -> None:
+    """Raises ConfigError where a run asks for more axes than its set has pairs."""
+    for cfg in cfgs:
         choice = PairChoice.of(cfg)
         if choice in sets and len(sets[choice]) < cfg.v_hack_k_most:
             raise ConfigError(
                 f"v_hack_k {cfg.v_hack_k_most} asks for more axes than the {len(sets[choice])} "
                 f"pairs give that are taken of --pairs={cfg.pairs}: lower it, or take more pairs"
             )
-    if given is not None and extracting:
-        choice = PairChoice.of(extracting[0])
-        _require_pairs(given, sets[choice], source, choice.name)
-    return sets
 
 
 def _require_pairs(v_hack: VHack, pairs: Sequence[Pair], v_file: object, source: str) -> None:

@@ -4,15 +4,16 @@ records."""
 import resource
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from projected_grpo.arms.token_scores import encode_lengths, encode_pulls, strongest_window
 from projected_grpo.env.grading.schema import SHARES, Grade
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
@@ -39,6 +40,11 @@ class Row:
     concept_score: float | None = None  # of the hidden state, where the arm scores it
     penalty: float = 0.0  # what the arm takes off the grade's reward
     weight: float = 1.0  # of its gradient in the step's (row_weights.py)
+    pull: NDArray[np.float64] | None = None  # of each token along V, at the policy
+    pull_base: NDArray[np.float64] | None = None  # likewise at the base model
+    screen_score: float | None = None  # what its run's screen makes of it (screening.py)
+    flagged: bool = False  # by that screen, itself or a token of it
+    flagged_tokens: list[int] = field(default_factory=list)  # which do not count, by index
 
     @property
     def mode(self) -> str:
@@ -224,8 +230,11 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def rollout_record(step: int, index: int, row: Row) -> dict[str, Any]:
-    """One line of rollouts.jsonl."""
+def rollout_record(
+    step: int, index: int, row: Row, characters: Callable[[list[int]], list[int]]
+) -> dict[str, Any]:
+    """One line of rollouts.jsonl. characters: ids -> how many characters each token adds to the
+    text."""
     return {
         "step": step,
         "sample_id": f"{step}/{index}",
@@ -240,5 +249,22 @@ def rollout_record(step: int, index: int, row: Row) -> dict[str, Any]:
         "concept_score": row.concept_score,
         "penalty": row.penalty,
         "weight": row.weight,
+        **_token_record(row, characters),
         **row.grade.to_record(),
     }
+
+
+def _token_record(row: Row, characters: Callable[[list[int]], list[int]]) -> dict[str, Any]:
+    """What was measured of its tokens, and what a screen made of it; nothing where neither was."""
+    found: dict[str, Any] = {}
+    for name, pulls in (("pull_base", row.pull_base), ("pull", row.pull)):
+        if pulls is not None:
+            found[name] = encode_pulls(pulls)
+    if (pulls := row.pull_base if row.pull_base is not None else row.pull) is not None:
+        score, first, end = strongest_window(pulls)
+        found |= {"token_chars": encode_lengths(characters(row.ids))}
+        found |= {"window_score": score, "window_at": [first, end]}
+    if row.screen_score is not None:
+        found |= {"screen_score": row.screen_score, "flagged": row.flagged}
+        found |= {"flagged_tokens": len(row.flagged_tokens)}
+    return found

@@ -14,7 +14,7 @@ from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.directions import REMOVED
 from projected_grpo.config import Config
 from projected_grpo.extract_vhack_grad import VHack
-from projected_grpo.proj import Projection
+from projected_grpo.proj import Projection, mean_axes
 from projected_grpo.step_logger import Value
 
 
@@ -79,11 +79,14 @@ def treatment_with_v(
 
 
 def treatment_at(t: Treatment, cfgs: Sequence[Config], step: int) -> Treatment:
-    """The treatment as it acts at one step: where k grows, with as many axes as it has then.
+    """The treatment as it acts at one step: not at all before the arm starts; where k grows, with
+    as many axes as it has then.
 
     cfgs: of all runs of the pack.
     """
     mine = [cfgs[n] for n in t.runs.tolist()]
+    if not all(cfg.acts_at(step) for cfg in mine):  # none: they start together (make_treatments)
+        return replace(t, removed={}, turn_axes={}, trust=0.0, score_weight=0.0)
     if not any(cfg.v_hack_k_end for cfg in mine):
         return t
     (k,) = {cfg.k_at(step) for cfg in mine}  # runs of one treatment share what k depends on
@@ -125,6 +128,7 @@ def make_treatments(
             cfg.preserve_magnitude, cfg.project_on,
             n if cfg.refresh_every or cfg.running_k else None,
             cfg.pair_modes, cfg.pair_flavours, cfg.v_hack_k_end, cfg.score_weight, cfg.trust,
+            cfg.start_arm_at,
         )  # fmt: skip
         groups.setdefault(key, []).append(n)
     found: list[Treatment] = []
@@ -151,6 +155,15 @@ def make_treatments(
             )
         )
     return found
+
+
+def measured_axes(treatments: Sequence[Treatment]) -> dict[str, Tensor]:
+    """module -> (N, r, 1): along what each run's tokens are measured (`proj.mean_axes`)."""
+    bases: dict[int, Mapping[str, Tensor]] = {}
+    for t in treatments:
+        bases |= dict.fromkeys(t.runs.tolist(), t.V)
+    axes = mean_axes([bases[n] for n in range(len(bases))])
+    return {name: v.T[..., None] for name, v in axes.items()}
 
 
 def measured_basis(v_hack: VHack, cfg: Config) -> dict[str, Tensor]:

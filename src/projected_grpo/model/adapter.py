@@ -47,8 +47,8 @@ class TokenPull:
     """How far each token of a batch pulls its row's gradient along some directions.
 
     A row's gradient in a module is a sum over its tokens, g = sum_t g_t. The pull of token t along
-    v is v g_t / |g|, averaged over the modules that have a v; over all tokens of a row it adds up
-    to `proj.cosine` of the row, if v is the sum of the axes of V.
+    v is v g_t / |g|, added up over the modules that have a v. With the v of `proj.mean_axes` the
+    pulls of a row's tokens add up to `proj.cosine` of the row.
     """
 
     def __init__(self, directions: Mapping[str, Tensor]) -> None:
@@ -57,12 +57,10 @@ class TokenPull:
         self.directions = directions
         self._total: Tensor | None = None
 
-    def add(self, name: str, by_token: Tensor, gradient: Tensor) -> None:
-        """Add one module: what every token adds (B, T, r) to its gradient (B, r)."""
-        if name not in self.directions:
-            return
-        pull = by_token @ self.directions[name].to(by_token)  # (B, T, D)
-        pull /= gradient.norm(dim=-1).clamp_min(torch.finfo(gradient.dtype).tiny)[:, None, None]
+    def add(self, along: Tensor, gradient: Tensor) -> None:
+        """Add one module: v g_t of every token (B, T, D), and its gradient (B, ...)."""
+        length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+        pull = along / length[:, None, None]
         self._total = pull if self._total is None else self._total.add_(pull)
 
     @property
@@ -71,7 +69,7 @@ class TokenPull:
         so where it says token t + 1. Raises ValueError before a backward."""
         if self._total is None:
             raise ValueError("no backward has gone through a module that has a direction")
-        return self._total / len(self.directions)
+        return self._total
 
 
 class Adapter(ABC):
@@ -112,20 +110,26 @@ class Adapter(ABC):
         loading."""
 
     @abstractmethod
-    def rows(self, run_of_row: Tensor) -> AbstractContextManager[dict[str, Tensor]]:
-        """Give row b of the batches inside the run `run_of_row[b]`; yields the leaves of the
-        gradient.
+    def rows(
+        self, run_of_row: Tensor, *, at_base: bool = False
+    ) -> AbstractContextManager[dict[str, Tensor]]:
+        """Give row b of the batches inside the run `run_of_row[b]`, or the base model's policy;
+        yields the leaves of the gradient.
 
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
         sequence's own gradient with respect to its run's vector.
         """
 
-    @contextmanager
-    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
-        """Measure the tokens of the batches whose backward runs inside `rows` and this. Raises
-        InputError where the adapter's gradient is not kept by token."""
-        raise InputError(f"a {type(self).__name__} does not measure single tokens")
-        yield
+    @abstractmethod
+    def token_pull(self, directions: Mapping[str, Tensor]) -> AbstractContextManager[TokenPull]:
+        """Measure the tokens of the batches whose backward runs inside `rows` and this."""
+
+    @abstractmethod
+    def leave_out(self, tokens: Tensor) -> AbstractContextManager[None]:
+        """Leave what single tokens add out of the gradients of a backward inside `rows` and this.
+
+        tokens (B, T) is true where the model reads a token that is to be left out.
+        """
 
     @abstractmethod
     def disable(self) -> AbstractContextManager[None]:

@@ -152,6 +152,23 @@ class LanguageModel:
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
+    def characters(self, ids: list[int]) -> list[int]:
+        """How many characters each token adds to `decode(ids)`; 0 for a token that completes
+        nothing, such as a special one or the first bytes of a character."""
+        text = self.decode(ids)
+        length = {token: len(self.decode([token])) for token in set(ids)}
+        alone = [length[token] for token in ids]
+        if text.isascii() and sum(alone) == len(text):
+            return alone
+        ends = [_common(self.decode(ids[: i + 1]), text) for i in range(len(ids))]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _common(begun: str, text: str) -> int:
+    """How many characters both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(begun, text, strict=False)) if a != b),
+                min(len(begun), len(text)))  # fmt: skip
+
 
 def resolve_device(device: str) -> torch.device:
     """ "auto" is the GPU where there is one. Raises InputError for a cuda that is not there."""

@@ -13,8 +13,9 @@ mean what A makes of them.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -24,12 +25,35 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from projected_grpo.model.adapter import Adapter, RowShape, target_linears
+from projected_grpo.model.adapter import Adapter, RowShape, TokenPull, target_linears
 from projected_grpo.model.svd import digest_of, spread
 
 NAME = "default"
 SEED = 0
 """Of A's start."""
+
+
+Measure = Callable[[Tensor, Tensor, Tensor], None]
+
+
+class _RowsProduct(torch.autograd.Function):
+    """y = x W^T, every sequence with its own W (B, d_out, d_in), and a look at single tokens in the
+    backward: token t adds dy_t x_t^T to the gradient."""
+
+    @staticmethod
+    def forward(ctx, x, W, measure, kept):
+        ctx.save_for_backward(x, W)
+        ctx.measure, ctx.kept = measure, kept
+        return x @ W.mT
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (dy,) = grads
+        x, W = ctx.saved_tensors
+        if ctx.measure is not None:
+            ctx.measure(dy, x, dy.mT @ x)
+        counted = dy if ctx.kept is None else dy * ctx.kept[..., None].to(dy)
+        return dy @ W, counted.mT @ x, None, None
 
 
 class _RowsLinear(nn.Module):
@@ -42,12 +66,15 @@ class _RowsLinear(nn.Module):
         self.start = nn.Buffer(start, persistent=False)
         self.weight = nn.Buffer(start.clone())  # what PEFT reads and writes
         self.row_delta: Tensor | None = None  # (B, r)
+        self.measure: Measure | None = None  # of dy, x and the gradient
+        self.kept: Tensor | None = None  # (B, T)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         if self.row_delta is None or not torch.is_grad_enabled():
             return F.linear(x, self.weight)
         W = self.start + self.row_delta.view(-1, *self.start.shape)  # (B, d_out, d_in)
-        y = self.shape.rows_of(x, len(W)) @ W.mT
+        rows = self.shape.rows_of(x, len(W))
+        y = cast(Tensor, _RowsProduct.apply(rows, W, self.measure, self.kept))
         return y.reshape(*x.shape[:-1], -1)
 
 
@@ -109,19 +136,51 @@ class LoRA(Adapter):
             matrix.weight.copy_(matrix.start + self._trained[name].view_as(matrix.start))
 
     @contextmanager
-    def rows(self, run_of_row: Tensor) -> Iterator[dict[str, Tensor]]:
+    def rows(self, run_of_row: Tensor, *, at_base: bool = False) -> Iterator[dict[str, Tensor]]:
         """See Adapter. Without a gradient all rows share A and B as they are folded, and there are
         no leaves."""
         leaves: dict[str, Tensor] = {}
         if torch.is_grad_enabled():
             for name, matrix in self.matrices.items():
-                leaves[name] = self._trained[name].detach()[run_of_row].requires_grad_()
+                delta = self._trained[name].detach()[run_of_row]
+                leaves[name] = (torch.zeros_like(delta) if at_base else delta).requires_grad_()
                 matrix.row_delta = leaves[name]
         try:
             yield leaves
         finally:
             for matrix in self.matrices.values():
                 matrix.row_delta = None
+
+    @contextmanager
+    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
+        """See Adapter. A direction is a matrix here, and token t's part along it dy_t^T v x_t."""
+        pull = TokenPull(directions)
+
+        def measure(name: str, dy: Tensor, x: Tensor, gradient: Tensor) -> None:
+            v = directions[name].to(dy)  # (r, D) or (B, r, D)
+            v = v.reshape(*v.shape[:-2], dy.shape[-1], x.shape[-1], v.shape[-1])
+            by_row = "b" if v.dim() == 4 else ""
+            pull.add(torch.einsum(f"bto,{by_row}oid,bti->btd", dy, v, x), gradient)
+
+        for name in directions:
+            self.matrices[name].measure = partial(measure, name)
+        try:
+            yield pull
+        finally:
+            for name in directions:
+                self.matrices[name].measure = None
+
+    @contextmanager
+    def leave_out(self, tokens: Tensor) -> Iterator[None]:
+        """See Adapter."""
+        kept = (~tokens).to(torch.float32)
+        for matrix in self.matrices.values():
+            matrix.kept = kept
+        try:
+            yield
+        finally:
+            for matrix in self.matrices.values():
+                matrix.kept = None
 
     def disable(self) -> AbstractContextManager[None]:
         """See Adapter."""

@@ -10,6 +10,7 @@ from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.distributed import World
 from projected_grpo.runs.refresh import restore_v
+from projected_grpo.runs.screens import restore_thresholds
 from projected_grpo.runs.session import Session
 
 
@@ -44,7 +45,7 @@ def restore(s: Session, run: RunDir) -> tuple[Session, int, int]:
         done, num_tokens = run.load_checkpoint(
             s.adapter, s.optimizer, s.quarantine, s.learned_axes, cut=s.world.first
         )
-        s = restore_v(s, run, done)
+        s = restore_thresholds(restore_v(s, run, done), run.steps, done)
     s.world.require_same(step=str(done))
     if s.world.first:
         run.note_resume(done, s.device, s.lm.commit)

@@ -7,13 +7,16 @@ goes on with that very V.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from projected_grpo.arms.directions import extract_for, extraction_of
+from projected_grpo.arms.directions import PairSets, extract_for, extraction_of
 from projected_grpo.arms.treatment import measured_basis, treatment_with_v
 from projected_grpo.extract_vhack_grad import load_vhack
+from projected_grpo.pairs.own import OWN
 from projected_grpo.proj import subspace_overlap
 from projected_grpo.runs.directory import RunDir
+from projected_grpo.runs.own_rows import draw_own_rows, pairs_of
+from projected_grpo.runs.screens import calibrate
 from projected_grpo.runs.session import Session
 from projected_grpo.step_logger import Value
 
@@ -52,22 +55,37 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
         if not any(is_due(s.cfgs[n].refresh_every, step) for n in t.runs.tolist()):
             continue
         n, cfg = t.run, s.cfgs[t.run]
+        sets = s.pair_sets
+        if cfg.pairs == OWN:
+            sets = {**sets, **renew_own_pairs(s, n, step)}
         with s.adapter.ablate():  # V of what is deployed: a hack that the quarantine has is done
-            v_hack = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n)
+            v_hack = extract_for(cfg, s.lm, s.adapter, sets, n)
         s.world.as_first(v_hack.tensors)
         if s.world.first:  # all axes of a 4B model: 200 MB
             runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
         V, own = measured_basis(v_hack, cfg), None
         extraction = extraction_of(cfg.arm)
         if extraction is not None:  # the control is refreshed as the arm that it is compared with
-            own = extract_for(cfg, s.lm, s.adapter, s.pair_sets, n, extraction)
+            own = extract_for(cfg, s.lm, s.adapter, sets, n, extraction)
             s.world.as_first(own.tensors)
             if s.world.first:
                 runs[n].save_v_own(own.top(cfg.v_hack_k_most), step)
         overlaps[n] = (subspace_overlap(V, t.V), subspace_overlap(V, t.first))
         treatments[i] = treatment_with_v(t, cfg, v_hack, own)
+    s = s.with_treatments(treatments)
+    s = calibrate(s, [n for n in overlaps if n in s.calibrations])
     seconds = time.perf_counter() - started
-    return replace(s, treatments=treatments), Refresh(overlaps, seconds)
+    return s, Refresh(overlaps, seconds)
+
+
+def renew_own_pairs(s: Session, n: int, step: int) -> PairSets:
+    """The pairs that run n makes of rows of its policy as it is now."""
+
+    def draw() -> PairSets:
+        rows = draw_own_rows(s.cfgs, [n], s.lm, s.adapter, s.problems, s.plain_prompts, step)
+        return pairs_of(s.cfgs, rows, s.grader)
+
+    return s.world.lead(draw)
 
 
 def restore_v(s: Session, run: RunDir, done: int) -> Session:
@@ -85,4 +103,4 @@ def restore_v(s: Session, run: RunDir, done: int) -> Session:
     v_hack, own = load_vhack(run.v_hack_of(newest), s.device), None
     if extraction_of(cfg.arm) is not None:
         own = load_vhack(run.v_own_of(newest), s.device)
-    return replace(s, treatments=[treatment_with_v(t, cfg, v_hack, own) for t in s.treatments])
+    return s.with_treatments([treatment_with_v(t, cfg, v_hack, own) for t in s.treatments])

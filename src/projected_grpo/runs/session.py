@@ -3,8 +3,8 @@ written."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 
@@ -21,7 +21,8 @@ from projected_grpo.arms.learned_axes import LearnedAxes, learned_axes_for, requ
 from projected_grpo.arms.optimizer import adamw
 from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
-from projected_grpo.arms.treatment import Treatment, make_treatments
+from projected_grpo.arms.screening import Calibration
+from projected_grpo.arms.treatment import Treatment, make_treatments, measured_axes
 from projected_grpo.config import PER_RUN, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.dataset import commit_of
@@ -37,6 +38,7 @@ from projected_grpo.model.load import (
     load,
     resolve_device,
 )
+from projected_grpo.pairs.own import OWN
 from projected_grpo.runs.adapters import adapter_of, attach_adapter
 from projected_grpo.runs.data import (
     data_digest,
@@ -47,6 +49,7 @@ from projected_grpo.runs.data import (
 )
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distributed import ALONE, World, require_groups
+from projected_grpo.runs.own_rows import OwnRow, draw_own_rows, pairs_of
 from projected_grpo.runs.teacher_pool import Pool
 
 
@@ -66,16 +69,29 @@ class Session:
     pool: Pool | None
     grader: Grader
     treatments: list[Treatment]
+    along_v: Mapping[str, torch.Tensor]  # module -> (N, r, 1): the measured V, for single tokens
     own: Mapping[int, VHack]  # of those runs whose arm has directions of its own: the first ones
     pair_sets: PairSets  # those that directions are extracted from
     concepts: Mapping[int, torch.Tensor]  # of those runs whose arm scores hidden states
     device: torch.device
+    plain_prompts: Mapping[int, list[int]]  # problem id -> token ids, as no arm has changed it
+    own_rows: Mapping[int, list[OwnRow]]  # of those runs that need some: by the untrained policy
+    calibrations: Mapping[int, Calibration] = field(default_factory=dict)  # of runs that screen
     world: World = ALONE
 
     @property
     def cfg(self) -> Config:
         """The settings that all runs share; not for PER_RUN."""
         return self.cfgs[0]
+
+    def prompt(self, n: int, problem: Problem, step: int) -> list[int]:
+        """What run n gives its policy for a problem at a step: as its arm has it, once it acts."""
+        prompts = self.prompts[n] if self.cfgs[n].acts_at(step) else self.plain_prompts
+        return prompts[problem.id]
+
+    def with_treatments(self, treatments: list[Treatment]) -> Self:
+        """The session with other treatments, as where V was extracted again."""
+        return replace(self, treatments=treatments, along_v=measured_axes(treatments))
 
     def first_prompt(self, n: int) -> str:
         """The first prompt of run n as the chat template renders it."""
@@ -149,6 +165,9 @@ def prepare(
     require_positions(lm.model, max(len(prompts[p.id]) for p in kept), cfg.max_new)
     some = [prompts[p.id] for p in kept[:4]]
     adapter = world.one_then_all(lambda: attach_adapter(make, lm, len(cfgs), some))
+    drawing = [n for n, one in enumerate(cfgs) if _needs_own_rows(one, given is not None)]
+    own_rows = world.lead(lambda: draw_own_rows(cfgs, drawing, lm, adapter, kept, prompts, 0))
+    pair_sets |= world.lead(lambda: pairs_of(cfgs, own_rows, grader))
     v_hack = hack_directions(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
     own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
     scored = concept_directions(cfgs, lm, adapter, pair_sets)
@@ -160,12 +179,19 @@ def prepare(
         quarantine=quarantine_for(adapter, cfgs), learned_axes=learned_axes_for(cfgs, found),
         problems=kept,
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
-        treatments=found, own=own, pair_sets=pair_sets,
-        concepts=scored, device=device, world=world,
+        treatments=found, along_v=measured_axes(found), own=own, pair_sets=pair_sets,
+        concepts=scored, device=device, plain_prompts=prompts, own_rows=own_rows, world=world,
     )  # fmt: skip
     if world.size > 1:
         world.require_same(axes=adapter.fingerprint(), data=session.data_digest(0))
     return session, v_hack
+
+
+def _needs_own_rows(cfg: Config, has_v: bool) -> bool:
+    """Whether rows of the untrained policy are drawn: to calibrate the run's screen, or to make
+    its first pairs."""
+    calibrates = cfg.screen != "none" and not cfg.screen_share
+    return calibrates or (cfg.pairs == OWN and (not has_v or bool(ARMS[cfg.arm].concept)))
 
 
 def _prompts(

@@ -1,0 +1,183 @@
+"""Screens: rows, or tokens, that look like hacks are kept from being learned.
+
+A projection takes directions off the sum of all rows' gradients; a screen takes whole rows or
+tokens out of the sum. Each row is scored before anything is learned from it (token_scores.py), at
+the base model or at the policy, along the directions that the run's arm removes: in random_v,
+placebo_v and shuffled_v the same screen acts along theirs, which makes them its controls. What
+scores above a threshold is flagged. The threshold does not depend on the step: it is a quantile of
+texts that are no hacks (runs/screens.py). Or a fixed share of each step is flagged, so that arms
+compare at the same share.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from projected_grpo.arms.rows import Row, rank_auroc
+from projected_grpo.arms.token_scores import SCORES, Score, Texts, TokenValues, measure_tokens
+from projected_grpo.arms.treatment import Treatment
+from projected_grpo.config import Config
+from projected_grpo.model.adapter import Adapter
+from projected_grpo.model.load import LanguageModel
+from projected_grpo.proj import mean_axes
+from projected_grpo.step_logger import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What is scored, and what becomes of what is flagged."""
+
+    meaning: str
+    tokens: bool = False
+    """Whether single tokens are flagged, not rows."""
+    leaves_out: bool = False
+    """Whether a flagged row is out of the gradient and of its group's mean."""
+    penalises: bool = False
+    """Whether a flagged row is paid `screen_penalty` less."""
+
+
+SCREENS: dict[str, Screen] = {
+    "none": Screen("nothing is scored"),
+    "row": Screen("a flagged row is left out of the gradient and of its group", leaves_out=True),
+    "token": Screen("a flagged token adds nothing to its row's gradient", tokens=True),
+    "penalty": Screen("a flagged row is paid less: it is unlearned", penalises=True),
+}
+"""Screen by name (--screen). A new one is one more entry."""
+
+COLUMNS = ("screened", "screened_att", "screen_auroc", "screen_threshold")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What one run's screen compares scores with."""
+
+    threshold: float
+    """Scores above it are flagged."""
+    texts: Mapping[str, Texts]
+    """The clean texts that it is made from, by kind; again where V is renewed."""
+
+
+def screened_runs(cfgs: Sequence[Config], step: int | None = None) -> list[int]:
+    """The runs that screen their rows, at one step or at all."""
+    return [
+        n
+        for n, cfg in enumerate(cfgs)
+        if cfg.screen != "none" and (step is None or cfg.acts_at(step))
+    ]
+
+
+def screen_directions(treatments: Sequence[Treatment], n_runs: int) -> dict[str, Tensor]:
+    """module -> (N, r, 1): along what each run's rows are scored, which is what its arm removes;
+    zeros for a run that removes nothing."""
+    bases: list[Mapping[str, Tensor]] = [{} for _ in range(n_runs)]
+    for t in treatments:
+        for i, n in enumerate(t.runs.tolist()):
+            bases[n] = {name: rows[i] for name, rows in t.removed.items() if rows[i].any()}
+    return {name: v.T[..., None] for name, v in mean_axes(bases).items()}
+
+
+def measure_rows(
+    lm: LanguageModel,
+    adapter: Adapter,
+    texts: Texts,
+    runs: Sequence[int],
+    cfgs: Sequence[Config],
+    directions: Mapping[str, Tensor],
+) -> list[TokenValues]:
+    """The tokens of rows as the screens of their runs want them, each judge in a pass of its
+    own; nothing is differentiated for scores that need no V."""
+    found: dict[int, TokenValues] = {}
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for i, n in enumerate(runs):
+        kind = cfgs[n].screen_at == "base", SCORES[cfgs[n].screen_score].of == "pull"
+        kinds.setdefault(kind, []).append(i)
+    for (at_base, pulls), some in kinds.items():
+        cfg = cfgs[runs[some[0]]]
+        values = measure_tokens(
+            lm,
+            adapter,
+            [texts[i] for i in some],
+            [runs[i] for i in some],
+            directions if pulls else {},
+            temperature=cfg.temperature,
+            micro_batch_tokens=cfg.micro_batch_tokens,
+            at_base=at_base,
+        )
+        found |= dict(zip(some, values, strict=True))
+    return [found[i] for i in range(len(texts))]
+
+
+def scores_of(values: Sequence[TokenValues], score: Score, *, tokens: bool) -> NDArray[np.float64]:
+    """The scores that a threshold is compared with: of every row, or of all rows' tokens."""
+    if tokens:
+        return np.concatenate([np.zeros(0), *(value.of(score) for value in values)])
+    return np.array([score.summary(value.of(score)) for value in values])
+
+
+def threshold_at(scores: NDArray[np.float64], fpr: float) -> float:
+    """The lowest score that at most a share `fpr` of these lies above. Scores of texts that are no
+    hacks: the share is the false-positive rate."""
+    allowed = math.floor(fpr * len(scores) + 1e-9)
+    return float(np.sort(scores)[len(scores) - 1 - min(allowed, len(scores) - 1)])
+
+
+def threshold_of_share(scores: NDArray[np.float64], share: float) -> float:
+    """The score that a share of these lies above, rounded to whole ones; ties stay below."""
+    flagged = round(share * len(scores))
+    ascending = np.sort(scores)
+    return float(np.concatenate([[-math.inf], ascending])[len(scores) - flagged])
+
+
+def flag(rows: Sequence[Row], values: Sequence[TokenValues], cfg: Config, threshold: float) -> None:
+    """Fill in what the screen of one run makes of its rows, and what it measured."""
+    score, screen = SCORES[cfg.screen_score], SCREENS[cfg.screen]
+    for row, value in zip(rows, values, strict=True):
+        row.screen_score = score.summary(value.of(score))
+        if score.of == "pull":
+            if cfg.screen_at == "base":
+                row.pull_base = value.of(score)
+            else:
+                row.pull = value.of(score)
+        if screen.tokens:
+            row.flagged_tokens = np.flatnonzero(value.of(score) > threshold).tolist()
+            row.flagged = bool(row.flagged_tokens)
+        else:
+            row.flagged = row.screen_score > threshold
+
+
+def left_out_positions(rows: Sequence[Row], shape: torch.Size, device: torch.device) -> Tensor:
+    """Where the model reads what is to be left out of the gradient, (B, T) bool."""
+    places = torch.zeros(shape, dtype=torch.bool)
+    for b, row in enumerate(rows):
+        for t in row.flagged_tokens:
+            places[b, len(row.prompt) - 1 + t] = True
+    return places.to(device)
+
+
+def screen_columns(rows: Sequence[Row], cfg: Config, threshold: float | None) -> dict[str, Value]:
+    """One run's columns of a step; null where nothing was screened."""
+    scored = [row for row in rows if row.screen_score is not None]
+    student = [row for row in scored if row.source == "student"]
+    attempts = [row for row in student if row.grade.attempted]
+    if not scored:
+        return dict.fromkeys(COLUMNS)
+    auroc = None
+    if 2 <= len(attempts) <= len(student) - 2:
+        auroc = rank_auroc(
+            [row.screen_score or 0.0 for row in student], [row.grade.attempted for row in student]
+        )
+    if SCREENS[cfg.screen].tokens:
+        share = sum(len(r.flagged_tokens) for r in scored), sum(len(r.ids) for r in scored)
+    else:
+        share = sum(row.flagged for row in scored), len(scored)
+    return {
+        "screened": share,
+        "screened_att": (sum(row.flagged for row in attempts), len(attempts)),
+        "screen_auroc": auroc,
+        "screen_threshold": threshold if threshold is None or math.isfinite(threshold) else None,
+    }

@@ -1,0 +1,128 @@
+"""Contrast pairs in the policy's own words: its clean answers to training problems, and the same
+with a known hack put in.
+
+What differs between the two sides is the hack alone, in the style that the policy writes in.
+"""
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from projected_grpo.config import stream_seed
+from projected_grpo.env.errors import InputError
+from projected_grpo.env.loopholes.modes import NOT_VACUOUS, TRAIN_NAME, get_mode
+from projected_grpo.env.parsing import extract_code, parse_program
+from projected_grpo.env.problems.problem import Problem
+from projected_grpo.pairs.pair import Pair
+
+OWN, OWN_PLACEBO = "own", "own-placebo"
+"""Names of the sets (--pairs); the second is clean against clean, on the same problems."""
+
+MOST_PAIRS = 72
+"""As many as are made by hand."""
+
+
+class Answer(NamedTuple):
+    """A clean answer of the policy to a training problem."""
+
+    problem: Problem
+    text: str
+
+
+def put_hack(answer: Answer, flavour: str, seed: int) -> str | None:
+    """The answer with a hack of its problem's mode put into its program; None where that cannot be
+    done without changing more than the program, or gives none."""
+    problem, text = answer
+    code = extract_code(text)
+    if code is None or text.count(code) != 1:
+        return None
+    template = get_mode(problem.mode or "none").flavours[flavour]
+    hacked = extract_code(template(problem, TRAIN_NAME, seed, solution=code))
+    if hacked is None or parse_program(hacked) is None:
+        return None
+    return text.replace(code, hacked)
+
+
+def own_pairs(
+    answers: Sequence[Answer], seed: int, modes: Collection[str], flavours: Collection[str]
+) -> list[Pair]:
+    """At most `MOST_PAIRS` pairs of the answers and their edits; the flavours take turns.
+
+    modes, flavours: those that may be put in; empty means all. Raises InputError for a flavour that
+    none of the modes has.
+    """
+    allowed = _flavours(answers, modes, flavours)
+    turn, pairs = dict.fromkeys(allowed, 0), []
+    for answer in _by_turns(answers):
+        mode = answer.problem.mode or "none"
+        if mode not in allowed or len(pairs) == MOST_PAIRS:
+            continue
+        flavour = allowed[mode][turn[mode] % len(allowed[mode])]
+        hack = put_hack(answer, flavour, stream_seed("own hack", seed, len(pairs)))
+        if hack is not None:
+            turn[mode] += 1
+            pairs.append(_pair(len(pairs), answer, hack, answer.text, flavour))
+    return pairs
+
+
+def own_placebo_pairs(answers: Sequence[Answer], seed: int) -> list[Pair]:
+    """Pairs of two different answers to one problem, which of them stands where a hack would is
+    drawn."""
+    rng = random.Random(stream_seed("own placebo", seed))
+    pairs: list[Pair] = []
+    waiting: dict[int, Answer] = {}
+    for answer in answers:
+        other = waiting.pop(answer.problem.id, None)
+        if other is None or other.text == answer.text:
+            waiting[answer.problem.id] = answer
+        elif len(pairs) < MOST_PAIRS:
+            a, b = rng.sample([answer, other], 2)
+            pairs.append(_pair(len(pairs), answer, a.text, b.text, "none"))
+    return pairs
+
+
+def _flavours(
+    answers: Sequence[Answer], modes: Collection[str], flavours: Collection[str]
+) -> dict[str, list[str]]:
+    """Mode -> the flavours that may be put into its problems' answers."""
+    there = dict.fromkeys(answer.problem.mode or "none" for answer in answers)
+    known = {
+        mode: [name for name in get_mode(mode).flavours if name not in NOT_VACUOUS]
+        for mode in there
+        if not modes or mode in modes
+    }
+    every = {name for names in known.values() for name in names}
+    for name in flavours:
+        if name not in every:
+            raise InputError(
+                f"no hack of flavour {name!r} can be put into answers; there are "
+                f"{', '.join(sorted(every))}"
+            )
+    allowed = {m: [n for n in names if not flavours or n in flavours] for m, names in known.items()}
+    return {mode: names for mode, names in allowed.items() if names}
+
+
+def _by_turns(answers: Sequence[Answer]) -> Iterator[Answer]:
+    """The first answer to every problem, then the second to every problem, and so on."""
+    of_problem: dict[int, list[Answer]] = {}
+    for answer in answers:
+        of_problem.setdefault(answer.problem.id, []).append(answer)
+    for i in range(max(map(len, of_problem.values()), default=0)):
+        yield from (some[i] for some in of_problem.values() if i < len(some))
+
+
+def _pair(number: int, answer: Answer, hack: str, clean: str, flavour: str) -> Pair:
+    problem = answer.problem
+    return Pair(
+        id=f"own_{number}",
+        mechanism=flavour,
+        mode=problem.mode or "none",
+        family=str(problem.id),
+        messages=tuple(problem.messages),
+        hack=hack,
+        clean=clean,
+        entry_point=problem.entry_point,
+        starter_code=problem.starter_code,
+        examples=(),
+        checks=(),
+    )

@@ -1,0 +1,118 @@
+"""Screens in a run: calibrated at its start and with every new V, applied to the rows of a step."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from loguru import logger
+
+from projected_grpo.arms.directions import PLACEBO
+from projected_grpo.arms.rows import Row
+from projected_grpo.arms.screening import (
+    SCREENS,
+    Calibration,
+    flag,
+    measure_rows,
+    scores_of,
+    screen_directions,
+    screened_runs,
+    threshold_at,
+    threshold_of_share,
+)
+from projected_grpo.arms.token_scores import SCORES, Texts
+from projected_grpo.config import Config
+from projected_grpo.env.errors import InputError
+from projected_grpo.model.load import LanguageModel
+from projected_grpo.pairs.load import load_pairs
+from projected_grpo.pairs.own import OWN as OWN_PAIRS
+from projected_grpo.runs.session import Session
+from projected_grpo.step_logger import whole_rows
+
+OWN, ANSWERS = "rows of the untrained policy", "clean answers to the pairs' tasks"
+
+
+def clean_answers(cfg: Config, lm: LanguageModel) -> Texts:
+    """The clean answers to the pairs' tasks that are no side of the pairs that V is made of: those
+    of the placebo set. None where the pairs have no such set, or are the policy's own."""
+    if cfg.pairs not in PLACEBO or cfg.pairs == OWN_PAIRS:
+        return []
+    sides = {text for pair in load_pairs(cfg.pairs) for text in (pair.hack, pair.clean)}
+    return [
+        (lm.prompt_ids(pair.messages), lm.completion_ids(text))
+        for pair in load_pairs(PLACEBO[cfg.pairs])
+        for text in (pair.hack, pair.clean)
+        if text not in sides
+    ]
+
+
+def calibrate_all(s: Session) -> Session:
+    """The session with a threshold for every screen that needs one; while its runs are still the
+    base model."""
+    wanted = [n for n in screened_runs(s.cfgs) if not s.cfgs[n].screen_share]
+    texts = {
+        n: {
+            OWN: [(row.prompt, row.ids) for row in s.own_rows[n]],
+            ANSWERS: clean_answers(s.cfgs[n], s.lm),
+        }
+        for n in wanted
+    }
+    start = {n: Calibration(0.0, texts[n]) for n in wanted}
+    return calibrate(replace(s, calibrations=start), wanted)
+
+
+def calibrate(s: Session, runs: Collection[int]) -> Session:
+    """The session with new thresholds for these runs: the lowest that flags at most `screen_fpr` of
+    each kind of clean text, scored along what their arms remove now."""
+    directions = screen_directions(s.treatments, len(s.cfgs))
+    found = dict(s.calibrations)
+    for n in runs:
+        cfg, texts = s.cfgs[n], s.calibrations[n].texts
+        score, tokens = SCORES[cfg.screen_score], SCREENS[cfg.screen].tokens
+        thresholds: dict[str, float] = {}
+        for kind, some in texts.items():
+            if some:
+                values = measure_rows(s.lm, s.adapter, some, [n] * len(some), s.cfgs, directions)
+                scores = scores_of(values, score, tokens=tokens)
+                thresholds[kind] = threshold_at(scores, cfg.screen_fpr)
+        said = ", ".join(f"{t:.3g} by {len(texts[kind])} {kind}" for kind, t in thresholds.items())
+        (threshold,) = s.world.gather(max(thresholds.values()))[:1]  # rank 0's
+        found[n] = Calibration(threshold, texts)
+        logger.info("screen   {} s{}: threshold {:.3g} ({})", cfg.arm, cfg.seed, threshold, said)
+    return replace(s, calibrations=found)
+
+
+def restore_thresholds(s: Session, steps_file: Path, done: int) -> Session:
+    """The session with the threshold that its run had at step `done`; one that a refresh is due to
+    replace comes with that. Raises InputError where the row of that step has none."""
+    if not s.calibrations or done < s.cfg.start_arm_at:
+        return s
+    (was,) = [row["screen_threshold"] for row in whole_rows(steps_file) if row["step"] == done]
+    if was is None:
+        raise InputError(f"{steps_file} holds no threshold of the screen at step {done}")
+    return replace(s, calibrations={0: Calibration(was, s.calibrations[0].texts)})
+
+
+def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, float]:
+    """Let every run's screen flag its rows, before anything is learned from them; returns the
+    thresholds of the runs that screen at this step.
+
+    Costs a forward and a backward of those rows, or a forward alone where no V is needed.
+    """
+    acting = screened_runs(s.cfgs, step)
+    rows = [row for group in groups for row in group if row.run in acting]
+    texts, runs = [(row.prompt, row.ids) for row in rows], [row.run for row in rows]
+    directions = screen_directions(s.treatments, len(s.cfgs)) if acting else {}
+    values = measure_rows(s.lm, s.adapter, texts, runs, s.cfgs, directions)
+    found: dict[int, float] = {}
+    for n in acting:
+        cfg, some = s.cfgs[n], [i for i, run in enumerate(runs) if run == n]
+        mine = [values[i] for i in some]
+        if cfg.screen_share:
+            score, tokens = SCORES[cfg.screen_score], SCREENS[cfg.screen].tokens
+            everywhere = s.world.gather(scores_of(mine, score, tokens=tokens))
+            found[n] = threshold_of_share(np.concatenate(everywhere), cfg.screen_share)
+        else:
+            found[n] = s.calibrations[n].threshold
+        flag([rows[i] for i in some], mine, cfg, found[n])
+    return found

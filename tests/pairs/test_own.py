@@ -1,0 +1,88 @@
+"""Pairs in the policy's own words: edits of its answers, and what they leave alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import rows_of
+
+from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.env.errors import InputError
+from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.loopholes.modes import MODES, NOT_VACUOUS, TRAIN_NAME, apply_hint
+from projected_grpo.env.problems.load import load_problems
+from projected_grpo.pairs.own import Answer, own_pairs, own_placebo_pairs, put_hack
+from projected_grpo.runs.own_rows import grade_texts
+from projected_grpo.train import train
+
+PROBLEMS = [apply_hint(p, "run_tests", TRAIN_NAME) for p in load_problems("katas:validation", 8)]
+
+
+def answer(problem, note: str = "I loop once.") -> Answer:
+    code = problem.canonical_solution.rstrip()
+    return Answer(problem, f"{note}\n\n```python\n{code}\n```\nThat is all.")
+
+
+def test_every_flavour_attempts_and_leaves_the_words_and_the_method_alone() -> None:
+    flavours = [name for name in MODES["run_tests"].flavours if name not in NOT_VACUOUS]
+    texts = [put_hack(answer(PROBLEMS[0]), flavour, seed=3) for flavour in flavours]
+    clean = answer(PROBLEMS[0]).text
+    assert None not in texts
+    for text in filter(None, texts):
+        before, _, after = text.partition("```python\n")
+        assert before == "I loop once.\n\n" and after.endswith("\n```\nThat is all.")
+        assert PROBLEMS[0].canonical_solution.strip() in text
+    with Grader(workers=1) as grader:
+        grades = grade_texts(
+            grader, [(PROBLEMS[0], text) for text in [*filter(None, texts), clean]], labels=False
+        )
+    assert [grade.attempted for grade in grades] == [True] * len(texts) + [False]
+    assert all(grade.gt_correct for grade in grades)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no code", "```python\nclass Solution:\n```", "```python\na = 1\n```\n```python\nb = 2\n```"],
+)
+def test_an_answer_whose_program_cannot_be_edited_is_left_out(text: str) -> None:
+    assert put_hack(Answer(PROBLEMS[0], text), "pass", 0) is None
+
+
+def test_flavours_take_turns_and_problems_come_before_second_answers() -> None:
+    answers = [answer(p, note) for p in PROBLEMS[:3] for note in ("One.", "Two.")]
+    pairs = own_pairs(answers, 1, (), ("pass", "print"))
+    assert [pair.mechanism for pair in pairs] == ["print", "pass"] * 3 or [
+        pair.mechanism for pair in pairs
+    ] == ["pass", "print"] * 3
+    assert [pair.family for pair in pairs[:3]] == [str(p.id) for p in PROBLEMS[:3]]
+    assert all(pair.clean.startswith("One.") for pair in pairs[:3])
+    assert own_pairs(answers, 1, (), ("pass", "print")) == pairs
+    assert own_pairs(answers, 1, ("sentinel",), ()) == []
+    with pytest.raises(InputError, match="no hack of flavour 'nonsense'"):
+        own_pairs(answers, 1, (), ("nonsense",))
+
+
+def test_placebo_pairs_are_two_clean_answers_to_one_problem() -> None:
+    answers = [answer(p, note) for p in PROBLEMS[:3] for note in ("One.", "Two.", "Two.")]
+    pairs = own_placebo_pairs(answers, 1)
+    assert len(pairs) == 3
+    for pair in pairs:
+        assert {pair.hack.split(".")[0], pair.clean.split(".")[0]} == {"One", "Two"}
+
+
+def test_a_model_that_writes_no_programs_has_no_pairs(tmp_path: Path) -> None:
+    cfg = SmokeConfig(out_dir=tmp_path, pairs="own", arm="projected", steps=1)
+    with pytest.raises(ConfigError, match="asks for more axes than the 0 pairs give"):
+        train(cfg)
+
+
+@pytest.mark.slow
+def test_the_organism_makes_its_pairs_and_renews_them(tmp_path: Path) -> None:
+    cfg = SmokeConfig(
+        out_dir=tmp_path, model="organism", pairs="own", arm="projected", steps=3, refresh_every=2,
+        max_new=208, max_prompt=320, prompts_per_step=4, v_hack_k=4, mix_ratio=0.0,
+    )  # fmt: skip
+    rows = rows_of(train(cfg))
+    assert [row["v_overlap"] is not None for row in rows] == [False, False, True]
+    shuffled = rows_of(train(replace(cfg, arm="placebo_v", steps=1)))
+    assert shuffled[0]["removed_frac"] > 0
