@@ -217,7 +217,7 @@ def test_the_gradient_is_clipped_after_the_projection(session) -> None:
 
 def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -> None:
     groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups)
+    grade_rows(session.cfgs, session.grader, groups, 1)
     rows = [row for group in groups for row in group]
     accumulate_gradients(session, rows)
     assert {row.advantage > 0 for row in rows} == {True, False}
@@ -237,7 +237,7 @@ def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
             return [replace(grades[0], outcome=Outcome.INFRA_ERROR, reward=99.0), *grades[1:]]
 
     groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, Failing(), groups)
+    grade_rows(session.cfgs, Failing(), groups, 1)
     masked, others = groups[0][0], groups[0][1:]
     assert masked.advantage == 0 and not masked.learns
     mean = sum(row.grade.reward for row in others) / len(others)
@@ -267,7 +267,7 @@ def test_the_oracle_reaches_advantages_in_one_arm_only(session) -> None:
     for arm in ARMS:
         found = []
         for grader in (session.grader, Opposite()):
-            grade_rows([replace(session.cfg, arm=arm)], grader, groups)
+            grade_rows([replace(session.cfg, arm=arm)], grader, groups, 1)
             found.append([(row.grade.reward, row.advantage, row.learns) for row in rows])
         told |= {arm} if found[0] != found[1] else set()
     assert told == {"gt_penalty"}
@@ -279,8 +279,8 @@ def test_a_run_whose_grader_fails_stops_with_the_cause_and_can_be_resumed(
     """Before that step has changed anything: resumed, the run has the rows that it would have."""
     steps = iter((False, True))  # whether the grader fails
 
-    def fail_at_step_2(cfgs, grader, groups) -> None:
-        grade_rows(cfgs, grader, groups)
+    def fail_at_step_2(cfgs, grader, groups, step: int) -> None:
+        grade_rows(cfgs, grader, groups, step)
         for row in groups[0] if next(steps) else ():
             row.grade = replace(row.grade, outcome=Outcome.INFRA_ERROR, error="no processes left")
 
@@ -297,7 +297,7 @@ def test_a_run_whose_grader_fails_stops_with_the_cause_and_can_be_resumed(
 
 def test_a_few_rows_without_a_grade_do_not_stop_a_run(session) -> None:
     groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups)
+    grade_rows(session.cfgs, session.grader, groups, 1)
     grades = [row.grade for group in groups for row in group]
     bad = [replace(grade, outcome=Outcome.INFRA_ERROR, error="why") for grade in grades]
     require_grades([*bad[:2], *grades[2:]])
@@ -308,7 +308,7 @@ def test_a_few_rows_without_a_grade_do_not_stop_a_run(session) -> None:
 def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> None:
     """Only teacher rows learn: there is no sampled log-prob to compare, and that is no mismatch."""
     groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups)
+    grade_rows(session.cfgs, session.grader, groups, 1)
     rows = [row for group in groups for row in group]
     for row, advantage in zip(rows, (0.0, 0.0, 1.0, -1.0) * 2, strict=True):
         row.advantage, row.learns = advantage, row.source == "teacher"
@@ -319,7 +319,7 @@ def test_the_auroc_is_that_of_the_students_scores(session) -> None:
     """A score that only hacks have: 1; the other way round: 0; of one hack alone: none. Teacher
     rows, nearly all hacks, would make it a measure of whose text it is."""
     groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups)
+    grade_rows(session.cfgs, session.grader, groups, 1)
     rows = [row for group in groups for row in group if row.source == "student"]
     assert len(rows) == 4
     for number, row in enumerate(rows):
@@ -340,7 +340,7 @@ def test_the_auroc_is_that_of_the_students_scores(session) -> None:
 
 def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
     groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups)
+    grade_rows(session.cfgs, session.grader, groups, 1)
     rows = groups[0]
     rows[0].advantage = 0.0
     accumulate_gradients(session, rows)

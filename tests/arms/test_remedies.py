@@ -101,7 +101,7 @@ def test_weights_scale_every_rows_own_gradient_and_no_other_runs(tmp_path: Path)
     with ExitStack() as stack:
         s, _ = prepare(cfgs, stack, None)
         groups = sample_rows(s, 1)
-        grade_rows(s.cfgs, s.grader, groups)
+        grade_rows(s.cfgs, s.grader, groups, 1)
         rows = [row for group in groups for row in group]
         plain = accumulate_gradients(s, rows).total
         assert runs_with_row_weights(s.treatments) == {0, 2}

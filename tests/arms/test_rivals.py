@@ -205,7 +205,7 @@ def test_only_what_an_arm_scores_is_penalised_and_a_failed_grade_never(
     s = replace(session, grader=Failing())
     groups = sample_rows(s, 1)
     score_rows(s.lm, s.adapter, s.concepts, groups, s.cfg.micro_batch_tokens)
-    grade_rows(s.cfgs, s.grader, groups)
+    grade_rows(s.cfgs, s.grader, groups, 1)
     rows = [row for group in groups for row in group]
     assert groups[0][0].penalty == 0 and groups[0][0].advantage == 0
     for row in rows:

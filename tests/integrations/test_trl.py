@@ -110,7 +110,7 @@ def our_step(cfg: SmokeConfig) -> tuple[list[list[Row]], Step]:
     with ExitStack() as stack:
         s, _ = prepare([cfg], stack, None)
         groups = sample_rows(s, 1)
-        grade_rows(s.cfgs, s.grader, groups)
+        grade_rows(s.cfgs, s.grader, groups, 1)
     gradient = accumulate_gradients(s, [row for group in groups for row in group]).total
     (t,) = s.treatments
     projected = apply_projections(gradient, [t], [t.on_grad])

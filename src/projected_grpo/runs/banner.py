@@ -10,6 +10,7 @@ from loguru import logger
 
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import Row, peak_memory_gib
+from projected_grpo.arms.screening import SCREENS
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import OF_REMEDIES, Config, varied
 from projected_grpo.model.memory import estimate_memory
@@ -66,6 +67,14 @@ def describe(s: Session) -> None:
     )
     for text in dict.fromkeys(_v_in_words(s, t) for t in s.treatments):
         logger.info("V        {}", text)
+    for n, calibration in s.calibrations.items():
+        logger.info(
+            "screen   {} s{}: {}; scores above {:.3g} are flagged",
+            labels(s.cfgs)[n],
+            s.cfgs[n].seed,
+            SCREENS[s.cfgs[n].screen].meaning,
+            calibration.threshold,
+        )
     logger.info(
         "step     {} prompts x {} rows ({} student, {} teacher) = {} rollouts{}; "
         "{} problems, {} steps",
