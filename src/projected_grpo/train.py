@@ -253,7 +253,8 @@ def _accumulate(s: Session, rows: list[Row], total: StepSums, per_row: RowGradie
     difference = sampled_logp.to(device) - old_logp
     total.add_differences(difference, mask & student[:, None], run_of_row)
     _score(s, rows, gradients)
-    _keep_pulls(s, rows, pull)
+    if s.along_v:
+        _keep_pulls(s, rows, pull)
 
 
 def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:

@@ -106,7 +106,11 @@ def assert_same(run: Path, expected: Path, steps: int = 3) -> None:
     drawn, theirs = rollouts_of(run), [r for r in rollouts_of(expected) if r["step"] <= steps]
     assert [row["step"] for row in drawn] == [row["step"] for row in theirs]
     for row, other in zip(drawn, theirs, strict=True):
+        assert row.keys() == other.keys()
         for key, value in other.items():
+            if key == "pull":  # a byte a token may round the other way
+                assert row[key]["scale"] == pytest.approx(value["scale"], rel=1e-3, abs=2e-5)
+                continue
             close = pytest.approx(value, rel=1e-3, abs=2e-5) if isinstance(value, float) else value
             assert row[key] == close, key
 
