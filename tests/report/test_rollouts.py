@@ -120,13 +120,13 @@ def test_one_outlier_does_not_make_all_other_pulls_pale() -> None:
 
 def test_a_sample_has_what_a_row_has_of_its_tokens(tmp_path: Path) -> None:
     some = {"token_chars": packed([5]), "pull": measured([1]), "window_score": 0.1}
-    some |= {"window_at": [0, 1], "gated": True, "gated_tokens": 3}
+    some |= {"window_at": [0, 1], "flagged": True, "flagged_tokens": 3}
     rows = [rollout(**some), rollout(sample_id="1/1", pull_base=None)]
     path = tmp_path / "rollouts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ((scored, plain),) = sample_rollouts(path, 8).groups
     assert {name: scored[name] for name in some} == some
     assert not some.keys() & plain.keys() and sample_rollouts(path, 8).last_step == 1
-    path.write_text(json.dumps(rollout(gated="yes")) + "\n")
-    with pytest.raises(ValueError, match="row 1: gated is 'yes'"):
+    path.write_text(json.dumps(rollout(flagged="yes")) + "\n")
+    with pytest.raises(ValueError, match="row 1: flagged is 'yes'"):
         sample_rollouts(path, 8)

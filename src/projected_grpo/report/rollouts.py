@@ -28,7 +28,7 @@ KEPT = (
 MEASURES = {"pull_base": "at the base policy", "pull": "at the trained policy"}
 """Column of token pulls -> where they were measured."""
 PULLS = ("token_chars", *MEASURES)
-KEPT_IF_THERE = (*PULLS, "window_score", "window_at", "gated", "gated_tokens")
+KEPT_IF_THERE = (*PULLS, "window_score", "window_at", "flagged", "flagged_tokens")
 """What is shown of a rollout whose tokens were scored."""
 Types = Mapping[str, tuple[type, ...]]
 _NUMBER, _TEXT = (int, float, type(None)), (str, type(None))
@@ -38,11 +38,11 @@ REQUIRED: Types = {
 }  # fmt: skip
 """What a rollout must have."""
 TYPED: Types = {
-    **dict.fromkeys(("reward", "advantage", "window_score", "gated_tokens"), _NUMBER),
+    **dict.fromkeys(("reward", "advantage", "window_score", "flagged_tokens"), _NUMBER),
     **dict.fromkeys(("mechanism", "flavour", "mode", "token_chars"), _TEXT),
     **dict.fromkeys(MEASURES, (dict, type(None))),
     "window_at": (list, type(None)),
-    "gated": (bool, type(None)),
+    "flagged": (bool, type(None)),
 }
 """What it must be where it is there: the page counts on it."""
 STRONG = 99
