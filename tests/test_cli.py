@@ -1,5 +1,6 @@
 """What a person sees of a run in a terminal: a real one (a pty), and a real Ctrl-C."""
 
+import io
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ from conftest import rows_of
 from loguru import logger
 
 from projected_grpo.arms.rows import Row
+from projected_grpo.cli import say_and_exit
 from projected_grpo.config import SmokeConfig
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.problems.load import load_problems
@@ -62,14 +64,14 @@ def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     with subprocess.Popen(
         [*TERMINAL, *TRAIN, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        deadline, found = time.monotonic() + 300, []
+        deadline, found = time.monotonic() + 1200, []
         while not found and time.monotonic() < deadline and process.poll() is None:
             found = [p for p in out.glob("*/steps.jsonl") if p.read_text().count("\n") >= 2]
             time.sleep(0.01)
         assert process.stdin is not None
         process.stdin.write(b"\x03")  # to every process of the terminal's foreground group
         process.stdin.flush()
-        output = process.communicate(timeout=180)[0].decode()
+        output = process.communicate(timeout=300)[0].decode()
     assert process.returncode == 130, output
     (run,) = out.iterdir()
     done = len(read_steps(run / "steps.jsonl"))
@@ -110,7 +112,7 @@ def test_ctrl_c_while_a_line_is_written_is_said_too() -> None:
     try:
         with stop_on_signal() as stop:
             logger.info("a line")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while len(said) < 2 and time.monotonic() < deadline:
                 time.sleep(0.01)
     finally:
@@ -181,3 +183,17 @@ def test_a_completion_cannot_flood_or_steer_the_terminal() -> None:
     assert len(lines) == MOST_LINES + 1 and lines[-1] == "    | line 499"
     assert lines[MOST_LINES // 2] == f"    | [{502 - MOST_LINES} lines left out]"
     assert all(line.isprintable() and len(line) <= MOST_COLUMNS + 6 for line in lines)
+
+
+def test_a_command_is_done_with_the_stream_that_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A caller in the same process may close it: pytest does."""
+    stream = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", stream)
+        assert say_and_exit(lambda: logger.info("a line")) == 0
+    assert "a line" in stream.getvalue()
+    stream.close()
+    logger.info("another")
+    assert "Logging error" not in capsys.readouterr().err

@@ -511,7 +511,7 @@ def test_sigterm_finishes_the_step_and_says_how_to_go_on(projected: Path, tmp_pa
     process = _start(tmp_path, "--arm=projected", "--steps=200")
     run = _wait_for_steps(tmp_path, 1, process)
     process.terminate()
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     done = len(read_steps(run / "steps.jsonl"))
     assert process.returncode == 130 and done < 200
     assert f"train smoke --resume={run}" in stderr

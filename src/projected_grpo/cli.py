@@ -48,8 +48,11 @@ def say_and_exit(work: Callable[[], object], place: Callable[[], Place] = Place)
     try:
         who = place()  # of several processes one tells how it goes, all what is wrong
         line, level = "<dim>{time:HH:mm:ss}</dim> " + who.prefix, "INFO" if who.first else "WARNING"
-        logger.add(console, format=line + "{message}", level=level)
-        work()
+        sink = logger.add(console, format=line + "{message}", level=level)
+        try:
+            work()
+        finally:
+            logger.remove(sink)  # the stream is its caller's, who may close it before the next line
     except ConfigError as error:
         return refusal(error, who.prefix)
     except InputError as error:

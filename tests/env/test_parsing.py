@@ -3,10 +3,11 @@
 import gc
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from linear import assert_linear
 
 from projected_grpo.env.parsing import extract_code, parse, parse_program, split_lines
 
@@ -144,17 +145,17 @@ def test_what_an_answer_means(answer: str, code: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        "```python\n" + "[]\n" * 1_400_000,
-        "~~~python\n" * 40_000,
-        ("```python\n" + "(((\n```\n") * 15_000,
-        "> " * 200_000 + "```",
-        "- " * 200_000 + "```python\n",
-        "`" * 400_000,
-        "```python\n" + "class Solution:0\n" * 9_000 + "```",
+        lambda n: "```python\n" + "[]\n" * n * 87_500,
+        lambda n: "~~~python\n" * n * 2_500,
+        lambda n: ("```python\n" + "(((\n```\n") * n * 937,
+        lambda n: "> " * n * 12_500 + "```",
+        lambda n: "- " * n * 12_500 + "```python\n",
+        lambda n: "`" * n * 25_000,
+        lambda n: "```python\n" + "class Solution:0\n" * n * 562 + "```",
+        lambda n: "```" + " " * n * 25_000 + "x y",
+        lambda n: "``` " * n * 6_250 + "x y",
     ],
-    ids=["long", "open", "broken", "quotes", "bullets", "marks", "classes"],
+    ids=["long", "open", "broken", "quotes", "bullets", "marks", "classes", "spaces", "fences"],
 )
-def test_answers_are_read_in_linear_time(answer: str) -> None:
-    start = time.process_time()
-    extract_code(answer)
-    assert time.process_time() - start < 1
+def test_answers_are_read_in_linear_time(answer: Callable[[int], str]) -> None:
+    assert_linear(extract_code, answer)

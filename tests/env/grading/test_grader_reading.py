@@ -1,13 +1,10 @@
 """Answers that show output, or backticks inside the program, are still read."""
 
 import ast
-import time
 
 import pytest
 
-from projected_grpo.env.grading.stubs import with_stub
 from projected_grpo.env.parsing import extract_code, parse_program
-from projected_grpo.env.solution import implementations
 
 CODE = "class Solution:\n    def f(self, n):\n        return n"
 OUTPUT = "Input: n = 5\n5 passed, 0 failed"
@@ -65,15 +62,3 @@ def test_what_is_no_program_in_any_reading_is_read_as_the_benchmark_does() -> No
     assert extract_code(f"{fence(broken)}\n{fence(OUTPUT, '')}") == f"{broken}\n\n{OUTPUT}"
     assert extract_code(f"{fence(OUTPUT, '')}") == OUTPUT
     assert extract_code(f"{fence(CODE, 'java')}") is None
-
-
-def test_text_made_to_be_slow_to_read_is_read_in_no_time() -> None:
-    start = time.process_time()
-    assert extract_code("```" + " " * 400_000 + "x y") is None
-    assert extract_code("``` " * 100_000 + "x y") is None
-    many = "def g(): 0\n" * 3_000 + "x.f = g\n" * 3_000 + "class Solution: 0\n" * 3_000
-    tree = parse_program(many)
-    assert tree is not None
-    implementations(tree, "f")
-    assert with_stub(many, "f", "1") is not None
-    assert time.process_time() - start < 5

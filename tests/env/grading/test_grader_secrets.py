@@ -4,6 +4,7 @@ These run without isolation (`process`), where programs do share the host's file
 channel from one grading to the next. In namespaces they have no such file.
 """
 
+import gc
 import json
 import signal
 from collections.abc import Iterator
@@ -126,20 +127,47 @@ def test_the_order_of_the_hidden_calls_is_drawn_anew(grader: Grader, tmp_path: P
     assert one.error.startswith("call 1: ZeroDivisionError")
 
 
-def test_text_that_is_slow_to_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+SLOW = "class Solution:0\n" * 9000
+
+
+@pytest.fixture
+def _handler_restored() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGPROF)
+    yield
+    signal.signal(signal.SIGPROF, before)
+
+
+# hypothesis has a callback of the garbage collector, in which the alarm may come.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("_handler_restored")
+@pytest.mark.parametrize("dropped", [False, True])
+def test_text_that_is_slow_to_read_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, dropped: bool
+) -> None:
+    """Even where Python drops the first alarm, as it comes in a callback of the collector."""
+    held = False
+
+    def hold(*_: object) -> None:
+        nonlocal held
+        if dropped and not held and signal.getitimer(signal.ITIMER_PROF)[0]:
+            held = True
+            while True:
+                pass  # until the alarm comes, whose exception goes no further than this callback
+
     monkeypatch.setattr(worker, "MOST_CPU_S", 0.05)
-    before = signal.signal(signal.SIGPROF, worker._give_up)
-    code = "class Solution:0\n" * 9000 + HONEST
-    slow = Submission(problem=SQUARE, completion=f"```\n{code}\n```", mode="run_tests")
-    try:
-        with Sandbox(Limits(), "process") as sandbox:
+    monkeypatch.setattr(worker, "AGAIN_CPU_S", 0.05)
+    slow = Submission(problem=SQUARE, completion=f"```\n{SLOW + HONEST}\n```", mode="run_tests")
+    with Sandbox(Limits(), "process") as sandbox:
+        gc.callbacks.append(hold)
+        try:
             seen = worker._grade(sandbox, slow, labels=True)
-            assert seen.outcome is Outcome.UNPARSED and "too long to read" in seen.error
-            monkeypatch.setattr(worker, "MOST_CPU_S", 20.0)
-            right = replace(slow, completion=f"```\n{RIGHT}\n```")
-            assert worker._grade(sandbox, right, labels=True).gt_correct
-    finally:
-        signal.signal(signal.SIGPROF, before)
+        finally:
+            gc.callbacks.remove(hold)
+        assert held == dropped
+        assert seen.outcome is Outcome.UNPARSED and "too long to read" in seen.error
+        monkeypatch.setattr(worker, "MOST_CPU_S", 20.0)
+        right = replace(slow, completion=f"```\n{RIGHT}\n```")
+        assert worker._grade(sandbox, right, labels=True).gt_correct
 
 
 def test_a_grader_that_can_run_nothing_says_so_once_with_the_cause(grader: Grader) -> None:

@@ -159,10 +159,9 @@ def test_an_exception_from_inside_the_invoked_function_is_told_from_others(
 
 
 def test_seconds_are_cpu_seconds(sandbox: Sandbox) -> None:
-    slept = run(sandbox, "import time; time.sleep(0.5)")
-    worked = run(sandbox, "import time\nwhile time.process_time() < 0.4: pass")
-    assert slept.seconds < 0.2
-    assert 0.35 < worked.seconds < 0.9
+    slept = run(sandbox, "import time; time.sleep(0.5)").seconds
+    worked = run(sandbox, "import time\nwhile time.process_time() < 0.4: pass").seconds
+    assert worked > 0.35 and slept < worked / 2
 
 
 def test_everything_observable_comes_back(sandbox: Sandbox) -> None:
@@ -372,7 +371,7 @@ with Sandbox(Limits(), {kind!r}) as sandbox:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as outside:
         assert outside.stdout is not None
         assert outside.stdout.readline() == b"up\n"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while len(family := descendants(outside.pid)) < 3:  # the program is the third
             assert time.monotonic() < deadline
             time.sleep(0.01)

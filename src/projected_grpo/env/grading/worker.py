@@ -25,6 +25,9 @@ from projected_grpo.env.sandbox.sandbox import Limits, Outcome, Sandbox, Sandbox
 
 MOST_CPU_S = 20.0
 """CPU seconds of this process for one completion. It takes milliseconds of honest ones."""
+AGAIN_CPU_S = 1.0
+"""After which it is told again: Python drops an exception that comes while a finalizer or a
+callback of the garbage collector runs."""
 
 
 class WorkerProcess:
@@ -96,28 +99,34 @@ class _TooSlowError(Exception):
 
 def _grade(sandbox: Sandbox, submission: Submission, labels: bool) -> Grade:
     """Grade one completion, giving up where its text or answers take too long to look at."""
-    signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S)
+    late = over = False
+
+    def give_up(*_: object) -> None:
+        nonlocal late
+        if not over:
+            late = True
+            raise _TooSlowError
+
+    signal.signal(signal.SIGPROF, give_up)  # And stays: an alarm under way would end the process.
+    signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S, AGAIN_CPU_S)
     try:
-        return grade_completion(sandbox, submission, labels=labels)
+        try:
+            return grade_completion(sandbox, submission, labels=labels)
+        finally:
+            over = True
+            signal.setitimer(signal.ITIMER_PROF, 0)
     except (_TooSlowError, SystemError):
         # CPython 3.11 makes a SystemError of an exception that comes while it parses.
-        if signal.getitimer(signal.ITIMER_PROF)[0] > 0:
+        if not late:
             raise
         sandbox.close()  # Nobody knows how far it has come; the next program gets a fresh server.
         reason = "the text, or an answer, takes too long to read"
         label = INCORRECT if labels else None
         return Grade.of(outcome=Outcome.UNPARSED, error=reason, label=label)
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _give_up(*_: object) -> None:
-    raise _TooSlowError
 
 
 def main() -> None:
     """Grade what comes in until the other side is gone."""
-    signal.signal(signal.SIGPROF, _give_up)
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
     with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rb") as asked:
