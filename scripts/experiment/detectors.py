@@ -13,13 +13,11 @@ rows, `attempted` against the rest, by span of steps. Intervals resample problem
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 import tyro
 from tabulate import tabulate
 from torch import Tensor
@@ -27,18 +25,17 @@ from torch import Tensor
 from projected_grpo.antipasto import AntiPaSTO, wrap
 from projected_grpo.arms.directions import random_rows
 from projected_grpo.arms.rows import rank_auroc
+from projected_grpo.arms.token_scores import measure_tokens, strongest, strongest_window
 from projected_grpo.config import Config, stored_config, stream_seed
 from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack, without_labels
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
-from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
 from projected_grpo.model.svd import default_cache_dir
 from projected_grpo.pairs.load import load_pairs
+from projected_grpo.proj import mean_axes
 from projected_grpo.report.stats import clustered_bootstrap
 from projected_grpo.runs.data import hinted_problems
 
 BASES = ("V", "placebo", "shuffled", "random")
-WINDOW = 8
-STRONGEST = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +70,11 @@ class Table:
 
 
 def summaries(values: np.ndarray) -> dict[str, float]:
-    """The sum over tokens (C,), the largest sum of `WINDOW` tokens running, the sum of the
-    `STRONGEST` largest."""
-    width = min(WINDOW, len(values))
-    windows = np.convolve(values, np.ones(width), "valid")
+    """The sum over tokens (C,), the strongest window, the strongest tokens."""
     return {
         "row": float(values.sum()),
-        "window": float(windows.max()),
-        "tokens": float(np.sort(values)[-STRONGEST:].sum()),
+        "window": strongest_window(values)[0],
+        "tokens": strongest(values),
     }
 
 
@@ -115,31 +109,6 @@ def bases(lm: LanguageModel, adapter: AntiPaSTO, v_hack: VHack, cfg: Config, k: 
     return [V, made("placebo"), shuffled, random_rows(V, 0)]
 
 
-def measured(
-    lm: LanguageModel,
-    adapter: AntiPaSTO,
-    directions: dict[str, Tensor],
-    texts: Sequence[tuple[list[int], list[int]]],
-    temperature: float,
-    tokens: int,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(index, pulls of the completion's tokens (C, D), NLL of the same (C,)) of each (prompt ids,
-    completion ids), under the policy as it is."""
-    device = lm.model.device
-    lengths = [len(prompt) + len(completion) for prompt, completion in texts]
-    for some in micro_batches(lengths, tokens):
-        prompts, completions = zip(*(texts[i] for i in some), strict=True)
-        batch = collate(prompts, completions, lm.pad_id, device)
-        run = torch.zeros(len(some), dtype=torch.long, device=device)
-        with adapter.rows(run) as leaves, adapter.token_pull(directions) as pull:
-            logp = completion_logprobs(lm.model, batch, temperature)
-            torch.autograd.grad(-logp.sum(), list(leaves.values()))
-        pulls, nll = pull.tokens.float().cpu().numpy(), -logp.detach().float().cpu().numpy()
-        for b, i in enumerate(some):
-            first, count = len(prompts[b]) - 1, len(completions[b])
-            yield i, pulls[b, first : first + count], nll[b, :count]
-
-
 def policy_before(run: Path, step: int) -> Path | None:
     """The adapter of the last checkpoint before a step; None: the run had none yet."""
     made = sorted((run / "checkpoints").glob("step_*/adapter.safetensors"))
@@ -158,10 +127,7 @@ def score(args: Score) -> None:
     adapter = wrap(lm.model, cache_dir=cfg.svd_cache or default_cache_dir())
     v_hack = load_vhack(args.runs[0] / "v_hack.safetensors", device)
     axes = bases(lm, adapter, v_hack, cfg, args.k)
-    names = set.intersection(*(set(basis) for basis in axes))
-    directions = {
-        name: torch.stack([basis[name].sum(0) for basis in axes], 1) for name in sorted(names)
-    }
+    directions = {name: v[None] for name, v in mean_axes(axes).items()}
     problems = {
         p.id: lm.prompt_ids(p.messages)
         for p in hinted_problems(cfg.problems, cfg.mode, difficulty=cfg.difficulty)
@@ -178,19 +144,18 @@ def score(args: Score) -> None:
                     at = policy_before(run, row["step"]) if judge == "policy" else None
                     groups[at].append(row)
                 for at, group in groups.items():
-                    if at is None:
-                        for delta in adapter.delta_S.values():
-                            delta.data.zero_()
-                        adapter.fold()
-                    else:
+                    if at is not None:
                         adapter.load(at)
                     texts = [(problems[r["problem_id"]], _ids(lm, r)) for r in group]
-                    found = measured(
-                        lm, adapter, directions, texts, mine.temperature, args.micro_batch_tokens
-                    )
-                    for i, pulls, nll in found:
-                        scores = group[i]["scores"]
-                        columns = {**dict(zip(BASES, pulls.T, strict=True)), "nll": nll}
+                    found = measure_tokens(
+                        lm, adapter, texts, [0] * len(texts), directions, at_base=at is None,
+                        temperature=mine.temperature, micro_batch_tokens=args.micro_batch_tokens,
+                    )  # fmt: skip
+                    for row, values in zip(group, found, strict=True):
+                        scores = row["scores"]
+                        nll = values.nll
+                        pulls = list(zip(BASES, values.pull.T, strict=True))
+                        columns = dict([*pulls, ("nll", nll)])
                         for name, values in columns.items():
                             for how, value in summaries(values).items():
                                 scores[f"{judge} {name} {how}"] = value

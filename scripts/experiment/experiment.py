@@ -34,6 +34,7 @@ from projected_grpo.config import (
     ConfigError,
     FastConfig,
     MiniConfig,
+    SmallConfig,
     stored_config,
 )
 from projected_grpo.env.errors import InputError
@@ -71,6 +72,12 @@ _LONG = ("vanilla", "projected", "random_v", "placebo_v")
 _PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
 _REFRESHED = {"refresh_every": 10, "trust": 1.0}
 _AXES = (12, 64, 128)
+# The own-hack protocol of preset small: arms act from the step on that has no teacher rows. Rows
+# are scored along 32 axes; with overshoot 0 nothing else is removed.
+_LATE = {"start_arm_at": 9}
+_SCREEN = {**_PROJECTED, **_LATE, "v_hack_k": 32, "overshoot": 0.0, "screen": "row"}
+_SHARE = {**_SCREEN, "screen_share": 0.125}
+_OWN = {**_SCREEN, "pairs": "own", "refresh_every": 8}
 
 
 def _both(name: str, changed: Mapping[str, Any]) -> list[Variant]:
@@ -134,6 +141,30 @@ PLANS: dict[str, list[Variant]] = {
         ),
         ("projected running refresh=10 trust=1", {**_PROJECTED, "running_k": 8, **_REFRESHED}),
     ],
+    # Base small only; the most telling first, so that a short loan of a GPU can stop anywhere
+    "screens": [
+        ("vanilla", {}),
+        ("no loophole", {"mode": "none", "mix_ratio": 0.0, "teacher_steps": 0}),
+        ("row", _SCREEN),
+        ("penalty", {**_SCREEN, "screen": "penalty"}),
+        ("row share", _SHARE),
+        ("row share random", {**_SHARE, "arm": "random_v"}),
+        ("row share placebo", {**_SHARE, "arm": "placebo_v"}),
+        ("row share nll", {**_SHARE, "screen_score": "nll_tokens"}),
+        ("row share shortness", {**_SHARE, "screen_score": "shortness"}),
+        ("row share shuffled", {**_SHARE, "arm": "shuffled_v"}),
+        ("token", {**_SCREEN, "screen": "token"}),
+        ("projected as founded", {**_PROJECTED, **_LATE}),
+        ("row own pairs", _OWN),
+        ("row refresh=8", {**_SCREEN, "refresh_every": 8}),
+        ("row at the policy", {**_SCREEN, "screen_at": "policy"}),
+        (
+            "row and projection",
+            {**_SCREEN, "overshoot": 1.0, "gate": "no_gate", "project_on": "update"},
+        ),
+        ("token own pairs", {**_OWN, "screen": "token"}),
+        ("KL", {"beta": 0.05}),
+    ],
     # docs/spec.md fixes these three
     "confirm": [
         *((arm, {"arm": arm, "v_hack_k": 128}) for arm in ARMS),
@@ -183,6 +214,11 @@ _LIKE_MINI = {
 }
 BASES = {
     "organism": Base(preset=MiniConfig, settings={}, on_gpu={"micro_batch_tokens": 65536}),
+    "small": Base(
+        preset=SmallConfig,
+        settings={"steps": 60},
+        on_gpu={"micro_batch_tokens": 32768, "sampling_tokens": 600_000},
+    ),
     "smollm2": Base(
         preset=FastConfig,
         settings={**_LIKE_MINI, "prompts_per_step": 16, "mix_ratio": 0.0, "max_new": 256,
@@ -197,7 +233,17 @@ class Arguments:
     """Run a plan of the experiment."""
 
     plan: tyro.conf.Positional[
-        Literal["pilot", "reduced", "remedies", "confirm", "long", "pool", "modes", "flavours"]
+        Literal[
+            "pilot",
+            "reduced",
+            "remedies",
+            "confirm",
+            "long",
+            "pool",
+            "modes",
+            "flavours",
+            "screens",
+        ]
     ]
     seeds: tuple[int, ...]
     """Every variant runs with each."""
@@ -208,10 +254,12 @@ class Arguments:
     not have."""
     only: tuple[str, ...] = ()
     """Labels of the variants to run; default all."""
-    base: Literal["organism", "smollm2"] = "organism"
+    base: Literal["organism", "small", "smollm2"] = "organism"
     """What all variants share."""
     model: str = ""
     """Instead of the base's; smollm2 needs the folder that supervise_smollm2.py wrote."""
+    problems: str = ""
+    """Instead of the base's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     threads: int = 0
@@ -241,7 +289,7 @@ def asked_for(args: Arguments) -> list[tuple[str, Config]]:
             raise ConfigError(f"{args.plan} has no variant {label!r}; it has: {', '.join(known)}")
     base = BASES[args.base]
     settings = {**base.settings, **(base.on_gpu if on_gpu(args.device) else {})}
-    names = ("model", "steps", "prompts_per_step", "lr", "warmup_frac")
+    names = ("model", "problems", "steps", "prompts_per_step", "lr", "warmup_frac")
     given = {name: getattr(args, name) for name in names}
     settings |= {name: value for name, value in given.items() if value}
     settings |= {"device": args.device, "threads": args.threads, "out_dir": args.out / "runs"}
