@@ -7,6 +7,10 @@ of the others, which share no family of tasks with them; beside it V from placeb
 same pairs without their labels (arm shuffled_v), and random V, of the same k. A control that
 captures much is no null for the arm that it controls.
 
+Whitened V is V by the clean sides' gradients: generalised eigenvectors of the differences against
+what honest answers have. The second table is the *selectivity* of each: its share of the held-out
+differences over its share of the held-out clean sides' gradients. 1 is no more hack than honest.
+
 Intervals resample the held-out pairs, by family: V is fixed, so they say nothing of other training
 pairs.
 """
@@ -96,6 +100,53 @@ def energies(
     return {label: [share(values) for values in by_k] for label, by_k in held.items()}
 
 
+RIDGE = 0.1
+"""Of the mean eigenvalue, which whitening adds: directions that no clean side has are not all."""
+
+
+def whitened_axes(D: Tensor, clean: Tensor) -> Tensor:
+    """Orthonormal rows (min(n, r), r) that span the directions with most of D (n, r) for what the
+    clean gradients (n, r) have of them, the most selective first."""
+    _, s, rows = torch.linalg.svd(clean.float(), full_matrices=False)
+    variance = s.square() / len(clean)
+    ridge = float(RIDGE * variance.sum() / clean.shape[1])
+    gain = (variance + ridge).rsqrt() - ridge**-0.5
+
+    def whiten(x: Tensor) -> Tensor:
+        return x * ridge**-0.5 + (x @ rows.T * gain) @ rows
+
+    axes, _ = top_axes(whiten(D.float()))
+    Q, _ = torch.linalg.qr(whiten(axes).T)
+    return Q.T
+
+
+def selectivities(
+    D: Differences,
+    clean: Differences,
+    sources: dict[str, Differences],
+    ks: tuple[int, ...],
+    families: list[str],
+) -> dict[str, list[Estimate]]:
+    """(share of |D|^2 inside) / (share of |clean|^2 inside), for each source and k."""
+    totals = [squared_norm(g).double().cpu().numpy() for g in (D, clean)]
+
+    def ratio(x: np.ndarray) -> float:
+        a, b, c, d = x.sum(0)
+        return float((a / b) / (c / d))
+
+    return {
+        label: [
+            clustered_bootstrap(
+                np.stack([inside(D, axes, k), totals[0], inside(clean, axes, k), totals[1]], 1),
+                families,
+                ratio,
+            )
+            for k in ks
+        ]
+        for label, axes in sources.items()
+    }
+
+
 def main(args: Arguments) -> None:
     """Print the table."""
     if not args.placebo and args.pairs not in PLACEBO:
@@ -120,7 +171,9 @@ def main(args: Arguments) -> None:
         return unit_pairs(D) if args.pair_norm == "unit" else D
 
     texts = sides(train)
-    D, H = normed(hack_minus_clean(texts)), normed(hack_minus_clean(sides(held_out)))
+    others = sides(held_out)
+    D, H = normed(hack_minus_clean(texts)), normed(hack_minus_clean(others))
+    clean, clean_out = ({name: g[:, 1] for name, g in some.items()} for some in (texts, others))
     P = normed(hack_minus_clean(sides([p for p in placebo if p.family not in families])))
     shuffled = normed(without_labels(texts, args.seed))
     random = {}
@@ -132,22 +185,30 @@ def main(args: Arguments) -> None:
         "placebo V": {name: top_axes(d)[0] for name, d in P.items()},
         "shuffled V": {name: top_axes(d)[0] for name, d in shuffled.items()},
         "random V": random,
+        "whitened V": {name: whitened_axes(d, clean[name]) for name, d in D.items()},
     }
     found = energies(H, sources, args.ks, families)
     print(
         f"{args.model}, {args.pairs}, pair_norm {args.pair_norm}: {len(train)} pairs "
         f"in, {len(held_out)} pairs of {len(set(families))} other families held out"
     )
-    body = [
-        [label, *(f"{e.estimate:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in by_k)]
-        for label, by_k in found.items()
-    ]
-    print(tabulate(body, ["k =", *map(str, args.ks)], "pipe", disable_numparse=True))
+    selective = selectivities(H, clean_out, sources, args.ks, families)
+    for title, estimates in (("share of |D|^2, k =", found), ("selectivity, k =", selective)):
+        body = [
+            [label, *(f"{e.estimate:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in by_k)]
+            for label, by_k in estimates.items()
+        ]
+        print(tabulate(body, [title, *map(str, args.ks)], "pipe", disable_numparse=True) + "\n")
     if args.out is not None:
         about = {name: vars(args)[name] for name in ("model", "pairs", "pair_norm")}
         about["n"] = [len(train), len(held_out)]
-        rows = {name: [[e.estimate, e.low, e.high] for e in by_k] for name, by_k in found.items()}
-        text = json.dumps({**about, "ks": args.ks, "energy": rows}, indent=1)
+        rows = [
+            {name: [[e.estimate, e.low, e.high] for e in by_k] for name, by_k in some.items()}
+            for some in (found, selective)
+        ]
+        text = json.dumps(
+            {**about, "ks": args.ks, "energy": rows[0], "selectivity": rows[1]}, indent=1
+        )
         args.out.write_text(text + "\n", encoding="utf-8")
 
 
