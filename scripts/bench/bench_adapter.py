@@ -10,6 +10,7 @@ every sequence from one backward; the others one sum, or two sums (student, teac
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal, cast
@@ -131,7 +132,7 @@ def measure(args: Arguments) -> Result:
 
         return run
 
-    def factored() -> Callable[[], object]:
+    def factored(*, pull: bool = False) -> Callable[[], object]:
         model = fresh()
         shape = RowShape()
         modules = replaced(model, lambda m: SVDLinear(m, decompose(m.weight), 1, "factored", shape))
@@ -139,8 +140,11 @@ def measure(args: Arguments) -> Result:
         adapter = AntiPaSTO(model, named)
         runs = torch.zeros(args.rows, dtype=torch.long, device=device)
 
+        along = {name: torch.ones_like(value).T for name, value in adapter.delta_S.items()}
+
         def run() -> object:
-            with adapter.rows(runs) as leaves:
+            measured = adapter.token_pull(along) if pull else nullcontext()
+            with adapter.rows(runs) as leaves, measured:
                 loss = weighted(model.get_decoder()).float().sum()
                 return torch.autograd.grad(loss, list(leaves.values()))
 
@@ -183,6 +187,7 @@ def measure(args: Arguments) -> Result:
         FLOOR: floor(),
         "folded, per row": by_row(FoldedRowLinear),
         "factored, per row": factored(),
+        "factored, per row, every token's pull": factored(pull=True),
         "delta beside W, per row": by_row(BesideRowLinear),
         "hook, one backward": hook(1),
         "hook, two backwards": hook(2),
