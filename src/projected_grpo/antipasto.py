@@ -169,7 +169,9 @@ class SVDLinear(nn.Module):
         self.quarantine: nn.Parameter | None = None  # (N, r), of Adapter.add_quarantine
         self.ablated = False
         self.folded: Tensor | None
-        self.register_buffer("folded", weight.clone() if form == "folded" else None, False)
+        # On a CPU W' is W itself as long as nothing is added; a GPU's graphs read it in one place.
+        first = weight if weight.device.type == "cpu" else weight.clone()
+        self.register_buffer("folded", first if form == "folded" else None, False)
         self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
@@ -205,11 +207,22 @@ class SVDLinear(nn.Module):
         """Rebuild W' from `total`. Must follow every change of `state`."""
         if self.folded is None:
             return
+        if self.is_base and self.total.any():
+            self.folded = torch.empty_like(self.weight)
+        if not self.is_base:
+            self.folded.copy_(self._folded_weight())
+        self.folded_from = self.state
+
+    @property
+    def is_base(self) -> bool:
+        """Whether W' is W itself, in the same memory."""
+        return self.folded is not None and self.folded.data_ptr() == self.weight.data_ptr()
+
+    def _folded_weight(self) -> Tensor:
         # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
         delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
-        self.folded.copy_(round_by_dither(exact, self.weight, self.seed))
-        self.folded_from = self.state
+        return round_by_dither(exact, self.weight, self.seed)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         row_delta = self.row_delta
@@ -263,6 +276,11 @@ class AntiPaSTO(Adapter):
         """sha256 over the module names and their singular axes: what a direction or adapter
         belongs to."""
         return fingerprint_of({name: module.digest for name, module in self.modules.items()})
+
+    @property
+    def to_come(self) -> int:
+        """See Adapter."""
+        return sum(m.weight.nbytes for m in self.modules.values() if m.is_base)
 
     @property
     def fingerprinted(self) -> list[Tensor]:

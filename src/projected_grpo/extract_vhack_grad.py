@@ -23,7 +23,7 @@ from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import Adapter, HasFingerprint
 from projected_grpo.model.load import LanguageModel
-from projected_grpo.model.nll_gradients import cached_nll_gradients, nll_gradients
+from projected_grpo.model.nll_gradients import Answer, cached_nll_gradients, nll_gradients
 from projected_grpo.model.tensor_file import cache_folder, write_tensors
 from projected_grpo.pairs.load import pairs_digest
 from projected_grpo.pairs.pair import Pair
@@ -148,6 +148,15 @@ def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
     return VHack(axes, singular, metadata)
 
 
+def answers_of(lm: LanguageModel, pairs: Sequence[Pair]) -> list[Answer]:
+    """Both sides of every pair, hack and clean, with their prompt."""
+    return [
+        (lm.prompt_ids(pair.messages), lm.completion_ids(text))
+        for pair in pairs
+        for text in (pair.hack, pair.clean)
+    ]
+
+
 def side_gradients(
     lm: LanguageModel,
     adapter: Adapter,
@@ -160,11 +169,7 @@ def side_gradients(
 ) -> Sides:
     """grad NLL of both sides of every pair: under the policy of one run, or, where a folder is
     given as `cache`, under the base model, which nothing may have moved yet."""
-    answers = [
-        (lm.prompt_ids(pair.messages), lm.completion_ids(text))
-        for pair in pairs
-        for text in (pair.hack, pair.clean)
-    ]
+    answers = answers_of(lm, pairs)
     if cache is None:
         gradients = nll_gradients(
             lm, adapter, answers,

@@ -43,7 +43,13 @@ from projected_grpo.arms.treatment import Treatment, columns_by_run, treatment_a
 from projected_grpo.arms.update import optimize
 from projected_grpo.config import Config, stream_seed
 from projected_grpo.model.adapter import TokenPull
-from projected_grpo.model.loss import collate, completion_logprobs, micro_batches, policy_loss
+from projected_grpo.model.loss import (
+    collate,
+    completion_logprobs,
+    micro_batches,
+    policy_loss,
+    tokens_at_once,
+)
 from projected_grpo.model.sampling import SamplingParams, sample_groups
 from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import announce, best_and_hack, labels, sum_up
@@ -186,7 +192,7 @@ def accumulate_gradients(
     total = StepSums(s.adapter.trained)
     learning = [row for row in rows if row.learns]
     lengths = [len(row.prompt) + len(row.ids) for row in learning]
-    for some in micro_batches(lengths, s.cfg.micro_batch_tokens):
+    for some in micro_batches(lengths, tokens_at_once(s.cfg.micro_batch_tokens, s.device)):
         _accumulate(s, [learning[i] for i in some], total, per_row)
     per_row.close()
     expected = [0] * len(s.cfgs)

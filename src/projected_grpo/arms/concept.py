@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel, layers_of
-from projected_grpo.model.loss import collate, micro_batches
+from projected_grpo.model.loss import collate, micro_batches, tokens_at_once
 from projected_grpo.pairs.pair import Pair
 
 Texts = Sequence[tuple[list[int], list[int]]]
@@ -49,7 +49,7 @@ def last_states(
     layers = layers_of(lm.model, "read states from")
     lengths = [len(prompt) + len(completion) for prompt, completion in texts]
     states = torch.empty(len(texts), cast(Any, lm.model.config).hidden_size, device=device)
-    for some in micro_batches(lengths, micro_batch_tokens):
+    for some in micro_batches(lengths, tokens_at_once(micro_batch_tokens, device)):
         prompts, completions = zip(*(texts[i] for i in some), strict=True)
         batch = collate(prompts, completions, lm.pad_id, device)
         last = batch.prompt_lens + batch.completion_lens - 1

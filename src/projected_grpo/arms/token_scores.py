@@ -21,7 +21,12 @@ from torch import Tensor
 
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
-from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
+from projected_grpo.model.loss import (
+    collate,
+    completion_logprobs,
+    micro_batches,
+    tokens_at_once,
+)
 
 Values = NDArray[np.float64]
 """One value a token, (C,)."""
@@ -109,7 +114,7 @@ def measure_tokens(
     device = lm.model.device
     lengths = [len(prompt) + len(completion) for prompt, completion in texts]
     found: dict[int, TokenValues] = {}
-    for some in micro_batches(lengths, micro_batch_tokens):
+    for some in micro_batches(lengths, tokens_at_once(micro_batch_tokens, device)):
         prompts, completions = zip(*(texts[i] for i in some), strict=True)
         batch = collate(prompts, completions, lm.pad_id, device)
         run = torch.tensor([runs[i] for i in some], device=device)

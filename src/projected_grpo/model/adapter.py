@@ -99,6 +99,11 @@ class Adapter(ABC):
         """sha256 over names and coordinates: what a direction or adapter belongs to."""
 
     @property
+    def to_come(self) -> int:
+        """Bytes that the first fold will take."""
+        return 0
+
+    @property
     @abstractmethod
     def fingerprinted(self) -> Sequence[Tensor]:
         """The model's tensors that the fingerprint speaks for, and what is made of them; all else

@@ -2,7 +2,8 @@
 
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
@@ -38,6 +40,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.hub import one_line
+from projected_grpo.model.allocator import map_large_tensors
 from projected_grpo.model.checks import (
     embedding_rows,
     require_finite,
@@ -196,7 +199,11 @@ def load(
     Raises InputError when the source cannot be found or read, has no chat template, or has one
     without a thinking that could be enabled.
     """
+    if device.type == "cpu" and source not in (TINY_RANDOM, ORGANISM):
+        map_large_tensors()
     transformers.utils.logging.disable_progress_bar()
+    # The reader of .gguf files takes tqdm's own bar, which does not ask that switch.
+    setattr(modeling_gguf_pytorch_utils, "tqdm", transformers.utils.logging.tqdm)  # noqa: B010
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     commit = None
@@ -279,6 +286,22 @@ def checkpoint_layers(model: PreTrainedModel, on: bool) -> None:
         layer.__dict__.pop("forward", None)
         if on:
             layer.forward = _Recompute(layer.forward)
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
+    """The model with its layers checkpointed while the context lasts, if that is wanted and they
+    are not already."""
+    layers = layers_of(model, "checkpoint") if wanted else ()
+    wanted = not any(isinstance(layer.__dict__.get("forward"), _Recompute) for layer in layers)
+    if not layers or not wanted:
+        yield
+        return
+    checkpoint_layers(model, True)
+    try:
+        yield
+    finally:
+        checkpoint_layers(model, False)
 
 
 class _Recompute:

@@ -56,6 +56,12 @@ def collate(
     return TokenBatch(ids.to(device), prompt_lens.to(device), (lens - prompt_lens).to(device))
 
 
+def tokens_at_once(asked: int, device: torch.device) -> int:
+    """`micro_batch_tokens` as it is asked for, or for 0 what suits the device: a CPU is busy with a
+    few hundred tokens of a real model, and more of them take more memory only."""
+    return asked or (512 if device.type == "cpu" else 4096)
+
+
 def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Rows of these lengths in batches of at most `tokens` tokens, padding included; indices.
 

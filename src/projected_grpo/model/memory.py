@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from projected_grpo.config import Config
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel, checkpoint_layers
-from projected_grpo.model.loss import LOGITS_CHUNK, collate, completion_logprobs
+from projected_grpo.model.loss import LOGITS_CHUNK, collate, completion_logprobs, tokens_at_once
 
 PROBE = 64
 """Tokens of the shorter probe."""
@@ -33,11 +33,11 @@ class MemoryEstimate:
     cache: int
     """Keys and values of the rows that are sampled at once."""
     training: int
-    """Activations of one micro-batch."""
+    """Activations of one micro-batch, of rows or of pairs."""
 
     @property
     def peak(self) -> int:
-        """Sampling and training follow one another, so the larger of the two counts."""
+        """Extraction, sampling and training follow one another, so the largest counts."""
         return self.model + max(self.cache, self.training)
 
     def __str__(self) -> str:
@@ -50,15 +50,26 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    cfg: Config, lm: LanguageModel, adapter: Adapter, longest_prompt: int
+    cfg: Config,
+    lm: LanguageModel,
+    adapter: Adapter,
+    longest_prompt: int,
+    answers: Sequence[int] = (),
 ) -> MemoryEstimate:
     """Of a run, or of a pack, whose longest prompt has so many tokens; the caller's random state
-    and gradients stay as they are."""
+    and gradients stay as they are.
+
+    answers: the lengths of those that V is extracted from.
+    """
     rows = cfg.prompts_per_step * adapter.n_runs
     row = longest_prompt + cfg.max_new
     sampled = cfg.student_rows_most
     columns = min(max(cfg.sampling_tokens, sampled * row), rows * sampled * row)
-    trained = min(max(cfg.micro_batch_tokens, row), rows * cfg.group * row)
+    at_once = tokens_at_once(cfg.micro_batch_tokens, lm.model.device)
+    trained = min(max(at_once, row), rows * cfg.group * row)
+    if answers:
+        longest = max(answers)
+        trained = max(trained, min(max(at_once, longest), len(answers) * longest))
     kept = TRANSIENT * trained * kept_per_token(lm, adapter)
     if cfg.checkpoint_activations:  # one layer is computed again at a time, as it was first
         layers = lm.model.config.get_text_config().num_hidden_layers
@@ -69,7 +80,8 @@ def estimate_memory(
     # Of a factored module the dense W stays in the CPU's memory, for merging.
     aside = [weight for weight in adapter.aside if weight.device == lm.model.device]
     return MemoryEstimate(
-        model=_unique_bytes([*lm.model.parameters(), *lm.model.buffers(), *aside]),
+        model=_unique_bytes([*lm.model.parameters(), *lm.model.buffers(), *aside])
+        + adapter.to_come,
         # The prompts' own cache, one row a group, is there beside its copies at first.
         cache=round(columns * (1 + 1 / sampled) * cache_per_token(lm, adapter)),
         training=round(kept) + logits,
@@ -86,8 +98,9 @@ def _kept(lm: LanguageModel, adapter: Adapter, tokens: int) -> int:
     seen: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        seen.append(tensor)  # held until counted, so that no address is used twice
-        return tensor
+        # Without its history, of which it would be a part that holds the whole.
+        seen.append(tensor.detach())  # held until counted, so that no address is used twice
+        return seen[-1]
 
     ids = [lm.eos_id] * (tokens // 2)
     batch = collate([ids], [ids], lm.pad_id, device)

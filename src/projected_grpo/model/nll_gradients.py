@@ -22,14 +22,23 @@ from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import Adapter
-from projected_grpo.model.load import LanguageModel
-from projected_grpo.model.loss import collate, completion_logprobs, micro_batches
+from projected_grpo.model.load import LanguageModel, checkpointed
+from projected_grpo.model.loss import (
+    collate,
+    completion_logprobs,
+    micro_batches,
+    tokens_at_once,
+)
+from projected_grpo.model.memory import kept_per_token
 from projected_grpo.model.progress import progress_bar
 from projected_grpo.model.svd import digest_of
 from projected_grpo.model.tensor_file import put_tensors
 
 VERSION = 1
 """Part of every name: raise it where `nll_gradients` changes its answer."""
+
+KEPT_ON_CPU = 2**29
+"""Bytes of activations; 240 tokens of Qwen2.5-Coder-0.5B in float32."""
 
 Answer = tuple[list[int], list[int]]
 """Prompt ids and completion ids, the eos included where the completion ends by one."""
@@ -45,15 +54,22 @@ def nll_gradients(
     run: int = 0,
 ) -> dict[str, Tensor]:
     """Gradient of each answer's summed completion NLL: module -> (answers, r). Leaves no gradient
-    behind."""
+    behind.
+
+    On a CPU, whose memory is the whole machine's, a batch that would keep more than KEPT_ON_CPU
+    computes its layers again in the backward.
+    """
     device = next(lm.model.parameters()).device
+    a_token = kept_per_token(lm, adapter) if device.type == "cpu" else 0
     lengths = [len(prompt) + len(completion) for prompt, completion in answers]
     found: dict[str, Tensor] = {}
     with progress_bar("gradients of pairs", sum(lengths), "token") as bar:
-        for some in micro_batches(lengths, micro_batch_tokens):
+        for some in micro_batches(lengths, tokens_at_once(micro_batch_tokens, device)):
             prompts, completions = zip(*(answers[i] for i in some), strict=True)
             batch = collate(prompts, completions, lm.pad_id, device)
-            with adapter.rows(torch.full((len(prompts),), run, device=device)) as leaves:
+            large = a_token * batch.input_ids.numel() > KEPT_ON_CPU
+            of_row = torch.full((len(prompts),), run, device=device)
+            with checkpointed(lm.model, large), adapter.rows(of_row) as leaves:
                 loss = -completion_logprobs(lm.model, batch, temperature).sum()
                 gradients = torch.autograd.grad(loss, list(leaves.values()))
             for name, gradient in zip(leaves, gradients, strict=True):

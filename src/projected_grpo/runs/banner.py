@@ -13,6 +13,7 @@ from projected_grpo.arms.rows import Row, peak_memory_gib
 from projected_grpo.arms.screening import SCREENS
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import OF_REMEDIES, Config, varied
+from projected_grpo.extract_vhack_grad import answers_of
 from projected_grpo.model.memory import estimate_memory
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.files import LogFile
@@ -86,7 +87,9 @@ def describe(s: Session) -> None:
     most = -(-cfg.prompts_per_step // s.world.size)
     if s.world.size > 1:
         logger.info("world    {} processes, {} prompts each at most", s.world.size, most)
-    needed = estimate_memory(replace(cfg, prompts_per_step=most), s.lm, s.adapter, longest)
+    pairs = [pair for some in s.pair_sets.values() for pair in some]
+    answers = [len(prompt) + len(text) for prompt, text in answers_of(s.lm, pairs)]
+    needed = estimate_memory(replace(cfg, prompts_per_step=most), s.lm, s.adapter, longest, answers)
     logger.info("memory   {}", needed)
     if s.device.type == "cuda" and needed.peak > (room := torch.cuda.mem_get_info()[1]):
         logger.warning(
