@@ -13,10 +13,12 @@ from torch import Tensor
 from projected_grpo.antipasto import AntiPaSTO, wrap
 from projected_grpo.config import SmokeConfig
 from projected_grpo.env.errors import InputError
+from projected_grpo.model import nll_gradients as nll_module
 from projected_grpo.model import tensor_file
 from projected_grpo.model.adapter import Adapter
-from projected_grpo.model.load import LanguageModel, load
+from projected_grpo.model.load import LanguageModel, checkpointed, load
 from projected_grpo.model.lora import LoRA
+from projected_grpo.model.loss import tokens_at_once
 from projected_grpo.model.nll_gradients import Answer, cached_nll_gradients, nll_gradients
 from projected_grpo.train import train
 
@@ -168,3 +170,29 @@ def test_runs_share_the_gradients_and_refreshed_v_is_not_kept(
     assert [*(tmp_path / "cache" / "v").iterdir()] == [file]
     assert rows_of(again) == rows_of(first)
     assert "%|" not in capfd.readouterr().err, "a bar outside a terminal"
+
+
+def test_what_a_cpu_would_keep_too_much_of_is_computed_again_and_gives_the_same(
+    lm, adapter, monkeypatch
+) -> None:
+    plain = nll_gradients(lm, adapter, ANSWERS, **HOW)
+    used: list[bool] = []
+
+    def noted(model, wanted):
+        used.append(wanted)
+        return checkpointed(model, wanted)
+
+    monkeypatch.setattr(nll_module, "checkpointed", noted)
+    monkeypatch.setattr(nll_module, "KEPT_ON_CPU", 1)
+    again = nll_gradients(lm, adapter, ANSWERS, **HOW)
+    assert used and all(used)
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, again[name]), name
+    layers = lm.model.get_decoder().layers
+    assert not any("forward" in layer.__dict__ for layer in layers), "left checkpointed"
+
+
+def test_zero_micro_batch_tokens_is_the_devices_choice() -> None:
+    assert tokens_at_once(0, torch.device("cpu")) == 512
+    assert tokens_at_once(0, torch.device("cuda")) == 4096
+    assert tokens_at_once(7, torch.device("cpu")) == 7
