@@ -72,11 +72,12 @@ class _FactoredLinear(torch.autograd.Function):
         P = dy @ U  # (B, T, r)
         dx = (P * scale).to(dy.dtype) @ Vh if ctx.needs_input_grad[0] else None
         by_token = _token_gradient(P, h)
+        gradient = by_token.sum(1)
         if ctx.measure is not None:
-            ctx.measure(by_token, by_token.sum(1))
+            ctx.measure(by_token, gradient)
         if ctx.kept is not None:
-            by_token = by_token * ctx.kept[..., None]
-        return dx, by_token.sum(1), None, None, None, None, None, None
+            gradient = (by_token * ctx.kept[..., None]).sum(1)
+        return dx, gradient, None, None, None, None, None, None
 
 
 def factored_linear(

@@ -275,7 +275,8 @@ class DirectionSettings:
     pairs: str = "builtin"
     """Contrast pairs: "builtin" (hand-made), "placebo", "framing", "katas" (by construction, near
     the organism's own text), "katas-placebo", "own" (clean answers of the policy to training
-    problems, into which a hack is put; drawn again at every refresh), or a .toml file."""
+    problems, into which a hack is put; drawn again at every refresh, as long as the policy gives as
+    many as V has axes), or a .toml file."""
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_hack_k: Annotated[int, AtLeast(1), Role.PER_RUN] = 12
@@ -650,7 +651,14 @@ class Config(
                 f"screen_share {self.screen_share} takes the place of screen_fpr "
                 f"{self.screen_fpr}: leave one of them out"
             )
-        if not self.screen_share and self.screen_fpr * self.own_rows < 1:
+        in_step = self.prompts_per_step * self.group
+        by_row = self.screen != "token"
+        if by_row and self.screen_share and round(self.screen_share * in_step) == 0:
+            found.append(
+                f"screen_share {self.screen_share} of {in_step} rows of a step is less than half a "
+                f"row, so that none is ever flagged: set it to {1 / in_step:.3g} or more"
+            )
+        if by_row and not self.screen_share and self.screen_fpr * self.own_rows < 1:
             found.append(
                 f"screen_fpr {self.screen_fpr} of {self.own_rows} calibration rows (4 x "
                 f"{self.prompts_per_step} x {self.group}, at most {MOST_OWN_ROWS}) is less than "

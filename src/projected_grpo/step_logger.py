@@ -165,7 +165,7 @@ COLUMNS: tuple[Column, ...] = (
         "Does the screen's score tell the student rows that attempt from the others? Null with "
         "fewer than two of a kind.",
     ),
-    Column("screen_threshold", "Scores above it are flagged."),
+    Column("screen_threshold", "Scores above it are flagged, once the arm acts."),
     Column(
         "trust_frac",
         "|taken| / |delta_S|: what `trust` takes of delta_S after the step; null where it takes "

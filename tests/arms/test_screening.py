@@ -3,6 +3,7 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from hypothesis import strategies as st
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.screening import threshold_at, threshold_of_share
 from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.runs.own_rows import FOR_PAIRS, draw_first_rows
+from projected_grpo.runs.screens import clean_answers
+from projected_grpo.runs.session import prepare
 from projected_grpo.train import train, train_runs
 
 SCORES = st.lists(st.floats(-5, 5), min_size=1, max_size=50).map(np.array)
@@ -136,6 +140,41 @@ def test_stopped_and_resumed_it_gives_the_same_rows(calibrated: Path, tmp_path: 
         assert rollouts_of(copy) == rollouts_of(calibrated)
 
 
+def test_resumed_before_the_screen_acts_it_has_the_threshold_of_the_v_that_it_has(
+    tmp_path: Path,
+) -> None:
+    run = train(
+        settings(
+            tmp_path, screen="row", screen_fpr=0.1, refresh_every=2, start_arm_at=4, steps=4,
+            checkpoint_every=1,
+        )
+    )  # fmt: skip
+    rows = rows_of(run)
+    assert [row["screened"] is None for row in rows] == [True, True, True, False]
+    thresholds = [row["screen_threshold"] for row in rows]
+    assert thresholds[0] == thresholds[1] != thresholds[2] == thresholds[3]
+    copy = tmp_path / "resumed"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints" / "step_000004")
+    train(SmokeConfig(resume=copy))
+    assert rows_of(copy) == rows
+
+
+def test_a_screen_is_calibrated_by_texts_that_nothing_was_made_of(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, screen="row", screen_fpr=0.1)
+    cfgs = [cfg, replace(cfg, arm="random_v"), replace(cfg, seed=1)]
+    with ExitStack() as stack:
+        s, _ = prepare(cfgs, stack, None)
+        assert s.own_rows[0] == s.own_rows[1] != s.own_rows[2]
+        for_pairs = draw_first_rows(
+            cfgs, [0], s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS
+        )
+        mine = {tuple(row.ids) for row in s.own_rows[0]}
+        assert not mine & {tuple(row.ids) for row in for_pairs[0]}
+        assert clean_answers(cfg, s.lm)
+        assert clean_answers(replace(cfg, arm="placebo_v"), s.lm) == []
+
+
 @pytest.mark.slow
 def test_a_pack_gives_the_rows_of_the_runs_alone(by_share: Path, tmp_path: Path) -> None:
     cfg = settings(tmp_path / "pack", screen="row", screen_share=0.25)
@@ -178,12 +217,21 @@ def test_before_it_starts_an_arm_is_vanilla(tmp_path: Path, arm: str) -> None:
             {"screen": "row", "screen_fpr": 0.5, "screen_share": 0.2},
             "screen_share 0.2 takes the place of screen_fpr 0.5",
         ),
+        (
+            {"screen": "row", "screen_share": 0.05},
+            "screen_share 0.05 of 8 rows of a step is less than half a row",
+        ),
         ({"start_arm_at": 9}, "start_arm_at 9 is after the last of 4 steps"),
     ],
 )
 def test_contradictions(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         SmokeConfig(**given)
+
+
+def test_a_share_of_tokens_may_be_less_than_one_row() -> None:
+    assert SmokeConfig(screen="token", screen_fpr=0.001).screen_fpr == 0.001
+    assert SmokeConfig(screen="token", screen_share=0.001).screen_share == 0.001
 
 
 def test_an_arm_that_removes_nothing_has_nothing_to_score_along() -> None:

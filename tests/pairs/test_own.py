@@ -1,18 +1,26 @@
 """Pairs in the policy's own words: edits of its answers, and what they leave alone."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import rows_of
 
+from projected_grpo.arms.directions import EXTRACTIONS, PairChoice
+from projected_grpo.arms.treatment import make_treatments
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.loopholes.modes import MODES, NOT_VACUOUS, TRAIN_NAME, apply_hint
 from projected_grpo.env.problems.load import load_problems
+from projected_grpo.extract_vhack_grad import VHack
+from projected_grpo.pairs.load import load_pairs
 from projected_grpo.pairs.own import Answer, own_pairs, own_placebo_pairs, put_hack
-from projected_grpo.runs.own_rows import grade_texts
+from projected_grpo.runs.own_rows import grade_texts, own_pair_runs
+from projected_grpo.runs.refresh import renew_own_pairs
+from projected_grpo.runs.session import prepare
 from projected_grpo.train import train
 
 PROBLEMS = [apply_hint(p, "run_tests", TRAIN_NAME) for p in load_problems("katas:validation", 8)]
@@ -74,6 +82,44 @@ def test_a_model_that_writes_no_programs_has_no_pairs(tmp_path: Path) -> None:
     cfg = SmokeConfig(out_dir=tmp_path, pairs="own", arm="projected", steps=1)
     with pytest.raises(ConfigError, match="asks for more axes than the 0 pairs give"):
         train(cfg)
+
+
+def test_runs_make_first_pairs_where_something_is_extracted_from_them() -> None:
+    own = SmokeConfig(pairs="own", refresh_every=0)
+    cfgs = [
+        own,
+        replace(own, pairs="builtin"),
+        replace(own, refresh_every=2),
+        replace(own, arm="placebo_v"),
+        replace(own, measure="none"),
+    ]
+
+    def wanted(*, has_v: bool, resuming: bool) -> list[int]:
+        return own_pair_runs(cfgs, has_v=has_v, resuming=resuming)
+
+    assert wanted(has_v=False, resuming=False) == [0, 2, 3]
+    assert wanted(has_v=True, resuming=False) == [2, 3]
+    assert wanted(has_v=True, resuming=True) == [2]
+
+
+def test_runs_of_two_seeds_measure_along_the_v_of_their_own_pairs() -> None:
+    own = SmokeConfig(pairs="own", v_hack_k=1, v_hack_drop_bottom_frac=0.0)
+    axes = torch.eye(2)
+    v = [VHack({"m": row[None]}, {"m": torch.ones(1)}) for row in axes]
+    found = make_treatments([own, replace(own, seed=1)], v, {}, torch.device("cpu"))
+    assert [t.V["m"].tolist() for t in found] == [[[1.0, 0.0]], [[0.0, 1.0]]]
+
+
+def test_a_policy_without_clean_answers_keeps_the_first_pairs(tmp_path: Path) -> None:
+    cfg = SmokeConfig(out_dir=tmp_path, arm="projected")
+    with ExitStack() as stack:
+        s, _ = prepare([cfg], stack, None)
+        own = replace(cfg, pairs="own")
+        first = {
+            PairChoice.of(own): load_pairs("builtin"),
+            PairChoice.of(own, EXTRACTIONS["placebo_pairs"]): load_pairs("placebo"),
+        }
+        assert renew_own_pairs(replace(s, cfgs=[own], pair_sets=first), 0, 2) == first
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ class Row:
     penalty: float = 0.0  # what the arm takes off the grade's reward
     weight: float = 1.0  # of its gradient in the step's (row_weights.py)
     pull: NDArray[np.float64] | None = None  # of each token along V, at the policy
-    pull_base: NDArray[np.float64] | None = None  # likewise at the base model
+    pull_base: NDArray[np.float64] | None = None  # at the base, along what its screen scores
     screen_score: float | None = None  # what its run's screen makes of it (screening.py)
     flagged: bool = False  # by that screen, itself or a token of it
     flagged_tokens: list[int] = field(default_factory=list)  # which do not count, by index

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import Row, rank_auroc
 from projected_grpo.arms.token_scores import SCORES, Score, Texts, TokenValues, measure_tokens
 from projected_grpo.arms.treatment import Treatment
@@ -136,12 +137,13 @@ def threshold_of_share(scores: NDArray[np.float64], share: float) -> float:
 def flag(rows: Sequence[Row], values: Sequence[TokenValues], cfg: Config, threshold: float) -> None:
     """Fill in what the screen of one run makes of its rows, and what it measured."""
     score, screen = SCORES[cfg.screen_score], SCREENS[cfg.screen]
+    removes_v = ARMS[cfg.arm].removes == "basis" and not ARMS[cfg.arm].extraction
     for row, value in zip(rows, values, strict=True):
         row.screen_score = score.summary(value.of(score))
         if score.of == "pull":
             if cfg.screen_at == "base":
                 row.pull_base = value.of(score)
-            else:
+            elif removes_v:
                 row.pull = value.of(score)
         if screen.tokens:
             row.flagged_tokens = np.flatnonzero(value.of(score) > threshold).tolist()
@@ -160,12 +162,14 @@ def left_out_positions(rows: Sequence[Row], shape: torch.Size, device: torch.dev
 
 
 def screen_columns(rows: Sequence[Row], cfg: Config, threshold: float | None) -> dict[str, Value]:
-    """One run's columns of a step; null where nothing was screened."""
+    """One run's columns of a step; null where nothing was screened, but for the threshold."""
     scored = [row for row in rows if row.screen_score is not None]
     student = [row for row in scored if row.source == "student"]
     attempts = [row for row in student if row.grade.attempted]
+    if threshold is not None and not math.isfinite(threshold):
+        threshold = None
     if not scored:
-        return dict.fromkeys(COLUMNS)
+        return {**dict.fromkeys(COLUMNS), "screen_threshold": threshold}
     auroc = None
     if 2 <= len(attempts) <= len(student) - 2:
         auroc = rank_auroc(
@@ -179,5 +183,5 @@ def screen_columns(rows: Sequence[Row], cfg: Config, threshold: float | None) ->
         "screened": share,
         "screened_att": (sum(row.flagged for row in attempts), len(attempts)),
         "screen_auroc": auroc,
-        "screen_threshold": threshold if threshold is None or math.isfinite(threshold) else None,
+        "screen_threshold": threshold,
     }

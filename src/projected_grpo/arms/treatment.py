@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from projected_grpo.arms.arms import ARMS
-from projected_grpo.arms.directions import REMOVED
+from projected_grpo.arms.directions import REMOVED, PairChoice
 from projected_grpo.config import Config
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.proj import Projection, mean_axes
@@ -127,7 +127,7 @@ def make_treatments(
             cfg.v_hack_k, cfg.v_hack_drop_bottom_frac, cfg.gate, cfg.overshoot,
             cfg.preserve_magnitude, cfg.project_on,
             n if cfg.refresh_every or cfg.running_k else None,
-            cfg.pair_modes, cfg.pair_flavours, cfg.v_hack_k_end, cfg.score_weight, cfg.trust,
+            PairChoice.of(cfg), cfg.v_hack_k_end, cfg.score_weight, cfg.trust,
             cfg.start_arm_at,
         )  # fmt: skip
         groups.setdefault(key, []).append(n)

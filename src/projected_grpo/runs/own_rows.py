@@ -7,7 +7,8 @@ from typing import NamedTuple
 from loguru import logger
 
 from projected_grpo.arms.advantages import grade_texts
-from projected_grpo.arms.directions import PairChoice, require_pairs
+from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.directions import PairChoice
 from projected_grpo.config import Config, stream_seed
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.problem import Problem
@@ -20,6 +21,9 @@ from projected_grpo.pairs.pair import Pair
 
 ROWS_A_PROBLEM = 4
 
+FOR_PAIRS, FOR_SCREENS = "pairs", "screens"
+"""Purposes of rows: V must not have been made of the texts that calibrate a screen along it."""
+
 
 class OwnRow(NamedTuple):
     """One completion of a training problem."""
@@ -31,6 +35,19 @@ class OwnRow(NamedTuple):
     text: str
 
 
+def own_pair_runs(cfgs: Sequence[Config], *, has_v: bool, resuming: bool) -> list[int]:
+    """The runs that make pairs of what the untrained policy writes. has_v: V is read from a file;
+    a resumed run has what its arm extracted in its directory."""
+    found = []
+    for n, cfg in enumerate(cfgs):
+        arm = ARMS[cfg.arm]
+        extracts = cfg.measure == "v" and not has_v
+        extracts |= bool(arm.concept or cfg.refresh_every or (arm.extraction and not resuming))
+        if cfg.pairs == OWN and extracts:
+            found.append(n)
+    return found
+
+
 def draw_own_rows(
     cfgs: Sequence[Config],
     wanted: Sequence[int],
@@ -38,17 +55,18 @@ def draw_own_rows(
     adapter: Adapter,
     problems: Sequence[Problem],
     prompts: Mapping[int, list[int]],
+    purpose: str,
     step: int,
 ) -> dict[int, list[OwnRow]]:
     """`own_rows` completions of each run in `wanted`, by its policy as it is now, over training
-    problems that its seed chooses; the same whenever they are drawn for the same step."""
+    problems that its seed chooses; the same whenever they are drawn for one purpose and step."""
     drawn: list[tuple[int, Problem, int]] = []
     for n in wanted:
         cfg = cfgs[n]
-        order = random.Random(stream_seed("own problems", cfg.seed, step))
+        order = random.Random(stream_seed("own problems", purpose, cfg.seed, step))
         count = min(len(problems), -(-cfg.own_rows // ROWS_A_PROBLEM))
         drawn += [
-            (n, problem, stream_seed("own rows", cfg.seed, step, problem.id))
+            (n, problem, stream_seed("own rows", purpose, cfg.seed, step, problem.id))
             for problem in order.sample(list(problems), count)
         ]
     if not drawn:
@@ -66,13 +84,30 @@ def draw_own_rows(
     return found
 
 
+def draw_first_rows(
+    cfgs: Sequence[Config],
+    wanted: Sequence[int],
+    lm: LanguageModel,
+    adapter: Adapter,
+    problems: Sequence[Problem],
+    prompts: Mapping[int, list[int]],
+    purpose: str,
+) -> dict[int, list[OwnRow]]:
+    """Those of the untrained policy, which is one for all runs: runs of one seed share them."""
+    first = {cfgs[n].seed: n for n in reversed(wanted)}
+    drawn = draw_own_rows(
+        cfgs, sorted(first.values()), lm, adapter, problems, prompts, purpose, step=0
+    )
+    return {n: drawn[first[cfgs[n].seed]] for n in wanted}
+
+
 def pairs_of(
     cfgs: Sequence[Config], rows: Mapping[int, Sequence[OwnRow]], grader: Grader
 ) -> dict[PairChoice, list[Pair]]:
     """The pairs that these runs make of their rows, and those of their controls.
 
     A clean answer is one that ends by itself and that the loophole does not pay (`attempted`);
-    whether it solves its problem is not asked. Raises ConfigError where they give too few.
+    whether it solves its problem is not asked.
     """
     found: dict[PairChoice, list[Pair]] = {}
     for n, mine in rows.items():
@@ -92,5 +127,4 @@ def pairs_of(
             "pairs    {} of {} own answers are clean, {} take a hack (seed {})",
             len(clean), len(mine), len(found[choice]), cfg.seed,
         )  # fmt: skip
-    require_pairs(cfgs, found)
     return found

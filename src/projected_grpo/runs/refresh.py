@@ -9,13 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from loguru import logger
+
 from projected_grpo.arms.directions import PairSets, extract_for, extraction_of
 from projected_grpo.arms.treatment import measured_basis, treatment_with_v
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.pairs.own import OWN
 from projected_grpo.proj import subspace_overlap
 from projected_grpo.runs.directory import RunDir
-from projected_grpo.runs.own_rows import draw_own_rows, pairs_of
+from projected_grpo.runs.own_rows import FOR_PAIRS, draw_own_rows, pairs_of
 from projected_grpo.runs.screens import calibrate
 from projected_grpo.runs.session import Session
 from projected_grpo.step_logger import Value
@@ -79,13 +81,25 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
 
 
 def renew_own_pairs(s: Session, n: int, step: int) -> PairSets:
-    """The pairs that run n makes of rows of its policy as it is now."""
+    """The pairs that run n makes of rows of its policy as it is now. Once that cheats nearly
+    always it has no clean answers to make as many of as V has axes: then those of the start."""
+    cfg = s.cfgs[n]
 
     def draw() -> PairSets:
-        rows = draw_own_rows(s.cfgs, [n], s.lm, s.adapter, s.problems, s.plain_prompts, step)
+        rows = draw_own_rows(
+            s.cfgs, [n], s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS, step
+        )
         return pairs_of(s.cfgs, rows, s.grader)
 
-    return s.world.lead(draw)
+    found = dict(s.world.lead(draw))
+    for choice, pairs in found.items():
+        if len(pairs) < cfg.v_hack_k_most:
+            logger.warning(
+                "{} s{}: {} pairs of {} for {} axes at step {}: V is made of the first ones again",
+                cfg.arm, cfg.seed, len(pairs), choice.name, cfg.v_hack_k_most, step,
+            )  # fmt: skip
+            found[choice] = list(s.pair_sets[choice])
+    return found
 
 
 def restore_v(s: Session, run: RunDir, done: int) -> Session:

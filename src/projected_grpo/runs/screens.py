@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 
-from projected_grpo.arms.directions import PLACEBO
+from projected_grpo.arms.directions import PLACEBO, PairChoice, extraction_of
 from projected_grpo.arms.rows import Row
 from projected_grpo.arms.screening import (
     SCREENS,
@@ -34,10 +34,14 @@ OWN, ANSWERS = "rows of the untrained policy", "clean answers to the pairs' task
 
 def clean_answers(cfg: Config, lm: LanguageModel) -> Texts:
     """The clean answers to the pairs' tasks that are no side of the pairs that V is made of: those
-    of the placebo set. None where the pairs have no such set, or are the policy's own."""
+    of the placebo set. None where the pairs have no such set, or are the policy's own, or where the
+    placebo pairs are what the arm's own directions are made of."""
     if cfg.pairs not in PLACEBO or cfg.pairs == OWN_PAIRS:
         return []
-    sides = {text for pair in load_pairs(cfg.pairs) for text in (pair.hack, pair.clean)}
+    sources = {cfg.pairs, PairChoice.of(cfg, extraction_of(cfg.arm)).name}
+    sides = {
+        text for name in sources for pair in load_pairs(name) for text in (pair.hack, pair.clean)
+    }
     return [
         (lm.prompt_ids(pair.messages), lm.completion_ids(text))
         for pair in load_pairs(PLACEBO[cfg.pairs])
@@ -85,7 +89,7 @@ def calibrate(s: Session, runs: Collection[int]) -> Session:
 def restore_thresholds(s: Session, steps_file: Path, done: int) -> Session:
     """The session with the threshold that its run had at step `done`; one that a refresh is due to
     replace comes with that. Raises InputError where the row of that step has none."""
-    if not s.calibrations or done < s.cfg.start_arm_at:
+    if not s.calibrations or done == 0:
         return s
     (was,) = [row["screen_threshold"] for row in whole_rows(steps_file) if row["step"] == done]
     if was is None:
@@ -95,7 +99,7 @@ def restore_thresholds(s: Session, steps_file: Path, done: int) -> Session:
 
 def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, float]:
     """Let every run's screen flag its rows, before anything is learned from them; returns the
-    thresholds of the runs that screen at this step.
+    thresholds of the runs that have one by then.
 
     Costs a forward and a backward of those rows, or a forward alone where no V is needed.
     """
@@ -104,7 +108,7 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
     texts, runs = [(row.prompt, row.ids) for row in rows], [row.run for row in rows]
     directions = screen_directions(s.treatments, len(s.cfgs)) if acting else {}
     values = measure_rows(s.lm, s.adapter, texts, runs, s.cfgs, directions)
-    found: dict[int, float] = {}
+    found = {n: calibration.threshold for n, calibration in s.calibrations.items()}
     for n in acting:
         cfg, some = s.cfgs[n], [i for i, run in enumerate(runs) if run == n]
         mine = [values[i] for i in some]
@@ -112,7 +116,5 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
             score, tokens = SCORES[cfg.screen_score], SCREENS[cfg.screen].tokens
             everywhere = s.world.gather(scores_of(mine, score, tokens=tokens))
             found[n] = threshold_of_share(np.concatenate(everywhere), cfg.screen_share)
-        else:
-            found[n] = s.calibrations[n].threshold
         flag([rows[i] for i in some], mine, cfg, found[n])
     return found

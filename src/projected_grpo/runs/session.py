@@ -4,6 +4,7 @@ written."""
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -16,12 +17,13 @@ from projected_grpo.arms.directions import (
     hack_directions,
     load_pair_sets,
     own_directions,
+    require_pairs,
 )
 from projected_grpo.arms.learned_axes import LearnedAxes, learned_axes_for, require_known_modes
 from projected_grpo.arms.optimizer import adamw
 from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
-from projected_grpo.arms.screening import Calibration
+from projected_grpo.arms.screening import Calibration, screened_runs
 from projected_grpo.arms.treatment import Treatment, make_treatments, measured_axes
 from projected_grpo.config import PER_RUN, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
@@ -38,7 +40,6 @@ from projected_grpo.model.load import (
     load,
     resolve_device,
 )
-from projected_grpo.pairs.own import OWN
 from projected_grpo.runs.adapters import adapter_of, attach_adapter
 from projected_grpo.runs.data import (
     data_digest,
@@ -49,7 +50,14 @@ from projected_grpo.runs.data import (
 )
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distributed import ALONE, World, require_groups
-from projected_grpo.runs.own_rows import OwnRow, draw_own_rows, pairs_of
+from projected_grpo.runs.own_rows import (
+    FOR_PAIRS,
+    FOR_SCREENS,
+    OwnRow,
+    draw_first_rows,
+    own_pair_runs,
+    pairs_of,
+)
 from projected_grpo.runs.teacher_pool import Pool
 
 
@@ -75,7 +83,7 @@ class Session:
     concepts: Mapping[int, torch.Tensor]  # of those runs whose arm scores hidden states
     device: torch.device
     plain_prompts: Mapping[int, list[int]]  # problem id -> token ids, as no arm has changed it
-    own_rows: Mapping[int, list[OwnRow]]  # of those runs that need some: by the untrained policy
+    own_rows: Mapping[int, list[OwnRow]]  # of runs that screen: by the untrained policy
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)  # of runs that screen
     world: World = ALONE
 
@@ -165,9 +173,13 @@ def prepare(
     require_positions(lm.model, max(len(prompts[p.id]) for p in kept), cfg.max_new)
     some = [prompts[p.id] for p in kept[:4]]
     adapter = world.one_then_all(lambda: attach_adapter(make, lm, len(cfgs), some))
-    drawing = [n for n, one in enumerate(cfgs) if _needs_own_rows(one, given is not None)]
-    own_rows = world.lead(lambda: draw_own_rows(cfgs, drawing, lm, adapter, kept, prompts, 0))
-    pair_sets |= world.lead(lambda: pairs_of(cfgs, own_rows, grader))
+    draw = partial(draw_first_rows, cfgs, lm=lm, adapter=adapter, problems=kept, prompts=prompts)
+    screened = [n for n in screened_runs(cfgs) if not cfgs[n].screen_share]
+    own_rows = world.lead(lambda: draw(screened, purpose=FOR_SCREENS))
+    paired = own_pair_runs(cfgs, has_v=given is not None, resuming=resumed is not None)
+    made = world.lead(lambda: pairs_of(cfgs, draw(paired, purpose=FOR_PAIRS), grader))
+    require_pairs(cfgs, made)
+    pair_sets |= made
     v_hack = hack_directions(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
     own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
     scored = concept_directions(cfgs, lm, adapter, pair_sets)
@@ -185,13 +197,6 @@ def prepare(
     if world.size > 1:
         world.require_same(axes=adapter.fingerprint(), data=session.data_digest(0))
     return session, v_hack
-
-
-def _needs_own_rows(cfg: Config, has_v: bool) -> bool:
-    """Whether rows of the untrained policy are drawn: to calibrate the run's screen, or to make
-    its first pairs."""
-    calibrates = cfg.screen != "none" and not cfg.screen_share
-    return calibrates or (cfg.pairs == OWN and (not has_v or bool(ARMS[cfg.arm].concept)))
 
 
 def _prompts(
