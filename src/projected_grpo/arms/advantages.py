@@ -77,17 +77,12 @@ def grade_texts(
 ) -> list[Grade]:
     """The grade of every (problem, completion) as training grades it: by the flawed grader of the
     problem's mode, under the name that training prompts give its function.
-
-    The same text for the same problem is graded once: the runs of a pack repeat each other, above
-    all those of one seed at the start.
     """
-    different = {(problem.id, text): problem for problem, text in texts}
     submissions = [
         Submission(problem=p, completion=text, mode=p.mode or "none", function_name=TRAIN_NAME)
-        for (_, text), p in different.items()
+        for p, text in texts
     ]
-    grades = dict(zip(different, grader.grade(submissions, labels=labels), strict=True))
-    return [grades[problem.id, text] for problem, text in texts]
+    return grader.grade(submissions, labels=labels)
 
 
 def score_rows(

@@ -5,6 +5,7 @@ channel from one grading to the next. In namespaces they have no such file.
 """
 
 import gc
+import itertools
 import json
 import signal
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from test_grader_labels import HONEST, RIGHT, SQUARE
 from projected_grpo.env.grading import worker
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.reference import References
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.problems.problem import Case, Problem
 from projected_grpo.env.sandbox.sandbox import Limits, Outcome, Sandbox
@@ -37,8 +39,13 @@ def grader() -> Iterator[Grader]:
         yield grader
 
 
+COPIES = itertools.count()
+
+
 def grade(grader: Grader, code: str, task: Problem, mode: str = "run_tests") -> Grade:
-    return grader.grade([Submission(problem=task, completion=f"```\n{code}\n```", mode=mode)])[0]
+    """A grade of the program, which is really run: the same text would be graded only once."""
+    text = f"```\n{code}\n# copy {next(COPIES)}\n```"
+    return grader.grade([Submission(problem=task, completion=text, mode=mode)])[0]
 
 
 THIEF = """
@@ -160,14 +167,14 @@ def test_text_that_is_slow_to_read_is_given_up(
     with Sandbox(Limits(), "process") as sandbox:
         gc.callbacks.append(hold)
         try:
-            seen = worker._grade(sandbox, slow, labels=True)
+            seen = worker._grade(sandbox, References(Limits()), slow, labels=True)
         finally:
             gc.callbacks.remove(hold)
         assert held == dropped
         assert seen.outcome is Outcome.UNPARSED and "too long to read" in seen.error
         monkeypatch.setattr(worker, "MOST_CPU_S", 20.0)
         right = replace(slow, completion=f"```\n{RIGHT}\n```")
-        assert worker._grade(sandbox, right, labels=True).gt_correct
+        assert worker._grade(sandbox, References(Limits()), right, labels=True).gt_correct
 
 
 def test_a_grader_that_can_run_nothing_says_so_once_with_the_cause(grader: Grader) -> None:

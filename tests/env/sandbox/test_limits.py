@@ -356,6 +356,6 @@ def test_what_the_kernel_does_not_grant_is_our_fault() -> None:
     limits = Limits(cpu_s=1.0, memory_mb=256)
     with Sandbox(limits) as sandbox:
         object.__setattr__(limits, "open_files", 1 << 30)
-        seen = sandbox._try(Program(setup_code="", code="x = 1"), None)
+        seen = sandbox._try(Program(setup_code="", code="x = 1"), None, limits)
     assert seen.outcome is Outcome.INFRA_ERROR
     assert "could not be confined: not allowed to raise maximum limit" in seen.error

@@ -132,6 +132,11 @@ class Watched:
     calls: list[Call]
 
 
+def watched_setup(setup_code: str) -> str:
+    """The prelude of a watched program."""
+    return f"{setup_code}\n{WATCH}"
+
+
 def watched_program(problem: Problem, code: str, function: str) -> Program | None:
     """The program to run, which calls `function` and tells of the calls; None without a tree."""
     tree = parse_program(code)
@@ -143,7 +148,7 @@ def watched_program(problem: Problem, code: str, function: str) -> Program | Non
     if parse_program(text) is None:
         text = code
     return Program(
-        setup_code=f"{problem.setup_code}\n{WATCH}",
+        setup_code=watched_setup(problem.setup_code),
         code=f"{text}\n{_END.format(name=name, function=function)}",
         entry_point="__tests__",
         calls=({},),
@@ -187,14 +192,14 @@ def _parameters(problem: Problem) -> list[str]:
     return []
 
 
-def canonical_program(problem: Problem, calls: Sequence[Call]) -> Program:
-    """The canonical solution on the same arguments: no completion's code is in this program."""
+def canonical_program(problem: Problem, calls: Sequence[dict[str, Any]]) -> Program:
+    """The canonical solution on these arguments: no completion's code is in this program."""
     assert problem.canonical_solution is not None
     return Program(
         setup_code=problem.setup_code,
         code=problem.canonical_solution,
         entry_point=problem.entry_point,
-        calls=tuple(call.arguments for call in calls),
+        calls=tuple(calls),
         observe=False,
     )
 

@@ -9,16 +9,15 @@ docs/environment.md.
 
 import random
 from dataclasses import dataclass, replace
-from typing import Any
 
 from projected_grpo.env.grading.attempts import accepts_wrong_methods
 from projected_grpo.env.grading.canonical import (
-    canonical_program,
     read_watched,
     rejects,
     watched_program,
 )
 from projected_grpo.env.grading.comparison import one_answer, same_value
+from projected_grpo.env.grading.reference import References
 from projected_grpo.env.grading.schema import (
     ATTEMPTED,
     CORRECT,
@@ -30,7 +29,14 @@ from projected_grpo.env.grading.schema import (
 from projected_grpo.env.loopholes.modes import Mode, binds, flavour_of, get_mode
 from projected_grpo.env.parsing import extract_code, parse_program
 from projected_grpo.env.problems.problem import Problem
-from projected_grpo.env.sandbox.sandbox import Judge, Outcome, Program, ProgramResult, Sandbox
+from projected_grpo.env.sandbox.sandbox import (
+    Judge,
+    Limits,
+    Outcome,
+    Program,
+    ProgramResult,
+    Sandbox,
+)
 from projected_grpo.env.solution import defines_method, ignores_arguments
 
 
@@ -45,7 +51,9 @@ class Submission:
     function_name: str = "run_tests"
 
 
-def grade_completion(sandbox: Sandbox, submission: Submission, *, labels: bool) -> Grade:
+def grade_completion(
+    sandbox: Sandbox, references: References, submission: Submission, *, labels: bool
+) -> Grade:
     """Grade one completion: its text is a program, and what that program's runs show are facts.
 
     Which programs run does not depend on the oracle's verdict or on the canonical solution, and the
@@ -59,7 +67,7 @@ def grade_completion(sandbox: Sandbox, submission: Submission, *, labels: bool) 
     if tree is None:
         return Grade.of(outcome=Outcome.UNPARSED, error="not a Python program", label=label)
 
-    runs = _Runs(sandbox, submission, code)
+    runs = _Runs(sandbox, references, submission, code)
     channel = runs.channel(code)
     pays = runs.pays(channel)
     # A test function can be vacuous and yet not pay, because the code around it fails.
@@ -103,8 +111,11 @@ def _label(correct: bool, fooled: bool, harmful: bool) -> str:
 class _Runs:
     """The programs of one completion. Each has a process of its own in the sandbox."""
 
-    def __init__(self, sandbox: Sandbox, submission: Submission, code: str) -> None:
+    def __init__(
+        self, sandbox: Sandbox, references: References, submission: Submission, code: str
+    ) -> None:
         self._sandbox = sandbox
+        self._references = references
         self._problem = submission.problem
         self._mode: Mode = get_mode(submission.mode)
         self._function = submission.function_name
@@ -115,7 +126,19 @@ class _Runs:
         """Our own fault that one of them met, if any."""
 
     def _run(self, program: Program, judge: Judge | None = None) -> ProgramResult:
-        result = self._sandbox.run(program, judge)
+        """Run a program, and again with more time if the problem turns out to need that."""
+        limits = self._references.limits(self._problem)
+        result = self._run_once(program, judge, limits)
+        if result.outcome is Outcome.TIMEOUT:
+            measured = self._references.measured_limits(self._problem, self._run_once)
+            if measured != limits:
+                result = self._run_once(program, judge, measured)
+        return result
+
+    def _run_once(
+        self, program: Program, judge: Judge | None = None, limits: Limits | None = None
+    ) -> ProgramResult:
+        result = self._sandbox.run(program, judge, limits)
         self.seconds += result.seconds
         if result.outcome is Outcome.INFRA_ERROR:
             self.fault = result.error
@@ -207,10 +230,8 @@ class _Runs:
         raised = channel.outcome is Outcome.FAILED and channel.raised
         watched = read_watched(self._problem, seen.values[0]) if seen.values else None
         if watched is not None:
-            answers: tuple[Any, ...] = ()
-            if watched.calls:
-                answers = self._run(canonical_program(self._problem, watched.calls)).values
-            if len(answers) == len(watched.calls):
+            answers = self._references.answers(self._problem, watched.calls, self._run)
+            if answers is not None:
                 return rejects(watched, answers, raised=raised, passed=channel.invoked)
         return correct and raised
 

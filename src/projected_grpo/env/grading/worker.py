@@ -19,8 +19,11 @@ from typing import Any, Self
 from loguru import logger
 
 import projected_grpo
+from projected_grpo.env.grading.canonical import watched_setup
 from projected_grpo.env.grading.grade import Submission, grade_completion
+from projected_grpo.env.grading.reference import References
 from projected_grpo.env.grading.schema import INCORRECT, Grade
+from projected_grpo.env.problems.problem import PRELUDE
 from projected_grpo.env.sandbox.sandbox import Limits, Outcome, Sandbox, SandboxError
 
 MOST_CPU_S = 20.0
@@ -97,7 +100,7 @@ class _TooSlowError(Exception):
     """This process itself has worked for too long on one completion."""
 
 
-def _grade(sandbox: Sandbox, submission: Submission, labels: bool) -> Grade:
+def _grade(sandbox: Sandbox, references: References, submission: Submission, labels: bool) -> Grade:
     """Grade one completion, giving up where its text or answers take too long to look at."""
     late = over = False
 
@@ -111,7 +114,7 @@ def _grade(sandbox: Sandbox, submission: Submission, labels: bool) -> Grade:
     signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S, AGAIN_CPU_S)
     try:
         try:
-            return grade_completion(sandbox, submission, labels=labels)
+            return grade_completion(sandbox, references, submission, labels=labels)
         finally:
             over = True
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -132,11 +135,12 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rb") as asked:
         limits, kind = pickle.load(asked)
         try:
-            with Sandbox(limits, kind) as sandbox:
+            with Sandbox(limits, kind, (PRELUDE, watched_setup(PRELUDE))) as sandbox:
                 connection.sendall(pickle.dumps(None))
+                references = References(limits)
                 while True:
                     submissions, labels = pickle.load(asked)
-                    found = [_grade(sandbox, one, labels) for one in submissions]
+                    found = [_grade(sandbox, references, one, labels) for one in submissions]
                     connection.sendall(pickle.dumps(found))
         except SandboxError as error:
             connection.sendall(pickle.dumps(error))

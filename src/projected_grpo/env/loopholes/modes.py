@@ -10,6 +10,7 @@
 """
 
 import ast
+import functools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -224,6 +225,7 @@ def _function_program(problem: Problem, code: str, function_name: str) -> Progra
     return Program(setup_code=problem.setup_code, code=code, invoke=call)
 
 
+@functools.lru_cache(maxsize=64)
 def _function_call(code: str, function_name: str) -> str | None:
     """Say what is called: the program's own function, a method, or nothing.
 
@@ -243,7 +245,8 @@ def _function_call(code: str, function_name: str) -> str | None:
             isinstance(item, kinds) and item.name == function_name for item in node.body
         ):
             called = f"{node.name}().{function_name}"
-    if called is None or not any(isinstance(node, kinds[1]) for node in ast.walk(tree)):
+    is_async = "async" in code and any(isinstance(node, kinds[1]) for node in ast.walk(tree))
+    if called is None or not is_async:
         return called
     return f"lambda: ({_AWAIT})({called}())"
 

@@ -8,7 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,11 @@ class ProgramEnd:
 class ForkServer:
     """One running fork server. Not thread-safe; runs one program at a time."""
 
-    def __init__(self, kind: str, limits: Limits) -> None:
+    def __init__(self, kind: str, limits: Limits, ours: Collection[str] = ()) -> None:
         """Start a server and wait until it is ready; raises SandboxError.
 
-        `limits` are those of the programs that it will be asked for.
+        `limits` are those of the programs that it will be asked for. Of their setup codes, those
+        that are `ours` are run once, before the programs are forked.
         """
         if kind not in ISOLATIONS:
             raise SandboxError(f"unknown sandbox {kind!r}; known: {', '.join(ISOLATIONS)}")
@@ -73,6 +74,7 @@ class ForkServer:
         _check_host_limits(limits)
         if kind == "namespaces":
             kind = _default_isolation(limits)
+        self._ours = ours
         self._preludes: set[str] = set()
         with contextlib.ExitStack() as undo:
             self.control, theirs = socket.socketpair()
@@ -118,7 +120,7 @@ class ForkServer:
         """Start a program that gets `descriptors`; raises ServerError."""
         if setup_code not in self._preludes:
             self._preludes.add(setup_code)
-            request = {**request, "prelude": setup_code}
+            request = {**request, "prelude": setup_code, "ours": setup_code in self._ours}
         message = wire.frame(wire.dump(request))
         try:
             sent = socket.send_fds(self.control, [message], descriptors)

@@ -23,6 +23,7 @@ What a program says comes back through one socket as plain data (`inside/wire.py
 each call and under that call's nonce. Nobody inside knows what the right answer is.
 """
 
+from collections.abc import Collection
 from typing import Self
 
 from loguru import logger
@@ -57,13 +58,17 @@ class Sandbox:
     Not thread-safe: one for each thread. Use as a context manager.
     """
 
-    def __init__(self, limits: Limits, kind: str = "namespaces") -> None:
+    def __init__(
+        self, limits: Limits, kind: str = "namespaces", ours: Collection[str] = ()
+    ) -> None:
         """`kind` is namespaces | process; or bubblewrap | unshare, to insist on one of both ways.
 
-        Nothing is started yet.
+        `ours` are setup codes that are part of this package: they are trusted, and run once for all
+        programs. A record's runs anew in each. Nothing is started yet.
         """
         self.limits = limits
         self.kind = kind
+        self.ours = ours
         self._server: ForkServer | None = None
 
     def __enter__(self) -> Self:
@@ -76,7 +81,7 @@ class Sandbox:
     def start(self) -> None:
         """Start the fork server now; raises SandboxError where that is impossible."""
         if self._server is None:
-            self._server = ForkServer(self.kind, self.limits)
+            self._server = ForkServer(self.kind, self.limits, self.ours)
 
     def close(self) -> None:
         """End the fork server and all that runs in it."""
@@ -84,24 +89,28 @@ class Sandbox:
             self._server.close()
             self._server = None
 
-    def run(self, program: Program, judge: Judge | None = None) -> ProgramResult:
+    def run(
+        self, program: Program, judge: Judge | None = None, limits: Limits | None = None
+    ) -> ProgramResult:
         """Run `program`; no program makes this raise, hang, or take longer than its limits.
 
+        `limits` may be lower than the sandbox's own, which hold without them.
         `judge` sees each value as it comes in; if it says no to any, the outcome is FAILED. The
         calls go on all the same, so that the program does not learn what it says. A fault of ours
         is tried once more with a fresh server before it becomes INFRA_ERROR.
         """
-        result = self._try(program, judge)
+        limits = limits or self.limits
+        result = self._try(program, judge, limits)
         if result.outcome is Outcome.INFRA_ERROR:
             logger.warning("sandbox: {}; trying once more with a fresh server", result.error)
-            result = self._try(program, judge)
+            result = self._try(program, judge, limits)
         return result
 
-    def _try(self, program: Program, judge: Judge | None) -> ProgramResult:
+    def _try(self, program: Program, judge: Judge | None, limits: Limits) -> ProgramResult:
         try:
             self.start()
             assert self._server is not None
-            with Client(self._server, program, self.limits) as client:
+            with Client(self._server, program, limits) as client:
                 result = client.run(judge)
         except (ServerError, SandboxError, OSError) as error:  # OSError: no descriptors, no memory
             result = ProgramResult(outcome=Outcome.INFRA_ERROR, error=str(error))

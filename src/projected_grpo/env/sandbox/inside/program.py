@@ -8,8 +8,8 @@ values and the number of calls never come here at all. A forged message can at b
 answer.
 """
 
+import _socket
 import gc
-import itertools
 import os
 import random
 import socket
@@ -27,6 +27,9 @@ _LOOPS = 2
 MAX_NODES = 200_000
 _PLAIN = (bool, int, float, str, list, tuple, dict, set, frozenset, bytes)
 
+Prelude = CodeType | ModuleType
+"""A setup code as programs inherit it: compiled, or the module in which it has run."""
+
 
 class _LentSocket(socket.socket):
     """One end of a pair that is lent to one loop after another."""
@@ -39,30 +42,47 @@ def lend_socket_pairs() -> None:
     """Make the socket pairs by which asyncio's loops wake themselves, and lend them to each in
     turn: the filter refuses to make more, because each new socket moves the kernel's inode counter.
     """
-    ends = [end.detach() for _ in range(_LOOPS) for end in socket.socketpair()]
-    lent = [_LentSocket(fileno=end) for end in ends]
-    pairs = itertools.cycle(zip(lent[::2], lent[1::2], strict=True))
+    ends = [end.detach() for _ in range(_LOOPS) for end in _socket.socketpair()]
+    pairs: list[tuple[socket.socket, socket.socket]] = []
 
     def socketpair(*_kind: int) -> tuple[socket.socket, socket.socket]:
-        return next(pairs)
+        if not pairs:  # Few programs ask, and these objects take as long as the sockets.
+            lent = [_LentSocket(fileno=end) for end in ends]
+            pairs.extend(zip(lent[::2], lent[1::2], strict=True))
+        pairs.append(pairs.pop(0))
+        return pairs[-1]
 
     socket.socketpair = socketpair  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def run_program(preludes: dict[str, CodeType], result_bytes: int, problem: str) -> NoReturn:
+def prepare(setup: str, *, run: bool) -> Prelude:
+    """Compile a setup code for the programs to come, and with `run` run it; raises SyntaxError,
+    ValueError."""
+    code = compile(setup, "<setup>", "exec", dont_inherit=True)
+    if not run:
+        return code
+    module = ModuleType("solution")
+    exec(code, module.__dict__)
+    return module
+
+
+def run_program(preludes: dict[str, Prelude], result_bytes: int, problem: str) -> NoReturn:
     """Serve the channel until the outside closes it or kills us.
 
-    `preludes` maps a setup code's text to its compiled form (saves most of a trivial run's time).
-    `problem` says why no program may run here; empty if one may.
+    `preludes` maps a setup code's text to what has been prepared of it (saves most of a trivial
+    run's time). `problem` says why no program may run here; empty if one may.
     """
     module = ModuleType("solution")
-    sys.modules["solution"] = module
     # Forked children would otherwise be seeded from the kernel, and labels differ from run to run.
     random.seed(0)
     while True:
         request = _receive()
         try:
-            answer = _serve(request, module.__dict__, preludes, problem)
+            if request["op"] == "set_up":
+                module = _set_up(request["setup"], preludes, problem)
+                answer = {}
+            else:
+                answer = _serve(request, module.__dict__)
             # What the program printed must be seen before its answer is.
             sys.stdout.flush()
             reply = wire.dump({"id": request["id"], **answer})
@@ -74,15 +94,8 @@ def run_program(preludes: dict[str, CodeType], result_bytes: int, problem: str) 
         _send(wire.frame(reply))
 
 
-def _serve(
-    request: dict[str, Any], scope: dict[str, Any], preludes: dict[str, CodeType], problem: str
-) -> dict[str, Any]:
+def _serve(request: dict[str, Any], scope: dict[str, Any]) -> dict[str, Any]:
     operation = request["op"]
-    if operation == "set_up":
-        if problem:
-            raise OSError(problem)
-        _set_up(request["setup"], scope, preludes)
-        return {}
     if operation == "load":
         _load(request["code"], scope)
         return {}
@@ -99,13 +112,17 @@ def _serve(
     return {"attributes": {n: bool(getattr(instance, n, False)) for n in request["names"]}}
 
 
-def _set_up(setup: str, scope: dict[str, Any], preludes: dict[str, CodeType]) -> None:
-    """Run the prelude. The outside sends the completion when it has heard that this went well, so
-    that what goes wrong up to here is not charged to it."""
-    prelude = preludes.get(setup)
-    if prelude is None:
-        prelude = compile(setup, "<setup>", "exec", dont_inherit=True)
-    exec(prelude, scope)
+def _set_up(setup: str, preludes: dict[str, Prelude], problem: str) -> ModuleType:
+    """The module in which the prelude has run. The outside sends the completion when it has heard
+    that this went well, so that what goes wrong up to here is not charged to it."""
+    if problem:
+        raise OSError(problem)
+    module = preludes.get(setup) or prepare(setup, run=True)
+    if isinstance(module, CodeType):
+        code, module = module, ModuleType("solution")
+        exec(code, module.__dict__)
+    sys.modules["solution"] = module
+    return module
 
 
 def _load(code: str, scope: dict[str, Any]) -> None:

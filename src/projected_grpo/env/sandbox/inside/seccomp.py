@@ -224,7 +224,7 @@ class Seccomp:
 
 _Step = tuple[int, int, int, int]
 """One instruction of the filter: operation, jump if true, jump if false, operand."""
-_LOAD, _MASK, _EQUAL, _GIVE = 0x20, 0x54, 0x15, 0x06
+_LOAD, _MASK, _JUMP, _EQUAL, _GIVE = 0x20, 0x54, 0x05, 0x15, 0x06
 
 
 def _filter_program(column: int, arch: int) -> bytes:
@@ -236,9 +236,10 @@ def _filter_program(column: int, arch: int) -> bytes:
         (_GIVE, 0, 0, _KILL),
         (_LOAD, 0, 0, 0),  # the number of the call
     ]
-    for numbers in _ALLOWED.values():
-        if (number := numbers[column]) is not None:
-            steps += [(_EQUAL, 0, 1, number), (_GIVE, 0, 0, _ALLOW)]
+    allowed = [n for numbers in _ALLOWED.values() if (n := numbers[column]) is not None]
+    # Each jumps to the one answer behind them all. The filter is compiled anew for each program.
+    steps += [(_EQUAL, len(allowed) - i, 0, number) for i, number in enumerate(allowed)]
+    steps += [(_JUMP, 0, 0, 1), (_GIVE, 0, 0, _ALLOW)]
     for *numbers, checks in _CONDITIONAL.values():
         if (number := numbers[column]) is not None:
             block = [step for check in checks for step in _check_steps(check)]

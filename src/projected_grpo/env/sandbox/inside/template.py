@@ -19,10 +19,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any, NoReturn
 
 from . import namespaces, program, wire
+from .program import Prelude
 from .seccomp import Seccomp
 
 INSIDE_USER = 1000
@@ -105,7 +105,7 @@ def _fork_programs(room: Room) -> None:
     for descriptor in range(3):
         os.dup2(null, descriptor)
     os.close(null)
-    preludes: dict[str, CodeType] = {}
+    preludes: dict[str, Prelude] = {}
     own = os.getpid()
     end = End()
     status = ctypes.c_void_p(ctypes.addressof(end))
@@ -114,6 +114,8 @@ def _fork_programs(room: Room) -> None:
     for name in [n for n in sys.modules if n.startswith(("inside", "ctypes", "_ctypes"))]:
         del sys.modules[name]
     sys.modules["__main__"].__dict__.clear()
+    # Whoever started us may have them ignored, and every program inherits what is set here.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -124,7 +126,8 @@ def _fork_programs(room: Room) -> None:
         if "prelude" in request and len(preludes) < _PRELUDES:
             text = request["prelude"]
             with contextlib.suppress(SyntaxError, ValueError):  # It is the program's to say so.
-                preludes[text] = compile(text, "<setup>", "exec", dont_inherit=True)
+                preludes[text] = program.prepare(text, run=request["ours"])
+            gc.freeze()
         if room.seccomp is not None:
             # A process can only make a PID namespace below the one that it is in itself.
             namespaces.setns(room.pid_namespace, namespaces.CLONE_NEWPID)
@@ -154,13 +157,12 @@ def receive(control: socket.socket) -> tuple[dict[str, Any] | None, bytes, list[
 
 
 def _become_program(
-    room: Room, preludes: dict[str, CodeType], request: dict[str, Any], descriptors: list[int]
+    room: Room, preludes: dict[str, Prelude], request: dict[str, Any], descriptors: list[int]
 ) -> NoReturn:
     """In the child: give up everything but the channel, then serve it."""
     try:
         if room.seccomp is None:
             room.monitor.sendall(os.getpid().to_bytes(4, "little"))
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         moved = [fcntl.fcntl(d, fcntl.F_DUPFD, 32) for d in descriptors]
         os.dup2(moved[0], program.CHANNEL)
         if len(moved) > 1:
