@@ -20,11 +20,29 @@ def test_shares_are_those_of_the_whole_energy_and_intervals_hold_them() -> None:
 
 
 def test_the_placebo_set_follows_the_pairs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert captured_energy.PLACEBO == {"builtin": "placebo", "katas": "katas-placebo"}
+    assert captured_energy.PLACEBO == {
+        "builtin": "placebo",
+        "katas": "katas-placebo",
+        "own": "own-placebo",
+    }
     with pytest.raises(InputError, match="framing has no placebo set of its own"):
         captured_energy.main(Arguments(pairs="framing"))
     captured_energy.main(Arguments(model="tiny-random", pair_norm="unit", ks=(1, 5)))
     text = capsys.readouterr().out
     assert "54 pairs in, 18 pairs of 18 other families held out" in text
     labels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-    assert labels[2:] == ["V", "placebo V", "shuffled V", "random V", "V - placebo V"]
+    sources = ["V", "placebo V", "shuffled V", "random V", "whitened V"]
+    assert [label for label in labels if label.endswith("V")] == [
+        *(*sources, "V - placebo V"),
+        *sources,
+    ]
+
+
+def test_whitened_axes_are_those_of_the_hack_that_no_clean_side_has() -> None:
+    clean = torch.zeros(8, 5)
+    clean[:, 0] = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    D = torch.tensor([[3.0, 1.0, 0, 0, 0], [3.0, -0.1, 1.0, 0, 0]]).repeat(4, 1)
+    axes = captured_energy.whitened_axes(D, clean)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(len(axes)), atol=1e-5, rtol=0)
+    assert abs(float(captured_energy.top_axes(D)[0][0, 0])) > 0.9  # V follows what both have
+    assert abs(float(axes[0, 0])) < 0.3

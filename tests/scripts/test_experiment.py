@@ -9,6 +9,7 @@ import collect_rows
 import experiment
 import pytest
 
+from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.directions import PairChoice, load_pair_sets
 from projected_grpo.config import Config, ConfigError, SmokeConfig
 from projected_grpo.pairs.load import load_pairs
@@ -23,7 +24,7 @@ def arguments(plan: str, **overrides) -> experiment.Arguments:
 
 
 @pytest.mark.parametrize("base", ["organism", "smollm2"])
-@pytest.mark.parametrize("plan", experiment.PLANS)
+@pytest.mark.parametrize("plan", [plan for plan in experiment.PLANS if plan != "screens"])
 def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> None:
     asked = experiment.asked_for(arguments(plan, base=base, model="m", device="cuda"))
     cfgs = [cfg for _, cfg in asked]
@@ -37,6 +38,19 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
     half = len(cfgs) // 2
     assert [{cfg.seed for cfg in pack} for pack in experiment.packs(cfgs, half + 1)] == [{1}, {2}]
     assert [len(pack) for pack in experiment.packs(cfgs, half - 1)] == [half - 1, 1] * 2
+
+
+def test_the_screens_of_the_real_model_are_runs_that_can_be_made() -> None:
+    asked = experiment.asked_for(arguments("screens", base="small", device="cuda"))
+    assert {cfg.preset_name for _, cfg in asked} == {"small"} and len(asked) == 2 * 18
+    for label, cfg in asked:
+        require_arms(cfg)
+        acts = cfg.screen != "none" or label == "projected as founded"
+        assert cfg.start_arm_at == (9 if acts else 1) and cfg.steps == 60
+    packs = experiment.packs([cfg for _, cfg in asked], 64)
+    for pack in packs:
+        require_packable(pack)
+    assert len(packs) == 4  # the loophole, none, pairs of one's own, and a KL penalty
 
 
 def test_lora_runs_go_one_by_one() -> None:

@@ -77,9 +77,10 @@ REMOVED: dict[str, Callable[[Basis, int], dict[str, Tensor]]] = {
 def placebo_of(pairs: str) -> str:
     """The placebo set of a set of pairs. Raises ConfigError where it has none."""
     if pairs not in PLACEBO:
+        *others, last = PLACEBO
         raise ConfigError(
             f"--pairs={pairs} has no placebo pairs on the same tasks, of which placebo_v is made: "
-            f"only {' and '.join(PLACEBO)} have"
+            f"only {', '.join(others)} and {last} have"
         )
     return PLACEBO[pairs]
 

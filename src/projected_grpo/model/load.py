@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -164,6 +165,7 @@ class LanguageModel:
         if text.isascii() and sum(alone) == len(text):
             return alone
         ends = [_common(self.decode(ids[: i + 1]), text) for i in range(len(ids))]
+        ends = list(accumulate(ends, max))
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
