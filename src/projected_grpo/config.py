@@ -392,8 +392,8 @@ class GradingSettings:
     workers: Annotated[int, AtLeast(0), Role.MACHINE] = 0
     """Programs graded at once; 0 takes one per CPU core."""
     cpu_s: Annotated[float, Above(0)] = 10.0
-    """Most CPU seconds of one graded program (not wall clock: load must not change labels). It gets 1,
-    and more where the canonical solution takes long."""
+    """Most CPU seconds of one graded program (not wall clock: load must not change labels). It gets
+    1, and more where the canonical solution takes long."""
     memory_mb: Annotated[int, Above(0)] = 1024
     """Address space of one graded program."""
     labels: bool = True
