@@ -6,16 +6,24 @@ import shutil
 
 # A test that reaches for the hub is a bug. Set before transformers is imported and reads it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Images of containers forbid it. The tests start some hundred interpreters, each of which would
+# compile torch anew, which takes longer than to import it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Two threads on busy cores make small tensors many times slower. Here and in what the tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from projected_grpo.model.load import fuse_norms
 from projected_grpo.step_logger import TIMINGS, read_steps
+
+if TYPE_CHECKING:  # the process that only tells others what to test is spared the import
+    import torch
+    from transformers import Qwen3ForCausalLM
 
 BUBBLEWRAP = pytest.param(
     "bubblewrap",
@@ -27,13 +35,24 @@ ISOLATING = (BUBBLEWRAP, "unshare")
 hypothesis.settings.register_profile("busy", deadline=None)  # the machine's load is not a fault
 hypothesis.settings.load_profile("busy")
 
-torch.set_num_threads(1)  # two threads on busy cores make small tensors many times slower
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decompositions and V of the tests' models: made once, and never in the user's home."""
     os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _graders_are_kept() -> Iterator[None]:
+    """From one run to the next in this process."""
+    from kept_graders import KeptGrader, end_kept_graders
+
+    from projected_grpo.runs import session
+
+    plain, session.Grader = session.Grader, KeptGrader
+    yield
+    session.Grader = plain
+    end_kept_graders()
 
 
 def rows_of(run: Path) -> list[dict]:
@@ -68,9 +87,14 @@ def assert_same_rollouts(run: Path, expected: Path, *keys: str) -> None:
 
 
 def tiny_qwen(
-    dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object
-) -> Qwen3ForCausalLM:
-    """Two layers, 97 tokens, weights large enough that attention is not uniform."""
+    dtype: "torch.dtype | None" = None, seed: int = 0, **overrides: object
+) -> "Qwen3ForCausalLM":
+    """Two layers, 97 tokens, weights large enough that attention is not uniform; in float32."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from projected_grpo.model.load import fuse_norms
+
     config = Qwen3Config(
         **{
             "vocab_size": 97,
@@ -90,7 +114,7 @@ def tiny_qwen(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config).to(dtype).eval()
+        model = Qwen3ForCausalLM(config).to(dtype or torch.float32).eval()
     model.requires_grad_(False)
     if dtype == torch.float64:  # transformers' norm computes in float32: it would hide errors
         fuse_norms(model)
