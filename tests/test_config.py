@@ -1,10 +1,10 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import get_args
 
@@ -151,18 +151,19 @@ def test_help_and_refusals_do_not_import_torch(args: tuple[str, ...]) -> None:
 
 def test_help_answers_at_once() -> None:
     """Half a second where it was measured, and torch alone takes several. In multiples of what the
-    command line's library takes to import, best of five in turn: neither a slow machine nor its
-    other load decides."""
+    command line's library takes to import (4.4 there), in CPU time, best of three in turn: neither
+    a slow machine nor its other load decides."""
     help_s, library_s = [], []
-    for _ in range(5):
+    for _ in range(3):
         for times, call in (
             (help_s, lambda: run_help("fast", "--help")),
             (library_s, lambda: subprocess.run([sys.executable, "-c", "import tyro"], check=True)),
         ):
-            start = time.perf_counter()
+            before = os.times()
             call()
-            times.append(time.perf_counter() - start)
-    assert min(help_s) < 5 * min(library_s), (help_s, library_s)
+            after = os.times()
+            times.append(after.children_user - before.children_user)
+    assert min(help_s) < 8 * min(library_s), (help_s, library_s)
 
 
 def test_every_field_has_a_sentence_in_the_help() -> None:
