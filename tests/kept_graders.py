@@ -18,12 +18,12 @@ class KeptGrader(Grader):
     def __enter__(self) -> Self:
         environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
         # A process that was forked from this one shares sockets with it and must use none of them.
-        self._key = (
+        self._kept_as = (
             os.getpid(), self.workers, self._limits, self._sandbox, *sorted(environment.items()),
         )  # fmt: skip
-        if not _kept[self._key]:
+        if not _kept[self._kept_as]:
             return super().__enter__()
-        self.processes, self._open = _kept[self._key].pop()
+        self.processes, self._open = _kept[self._kept_as].pop()
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exc: object) -> None:
@@ -31,7 +31,7 @@ class KeptGrader(Grader):
         if kind is not None or self._open is None or not alive:
             super().__exit__(kind, *exc)
             return
-        _kept[self._key].append((self.processes, self._open))
+        _kept[self._kept_as].append((self.processes, self._open))
         self.processes, self._open = [], None
 
 
