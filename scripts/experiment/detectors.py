@@ -151,12 +151,10 @@ def score(args: Score) -> None:
                         lm, adapter, texts, [0] * len(texts), directions, at_base=at is None,
                         temperature=mine.temperature, micro_batch_tokens=args.micro_batch_tokens,
                     )  # fmt: skip
-                    for row, values in zip(group, found, strict=True):
-                        scores = row["scores"]
-                        nll = values.nll
-                        pulls = list(zip(BASES, values.pull.T, strict=True))
-                        columns = dict([*pulls, ("nll", nll)])
-                        for name, values in columns.items():
+                    for row, measured in zip(group, found, strict=True):
+                        scores, nll = row["scores"], measured.nll
+                        columns = [*zip(BASES, measured.pull.T, strict=True), ("nll", nll)]
+                        for name, values in columns:
                             for how, value in summaries(values).items():
                                 scores[f"{judge} {name} {how}"] = value
                         scores[f"{judge} nll mean"] = float(nll.mean())

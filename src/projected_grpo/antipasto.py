@@ -27,7 +27,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +40,6 @@ from projected_grpo.model.adapter import (
     TARGET_MODULES,
     Adapter,
     RowShape,
-    TokenPull,
     target_linears,
 )
 from projected_grpo.model.svd import Factors, decompose_all, sketch
@@ -74,7 +72,7 @@ class _FactoredLinear(torch.autograd.Function):
         by_token = _token_gradient(P, h)
         gradient = by_token.sum(1)
         if ctx.measure is not None:
-            ctx.measure(by_token, gradient)
+            ctx.measure(by_token, gradient=gradient)
         if ctx.kept is not None:
             gradient = (by_token * ctx.kept[..., None]).sum(1)
         return dx, gradient, None, None, None, None, None, None
@@ -87,14 +85,14 @@ def factored_linear(
     bias: Tensor | None,
     U: Tensor,
     Vh: Tensor,
-    measure: Callable[[Tensor, Tensor], None] | None = None,
+    measure: Callable[..., None] | None = None,
     kept: Tensor | None = None,
 ) -> Tensor:
     """y = U ((S + row_delta) * (Vh x)) + bias, (B, T, d_in) -> (B, T, d_out), every sequence with
     its own row_delta (B, r), whose gradient is that of the sequence.
 
     measure: called in the backward with what every token adds to that gradient (B, T, r), and with
-    the gradient. kept (B, T): a factor on what every token adds to the gradient that is returned.
+    `gradient`. kept (B, T): a factor on what every token adds to the gradient that is returned.
     """
     return cast(Tensor, _FactoredLinear.apply(x, row_delta, S, bias, U, Vh, measure, kept))
 
@@ -176,7 +174,7 @@ class SVDLinear(nn.Module):
         self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
-        self.measure: Callable[[Tensor, Tensor], None] | None = None  # set by Adapter.token_pull
+        self.measure: Callable[..., None] | None = None  # set by Adapter.token_pull
         self.kept: Tensor | None = None  # (B, T), set by Adapter.leave_out
         self.direct = False  # set by Adapter.train_directly
 
@@ -312,33 +310,16 @@ class AntiPaSTO(Adapter):
             for module in self.modules.values():
                 module.row_delta = None
 
-    @contextmanager
-    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
-        """See Adapter. It costs one product of (B T, r) with (r, D) a module."""
-        pull = TokenPull(directions)
-
-        def measure(name: str, by_token: Tensor, gradient: Tensor) -> None:
-            pull.add(by_token @ directions[name].to(by_token), gradient)
-
-        for name in directions:
-            self.modules[name].measure = partial(measure, name)
-        try:
-            yield pull
-        finally:
-            for name in directions:
-                self.modules[name].measure = None
-
-    @contextmanager
-    def leave_out(self, tokens: Tensor) -> Iterator[None]:
+    @property
+    def layers(self) -> dict[str, SVDLinear]:
         """See Adapter."""
-        kept = (~tokens).to(torch.float32)
-        for module in self.modules.values():
-            module.kept = kept
-        try:
-            yield
-        finally:
-            for module in self.modules.values():
-                module.kept = None
+        return self.modules
+
+    @staticmethod
+    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
+        """See Adapter. A layer tells P * Q (B, T, r); a module costs one product."""
+        (by_token,) = factors
+        return by_token @ v
 
     def train_directly(self) -> None:
         """From now on an ordinary backward outside `rows` reaches delta_S itself: for trainers that

@@ -29,6 +29,9 @@ RUNNING_ROWS = 64
 """Rows that stand for the second moment of a module's contrasts (learned_axes.py); no more axes."""
 
 
+SCORES_ALONG_V = ("tokens", "window", "row")
+"""Those of `screen_score` that need directions."""
+
 MOST_OWN_ROWS = 256
 """Four steps' rows, and at most so many, calibrate a screen or become pairs (runs/own_rows.py)."""
 

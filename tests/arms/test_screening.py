@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,17 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projected_grpo.arms.arms import require_arms
-from projected_grpo.arms.screening import threshold_at, threshold_of_share
-from projected_grpo.config import ConfigError, SmokeConfig
+from projected_grpo.arms.screening import SCREENS, threshold_at, threshold_of_share
+from projected_grpo.arms.token_scores import SCORES
+from projected_grpo.config import SCORES_ALONG_V, ConfigError, ScoreName, ScreenName, SmokeConfig
 from projected_grpo.runs.own_rows import FOR_PAIRS, draw_first_rows
 from projected_grpo.runs.screens import clean_answers
 from projected_grpo.runs.session import prepare
 from projected_grpo.train import train, train_runs
 
-SCORES = st.lists(st.floats(-5, 5), min_size=1, max_size=50).map(np.array)
+DRAWN = st.lists(st.floats(-5, 5), min_size=1, max_size=50).map(np.array)
 
 
-@given(SCORES, st.floats(0.001, 1))
+@given(DRAWN, st.floats(0.001, 1))
 def test_a_threshold_flags_at_most_the_stated_share_and_is_the_lowest_that_does(
     scores: np.ndarray, fpr: float
 ) -> None:
@@ -35,7 +36,7 @@ def test_a_threshold_flags_at_most_the_stated_share_and_is_the_lowest_that_does(
     assert not len(lower) or (scores > lower.max()).mean() > fpr - 1e-9
 
 
-@given(SCORES, st.floats(0, 0.999))
+@given(DRAWN, st.floats(0, 0.999))
 def test_a_share_flags_that_share_where_no_scores_are_equal(
     scores: np.ndarray, share: float
 ) -> None:
@@ -240,3 +241,9 @@ def test_an_arm_that_removes_nothing_has_nothing_to_score_along() -> None:
     require_arms(SmokeConfig(arm="vanilla", screen="row", screen_share=0.1, screen_score="nll_row"))
     with pytest.raises(ConfigError, match="screen = row has no meaning in arm routed"):
         require_arms(SmokeConfig(arm="routed", screen="row", screen_share=0.1))
+
+
+def test_the_settings_name_what_the_tables_have() -> None:
+    assert get_args(ScreenName) == tuple(SCREENS)
+    assert get_args(ScoreName) == tuple(SCORES)
+    assert [name for name, one in SCORES.items() if one.of == "pull"] == [*SCORES_ALONG_V]

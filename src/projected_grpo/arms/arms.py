@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from projected_grpo.config import REMEDIES, Config, ConfigError, is_on
+from projected_grpo.config import REMEDIES, SCORES_ALONG_V, Config, ConfigError, is_on
 
 
 class Refusal(NamedTuple):
@@ -186,7 +186,7 @@ def contradictions(cfg: Config) -> list[str]:
             "removed: leave it out, or leave the arm out"
             for key in used[:1]
         ]
-        along_v = cfg.screen != "none" and cfg.screen_score in ("tokens", "window", "row")
+        along_v = cfg.screen != "none" and cfg.screen_score in SCORES_ALONG_V
         if along_v and arm.removes == "nothing":
             found.append(
                 f"arm {name} removes nothing along which rows could be scored: take "

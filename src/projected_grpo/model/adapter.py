@@ -7,8 +7,9 @@ projection, AdamW, checkpoints and logs know no more than that.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -72,6 +73,15 @@ class TokenPull:
         return self._total
 
 
+class TokenLayer(Protocol):
+    """A layer that an adapter looks into, or at parts of, in the backward."""
+
+    measure: Callable[..., None] | None
+    """Called with what the tokens' gradients are made of, and `gradient`, their sum (B, ...)."""
+    kept: Tensor | None
+    """(B, T): a factor on what every token adds to the gradient."""
+
+
 class Adapter(ABC):
     """The trained vectors of one model, by name, and what is done to all of them at once."""
 
@@ -125,16 +135,47 @@ class Adapter(ABC):
         sequence's own gradient with respect to its run's vector.
         """
 
+    @property
     @abstractmethod
-    def token_pull(self, directions: Mapping[str, Tensor]) -> AbstractContextManager[TokenPull]:
-        """Measure the tokens of the batches whose backward runs inside `rows` and this."""
+    def layers(self) -> Mapping[str, TokenLayer]:
+        """Name -> the layer that computes the gradient of that vector."""
 
+    @staticmethod
     @abstractmethod
-    def leave_out(self, tokens: Tensor) -> AbstractContextManager[None]:
+    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
+        """v g_t of every token (B, T, D): v (r, D) or (B, r, D), and what a layer tells of its
+        tokens' gradients."""
+
+    @contextmanager
+    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
+        """Measure the tokens of the batches whose backward runs inside `rows` and this."""
+        pull = TokenPull(directions)
+
+        def measure(name: str, *factors: Tensor, gradient: Tensor) -> None:
+            pull.add(self.part_along(directions[name].to(factors[0]), *factors), gradient)
+
+        for name in directions:
+            self.layers[name].measure = partial(measure, name)
+        try:
+            yield pull
+        finally:
+            for name in directions:
+                self.layers[name].measure = None
+
+    @contextmanager
+    def leave_out(self, tokens: Tensor) -> Iterator[None]:
         """Leave what single tokens add out of the gradients of a backward inside `rows` and this.
 
         tokens (B, T) is true where the model reads a token that is to be left out.
         """
+        kept = (~tokens).to(torch.float32)
+        for layer in self.layers.values():
+            layer.kept = kept
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.kept = None
 
     @abstractmethod
     def disable(self) -> AbstractContextManager[None]:

@@ -13,9 +13,8 @@ mean what A makes of them.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -25,15 +24,12 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from projected_grpo.model.adapter import Adapter, RowShape, TokenPull, target_linears
+from projected_grpo.model.adapter import Adapter, RowShape, target_linears
 from projected_grpo.model.svd import digest_of, spread
 
 NAME = "default"
 SEED = 0
 """Of A's start."""
-
-
-Measure = Callable[[Tensor, Tensor, Tensor], None]
 
 
 class _RowsProduct(torch.autograd.Function):
@@ -50,10 +46,12 @@ class _RowsProduct(torch.autograd.Function):
     def backward(ctx, *grads):
         (dy,) = grads
         x, W = ctx.saved_tensors
+        gradient = dy.mT @ x
         if ctx.measure is not None:
-            ctx.measure(dy, x, dy.mT @ x)
-        counted = dy if ctx.kept is None else dy * ctx.kept[..., None].to(dy)
-        return dy @ W, counted.mT @ x, None, None
+            ctx.measure(dy, x, gradient=gradient)
+        if ctx.kept is not None:
+            gradient = (dy * ctx.kept[..., None].to(dy)).mT @ x
+        return dy @ W, gradient, None, None
 
 
 class _RowsLinear(nn.Module):
@@ -66,7 +64,7 @@ class _RowsLinear(nn.Module):
         self.start = nn.Buffer(start, persistent=False)
         self.weight = nn.Buffer(start.clone())  # what PEFT reads and writes
         self.row_delta: Tensor | None = None  # (B, r)
-        self.measure: Measure | None = None  # of dy, x and the gradient
+        self.measure: Callable[..., None] | None = None  # of dy, x and the gradient
         self.kept: Tensor | None = None  # (B, T)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
@@ -151,36 +149,18 @@ class LoRA(Adapter):
             for matrix in self.matrices.values():
                 matrix.row_delta = None
 
-    @contextmanager
-    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
-        """See Adapter. A direction is a matrix here, and token t's part along it dy_t^T v x_t."""
-        pull = TokenPull(directions)
-
-        def measure(name: str, dy: Tensor, x: Tensor, gradient: Tensor) -> None:
-            v = directions[name].to(dy)  # (r, D) or (B, r, D)
-            v = v.reshape(*v.shape[:-2], dy.shape[-1], x.shape[-1], v.shape[-1])
-            by_row = "b" if v.dim() == 4 else ""
-            pull.add(torch.einsum(f"bto,{by_row}oid,bti->btd", dy, v, x), gradient)
-
-        for name in directions:
-            self.matrices[name].measure = partial(measure, name)
-        try:
-            yield pull
-        finally:
-            for name in directions:
-                self.matrices[name].measure = None
-
-    @contextmanager
-    def leave_out(self, tokens: Tensor) -> Iterator[None]:
+    @property
+    def layers(self) -> dict[str, _RowsLinear]:
         """See Adapter."""
-        kept = (~tokens).to(torch.float32)
-        for matrix in self.matrices.values():
-            matrix.kept = kept
-        try:
-            yield
-        finally:
-            for matrix in self.matrices.values():
-                matrix.kept = None
+        return self.matrices
+
+    @staticmethod
+    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
+        """See Adapter. A layer tells dy and x; v is a matrix here, the part dy_t^T v x_t."""
+        dy, x = factors
+        v = v.reshape(*v.shape[:-2], dy.shape[-1], x.shape[-1], v.shape[-1])
+        by_row = "b" if v.dim() == 4 else ""
+        return torch.einsum(f"bto,{by_row}oid,bti->btd", dy, v, x)
 
     def disable(self) -> AbstractContextManager[None]:
         """See Adapter."""
