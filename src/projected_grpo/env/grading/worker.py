@@ -120,6 +120,8 @@ def _grade(sandbox: Sandbox, references: References, submission: Submission, lab
             signal.setitimer(signal.ITIMER_PROF, 0)
     except (_TooSlowError, SystemError):
         # CPython 3.11 makes a SystemError of an exception that comes while it parses.
+        over = True  # Once more: a second alarm may have come on the way to the lines above.
+        signal.setitimer(signal.ITIMER_PROF, 0)
         if not late:
             raise
         sandbox.close()  # Nobody knows how far it has come; the next program gets a fresh server.
