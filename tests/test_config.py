@@ -27,8 +27,9 @@ from projected_grpo.runs.commands import train_settings
 
 FLAGS = Path(__file__).parent / "data" / "f542cc8" / "flags.json"
 """Every flag of `train` at commit f542cc8: what it takes, and its default in each preset."""
-CHANGED = {("fast", "--warmup-frac")}
-"""Defaults that were changed since, on purpose: the founding description has two steps of 20."""
+CHANGED = {("fast", "--warmup-frac"), ("fast", "--problems"), ("full", "--problems")}
+"""Defaults that were changed since, on purpose: the founding description has two steps of 20, and
+LeetCode."""
 OPTION = re.compile(r"--[a-z0-9-]+(?:, --[a-z0-9-]+)?(?= |$)")
 
 
@@ -221,11 +222,16 @@ def test_flags_that_nobody_gives_leave_the_preset_as_it_is() -> None:
         (SmokeConfig(out_dir=Path("x"), why="y", device="cuda"), "442325b1"),
         (
             FastConfig(
-                gate="whole", trust=0.5, inoculation="", warmup_frac=0.05, lr_schedule="constant"
+                gate="whole",
+                trust=0.5,
+                inoculation="",
+                warmup_frac=0.05,
+                lr_schedule="constant",
+                problems="katas",
             ),
             "d1b97ef6",
         ),
-        (FullConfig(lr_schedule="constant"), "bcc00dae"),
+        (FullConfig(lr_schedule="constant", problems="katas"), "bcc00dae"),
     ],
 )
 def test_runs_are_recognised_as_at_f542cc8(cfg: Config, digest: str) -> None:

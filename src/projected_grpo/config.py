@@ -737,6 +737,9 @@ def _default(name: str) -> object:
     return Config.__dataclass_fields__[name].default
 
 
+LEETCODE = "hub:newfacade/LeetCodeDataset"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmokeConfig(Config):
     """The whole pipeline on a tiny random model, CPU, under a minute: is the installation sound?"""
@@ -796,7 +799,7 @@ class SmallConfig(Config):
     the hacking, from step 9 on it is the policy's own: minutes on one GPU."""
 
     model: str = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-    problems: str = "hub:newfacade/LeetCodeDataset"
+    problems: str = LEETCODE
     difficulty: tuple[str, ...] = ("easy",)
     max_prompt: int = 900
     steps: int = 40
@@ -817,9 +820,10 @@ class SmallConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FastConfig(Config):
-    """Qwen3-4B, half of each group from the teacher pool, 20 steps: an answer within the hour on
-    one GPU."""
+    """Qwen3-4B on LeetCode, half of each group from the teacher pool, 20 steps: an answer within
+    the hour on one GPU."""
 
+    problems: str = LEETCODE
     steps: int = 20
     prompts_per_step: int = 4
     group: int = 4
@@ -834,9 +838,10 @@ class FastConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FullConfig(Config):
-    """The benchmark's scale: Qwen3-4B, 200 steps of 256 rollouts, on-policy, KL to the base
-    model."""
+    """The benchmark's scale: Qwen3-4B on LeetCode, 200 steps of 256 rollouts, on-policy, KL to the
+    base model."""
 
+    problems: str = LEETCODE
     beta: float = 1e-3
     checkpoint_every: int = 10
 

@@ -1,6 +1,5 @@
 """AntiPaSTO as a PEFT method: PEFT's own properties, and the trainer's runs opened from outside."""
 
-import importlib
 import subprocess
 import sys
 import warnings
@@ -354,10 +353,3 @@ def test_a_runs_adapter_opens_with_peft_in_another_process(run: Path, tmp_path: 
     assert torch.allclose(theirs, expected, atol=1e-4)
     assert torch.allclose(merged, expected, atol=1e-4)
     assert not torch.allclose(theirs, before, atol=1e-3)  # it had learned something
-
-
-def test_without_peft_the_door_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.delitem(sys.modules, "projected_grpo.integrations.peft")
-    with pytest.raises(ModuleNotFoundError, match=r"install projected_grpo\[peft\]"):
-        importlib.import_module("projected_grpo.integrations.peft")

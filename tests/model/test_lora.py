@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import rollouts_of, rows_of, tiny_qwen
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.arms.arms import require_arms
-from projected_grpo.cli import train_main
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.pool import Grader
@@ -256,18 +256,29 @@ def test_a_v_from_a_file_is_that_of_its_adapter(cfg: SmokeConfig, tmp_path: Path
     assert row["removed_frac"] > 0
 
 
+def test_a_run_of_a_pack_gives_the_rows_that_it_gives_alone(
+    run: Path, cfg: SmokeConfig, tmp_path: Path
+) -> None:
+    pack = [replace(cfg, out_dir=tmp_path, arm=arm) for arm in ("random_v", "projected")]
+    _, packed = train_runs(pack)
+    for mine, alone in zip(rollouts_of(packed), rollouts_of(run), strict=True):
+        assert mine["completion"] == alone["completion"]
+    for mine, alone in zip(rows_of(packed), rows_of(run), strict=True):
+        for column in ("loss", "grad_norm", "cos_pre", "removed_frac_update", "hack_s"):
+            assert mine[column] == pytest.approx(alone[column], rel=1e-3, abs=1e-5), column
+    mine, alone = (
+        load_file(path / "adapter" / "adapter_model.safetensors") for path in (packed, run)
+    )
+    assert mine.keys() == alone.keys()
+    for name, matrix in mine.items():
+        torch.testing.assert_close(matrix, alone[name], rtol=1e-2, atol=1e-5)
+
+
 def test_what_it_cannot_do_is_refused_before_a_model_loads(
-    cfg: SmokeConfig, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    cfg: SmokeConfig, tmp_path: Path
 ) -> None:
     nowhere = replace(cfg, model="/nowhere", out_dir=tmp_path)
-    with pytest.raises(ConfigError, match="LoRA has no form for 2 runs in one batch"):
-        train_runs([nowhere, replace(nowhere, seed=1)])
     with pytest.raises(ConfigError, match="arm routed adds a quarantine to delta_S"):
         require_arms(replace(nowhere, arm="routed"))
     with pytest.raises(ConfigError, match="lora_rank must be at least 1, not 0"):
         replace(nowhere, lora_rank=0)
-    monkeypatch.setitem(sys.modules, "projected_grpo.model.lora", None)
-    with pytest.raises(SystemExit) as left:
-        train_main(["smoke", "--adapter=lora", "--model=/nowhere", f"--out-dir={tmp_path}"])
-    assert left.value.code == 2
-    assert "--adapter=lora needs PEFT: install projected_grpo[peft]" in capsys.readouterr().err

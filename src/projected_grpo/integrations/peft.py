@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft import PeftConfig, PeftModel, PeftType
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import register_peft_method
 from torch import Tensor, nn
 
 from projected_grpo.antipasto import (
@@ -33,13 +36,6 @@ from projected_grpo.antipasto import (
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES, require_untied
 from projected_grpo.model.svd import cached_decompose, default_cache_dir, sketch
-
-try:
-    from peft import PeftConfig, PeftModel, PeftType
-    from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-    from peft.utils import register_peft_method
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("PEFT is not installed: install projected_grpo[peft]") from error
 
 NAME = "ANTIPASTO"
 TOLERANCE = 0.05

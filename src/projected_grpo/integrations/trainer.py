@@ -19,11 +19,10 @@ scores), another reward, or V again while it runs, is refused here.
 """
 
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -35,11 +34,9 @@ from projected_grpo.arms.update import Grads, apply_projections, measure
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import load_vhack
+from projected_grpo.integrations.peft import PeftLayers
 from projected_grpo.proj import squared_norm
 from projected_grpo.step_logger import Value, mean_over_runs
-
-if TYPE_CHECKING:
-    from projected_grpo.integrations.peft import PeftLayers
 
 HEEDED = (
     *("arm", "seed", "v_hack_k", "v_hack_drop_bottom_frac"),
@@ -73,17 +70,12 @@ def _require_heeded(cfg: Config) -> None:
             )
 
 
-def _layers_of(adapter: AntiPaSTO | nn.Module) -> "AntiPaSTO | PeftLayers":
+def _layers_of(adapter: AntiPaSTO | nn.Module) -> AntiPaSTO | PeftLayers:
     """The layers that a Trainer trains. Raises InputError for what is of neither kind."""
     if isinstance(adapter, AntiPaSTO):
         return adapter
-    if find_spec("peft") is not None:  # otherwise nothing can be a PeftModel
-        from peft import PeftModel
-
-        from projected_grpo.integrations.peft import PeftLayers
-
-        if isinstance(adapter, PeftModel):
-            return PeftLayers(adapter)
+    if isinstance(adapter, PeftModel):
+        return PeftLayers(adapter)
     raise InputError(
         f"a {type(adapter).__name__} has no delta_S to project: give HackProjection what "
         "`wrap(model)` returned, or a PeftModel of AntiPaSTOConfig"

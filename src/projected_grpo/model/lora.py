@@ -1,10 +1,11 @@
 """PEFT's LoRA as an adapter of the trainer: W' = W + (alpha / rank) B A.
 
-A leaf is a matrix as one vector: `<module>.lora_A` (1, rank * d_in) and `<module>.lora_B` (1, d_out
-* rank), each the difference to where it started. So it is zero at the start, and weight decay and
-`trust` pull back to there. PEFT makes the layers, starts A and B, computes the forward pass and
-writes the adapter; here is only how one batch gives every sequence its own gradient: inside `rows`
-the two matrices are repeated for each sequence.
+A leaf is a matrix as one vector for each of N runs: `<module>.lora_A` (N, rank * d_in) and
+`<module>.lora_B` (N, d_out * rank), each the difference to where it started. So it is zero at the
+start, and weight decay and `trust` pull back to there. PEFT makes the layers, starts A and B,
+computes the forward pass and writes the adapter; here is only how one batch gives every sequence
+its own gradient: inside `rows` the two matrices are repeated for each sequence. Without a gradient
+one run reads what `fold` wrote; of several runs every sequence reads its own from a table of all.
 
 B starts at zero, so A has no gradient at the start: V from the base model lies on the B's alone
 (`extract`). A starts with the same random numbers in every run, because B's coordinates, and so V,
@@ -54,6 +55,17 @@ class _RowsProduct(torch.autograd.Function):
         return dy @ W, gradient, None, None
 
 
+def _linear_by_run(x: Tensor, W: Tensor, run: Tensor) -> Tensor:
+    """y = x W[run]^T, every sequence with the W of its run, and no W copied for a sequence: x (B,
+    T, d_in), W (N, d_out, d_in), run (B,)."""
+    n, d_out, d_in = W.shape
+    if d_out <= d_in:  # few outputs: those of every run, of which a sequence keeps its own
+        every = F.linear(x, W.flatten(0, 1)).unflatten(-1, (n, d_out))
+        return every[torch.arange(len(x), device=x.device), :, run]
+    place = F.one_hot(run, n).to(x.dtype)[:, None, :, None]  # (B, 1, N, 1)
+    return F.linear((x[:, :, None] * place).flatten(2), W.transpose(0, 1).flatten(1))
+
+
 class _RowsLinear(nn.Module):
     """One of LoRA's two matrices: x W^T, or inside `rows` every sequence with its own W."""
 
@@ -63,11 +75,17 @@ class _RowsLinear(nn.Module):
         start = plain.weight.detach().clone()
         self.start = nn.Buffer(start, persistent=False)
         self.weight = nn.Buffer(start.clone())  # what PEFT reads and writes
+        self.by_run = start[None]  # (N, d_out, d_in), as `fold` left it
+        self.run_of_row: Tensor | None = None  # (B,), of several runs without a gradient
         self.row_delta: Tensor | None = None  # (B, r)
         self.measure: Callable[..., None] | None = None  # of dy, x and the gradient
         self.kept: Tensor | None = None  # (B, T)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
+        if not torch.is_grad_enabled() and self.run_of_row is not None:
+            rows = self.shape.rows_of(x, len(self.run_of_row))
+            y = _linear_by_run(rows, self.by_run, self.run_of_row)
+            return y.reshape(*x.shape[:-1], -1)
         if self.row_delta is None or not torch.is_grad_enabled():
             return F.linear(x, self.weight)
         W = self.start + self.row_delta.view(-1, *self.start.shape)  # (B, d_out, d_in)
@@ -77,11 +95,11 @@ class _RowsLinear(nn.Module):
 
 
 class LoRA(Adapter):
-    """A LoRA on every target Linear of one model, for one run."""
+    """A LoRA on every target Linear of one model, for N runs that share its base."""
 
     format = "lora-1"
 
-    def __init__(self, model: nn.Module, rank: int, alpha: int) -> None:
+    def __init__(self, model: nn.Module, rank: int, alpha: int, n_runs: int = 1) -> None:
         """Raises InputError where there is no target."""
         model.requires_grad_(False)
         names = target_linears(model)
@@ -100,7 +118,8 @@ class LoRA(Adapter):
             layer = model.get_submodule(name)
             assert isinstance(layer, LoraLayer)
             for key, matrices in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                made = matrices[NAME] = _RowsLinear(cast(nn.Linear, matrices[NAME]), shape)
+                plain = cast(nn.Linear, matrices[NAME])
+                made = matrices[NAME] = _RowsLinear(plain, shape)
                 self.matrices[f"{name}.{key}"] = made
                 digests[f"{name}.{key}"] = digest_of(made.start)
                 self._fingerprinted += [made.start, made.weight]
@@ -109,9 +128,10 @@ class LoRA(Adapter):
         described = json.dumps({"alpha": alpha, **digests}, sort_keys=True)
         self._fingerprint = hashlib.sha256(described.encode()).hexdigest()
         self._trained = {
-            name: nn.Parameter(torch.zeros_like(m.start).view(1, -1))
+            name: nn.Parameter(torch.zeros_like(m.start).view(1, -1).repeat(n_runs, 1))
             for name, m in self.matrices.items()
         }
+        self.fold()
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -127,18 +147,31 @@ class LoRA(Adapter):
         """See Adapter; of the base's weights the fingerprint has read some rows."""
         return self._fingerprinted
 
+    @property
+    def to_come(self) -> int:
+        """See Adapter."""
+        if self.n_runs == 1:
+            return 0
+        return sum(delta.nbytes for delta in self._trained.values())
+
     @torch.no_grad()
-    def fold(self) -> None:
-        """Write A and B to where PEFT reads them."""
+    def fold(self, run: int = 0) -> None:
+        """Write A and B of one run to where PEFT reads them, and of several runs to their table."""
         for name, matrix in self.matrices.items():
-            matrix.weight.copy_(matrix.start + self._trained[name].view_as(matrix.start))
+            deltas = self._trained[name].view(-1, *matrix.start.shape)
+            matrix.weight.copy_(matrix.start + deltas[run])
+            if self.n_runs > 1:
+                matrix.by_run = matrix.start + deltas
 
     @contextmanager
     def rows(self, run_of_row: Tensor, *, at_base: bool = False) -> Iterator[dict[str, Tensor]]:
-        """See Adapter. Without a gradient all rows share A and B as they are folded, and there are
+        """See Adapter. Without a gradient the rows read A and B as they are folded, and there are
         no leaves."""
         leaves: dict[str, Tensor] = {}
-        if torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            for matrix in self.matrices.values():
+                matrix.run_of_row = run_of_row if self.n_runs > 1 else None
+        else:
             for name, matrix in self.matrices.items():
                 delta = self._trained[name].detach()[run_of_row]
                 leaves[name] = (torch.zeros_like(delta) if at_base else delta).requires_grad_()
@@ -147,7 +180,7 @@ class LoRA(Adapter):
             yield leaves
         finally:
             for matrix in self.matrices.values():
-                matrix.row_delta = None
+                matrix.row_delta = matrix.run_of_row = None
 
     @property
     def layers(self) -> dict[str, _RowsLinear]:
@@ -170,6 +203,7 @@ class LoRA(Adapter):
         self, folder: Path, run: int = 0, *, base_model: str, revision: str | None = None
     ) -> None:
         """See Adapter: an ordinary LoRA of PEFT, which opens without this package."""
+        self.fold(run)
         config = self.peft.peft_config[NAME]
         config.base_model_name_or_path, config.revision = base_model, revision
         self.peft.save_pretrained(str(folder), save_embedding_layers=False)

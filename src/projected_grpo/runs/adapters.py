@@ -45,16 +45,9 @@ def _antipasto(cfg: AdapterSettings, n_runs: int) -> Make:
 
 
 def _lora(cfg: AdapterSettings, n_runs: int) -> Make:
-    if n_runs != 1:
-        raise ConfigError(
-            f"LoRA has no form for {n_runs} runs in one batch: train them one by one, without "
-            "--arms and --seeds, or with --adapter=antipasto"
-        )
-    try:
-        from projected_grpo.model.lora import LoRA
-    except ModuleNotFoundError as error:
-        raise ConfigError("--adapter=lora needs PEFT: install projected_grpo[peft]") from error
-    return lambda model: LoRA(model, cfg.lora_rank, cfg.lora_alpha)
+    from projected_grpo.model.lora import LoRA  # PEFT is slow to import
+
+    return lambda model: LoRA(model, cfg.lora_rank, cfg.lora_alpha, n_runs)
 
 
 ADAPTERS: dict[AdapterName, Callable[[AdapterSettings, int], Make]] = {

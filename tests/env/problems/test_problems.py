@@ -230,14 +230,7 @@ def test_limit_reads_no_further(tmp_path: Path) -> None:
     assert len(load_problems(path, limit=1)) == 1
 
 
-def test_hub_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match="needs the package `datasets`"):
-        load_problems("hub:newfacade/LeetCodeDataset")
-
-
 def test_hub_offline_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     code = (
         "from projected_grpo.env.problems.load import load_problems\n"
         "from projected_grpo.env.errors import InputError\n"

@@ -21,15 +21,9 @@ OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 def read_hub(name: str, revision: str, split: str) -> Iterator[tuple[str, Problem | InputError]]:
     """(place, problem) for each row of a split, in the dataset's order; an error in place of a
     problem where the row cannot be used. Raises InputError where the dataset cannot."""
-    try:
-        # optional extras of the package, and slow to import
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-    except ImportError:
-        raise InputError(
-            f"hub:{name}: needs the package `datasets`; install projected_grpo[data], or give a "
-            "local .jsonl file"
-        ) from None
+    from datasets import load_dataset  # slow to import
+    from datasets.exceptions import DatasetsError
+
     folder = _fetch(name, revision)
     try:
         rows: Any = load_dataset(str(folder), split=split)
@@ -72,7 +66,7 @@ def _fetch(name: str, revision: str) -> Path:
         name,
         revision,
         remedy=f"`hf download --repo-type=dataset --revision={revision} {name}`",
-        instead=", or give a local .jsonl file",
+        instead=", or give a local .jsonl file by --problems",
         offline=first_set(*OFFLINE) if offline else None,
     )
     with in_a_sentence(request):
