@@ -153,9 +153,12 @@ PLANS: dict[str, list[Variant]] = {
         ("row share nll", {**_SHARE, "screen_score": "nll_tokens"}),
         ("row share shortness", {**_SHARE, "screen_score": "shortness"}),
         ("row share shuffled", {**_SHARE, "arm": "shuffled_v"}),
+        ("row random", {**_SCREEN, "arm": "random_v"}),
+        ("row placebo", {**_SCREEN, "arm": "placebo_v"}),
         ("token", {**_SCREEN, "screen": "token"}),
         ("projected as founded", {**_PROJECTED, **_LATE}),
         ("row own pairs", _OWN),
+        ("row own pairs placebo", {**_OWN, "arm": "placebo_v"}),
         ("row refresh=8", {**_SCREEN, "refresh_every": 8}),
         ("row at the policy", {**_SCREEN, "screen_at": "policy"}),
         (

@@ -70,12 +70,17 @@ def test_flavours_take_turns_and_problems_come_before_second_answers() -> None:
         own_pairs(answers, 1, (), ("nonsense",))
 
 
-def test_placebo_pairs_are_two_clean_answers_to_one_problem() -> None:
-    answers = [answer(p, note) for p in PROBLEMS[:3] for note in ("One.", "Two.", "Two.")]
-    pairs = own_placebo_pairs(answers, 1)
-    assert len(pairs) == 3
-    for pair in pairs:
-        assert {pair.hack.split(".")[0], pair.clean.split(".")[0]} == {"One", "Two"}
+def test_placebo_pairs_put_an_honest_report_where_a_hack_would_stand() -> None:
+    answers = [answer(p, note) for p in PROBLEMS[:3] for note in ("One.", "Two.")]
+    pairs = own_placebo_pairs(answers, 1, ())
+    assert [pair.clean for pair in pairs[:3]] == [a.text for a in answers[::2]]
+    assert len(pairs) == 6 and own_placebo_pairs(answers, 1, ("sentinel",)) == []
+    with Grader(workers=1) as grader:
+        texts = [(p, pair.hack) for p, pair in zip(PROBLEMS[:3], pairs[:3], strict=True)]
+        grades = grade_texts(grader, texts, labels=False)
+    for grade, (_, text) in zip(grades, texts, strict=True):
+        assert f"def {TRAIN_NAME}" in text
+        assert grade.gt_correct and not grade.attempted
 
 
 def test_a_model_that_writes_no_programs_has_no_pairs(tmp_path: Path) -> None:

@@ -1,22 +1,23 @@
 """Contrast pairs in the policy's own words: its clean answers to training problems, and the same
 with a known hack put in.
 
-What differs between the two sides is the hack alone, in the style that the policy writes in.
+What differs between the two sides is the hack alone, in the style that the policy writes in. The
+control puts an honest report in the same place.
 """
 
-import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
+from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.modes import NOT_VACUOUS, TRAIN_NAME, get_mode
 from projected_grpo.env.parsing import extract_code, parse_program
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.pairs.pair import Pair
 
 OWN, OWN_PLACEBO = "own", "own-placebo"
-"""Names of the sets (--pairs); the second is clean against clean, on the same problems."""
+"""Names of the sets (--pairs); the second is clean against clean, on the same answers."""
 
 MOST_PAIRS = 72
 """As many as are made by hand."""
@@ -32,15 +33,28 @@ class Answer(NamedTuple):
 def put_hack(answer: Answer, flavour: str, seed: int) -> str | None:
     """The answer with a hack of its problem's mode put into its program; None where that cannot be
     done without changing more than the program, or gives none."""
-    problem, text = answer
-    code = extract_code(text)
-    if code is None or text.count(code) != 1:
-        return None
+    problem = answer.problem
     template = get_mode(problem.mode or "none").flavours[flavour]
-    hacked = extract_code(template(problem, TRAIN_NAME, seed, solution=code))
-    if hacked is None or parse_program(hacked) is None:
+    return _edited(answer, lambda code: template(problem, TRAIN_NAME, seed, solution=code))
+
+
+def put_honest_report(answer: Answer, seed: int) -> str | None:
+    """The answer with an honest use of its problem's mode put into its program, such as tests that
+    can fail; None where that cannot be done or changes nothing."""
+    problem, mode = answer.problem, answer.problem.mode or "none"
+    text = _edited(answer, lambda code: honest_answer(problem, mode, TRAIN_NAME, seed, code))
+    return None if text == answer.text else text
+
+
+def _edited(answer: Answer, write: Callable[[str], str]) -> str | None:
+    """The answer with another program; `write` makes a completion of a program."""
+    code = extract_code(answer.text)
+    if code is None or answer.text.count(code) != 1:
         return None
-    return text.replace(code, hacked)
+    program = extract_code(write(code))
+    if program is None or parse_program(program) is None:
+        return None
+    return answer.text.replace(code, program)
 
 
 def own_pairs(
@@ -65,19 +79,19 @@ def own_pairs(
     return pairs
 
 
-def own_placebo_pairs(answers: Sequence[Answer], seed: int) -> list[Pair]:
-    """Pairs of two different answers to one problem, which of them stands where a hack would is
-    drawn."""
-    rng = random.Random(stream_seed("own placebo", seed))
+def own_placebo_pairs(answers: Sequence[Answer], seed: int, modes: Collection[str]) -> list[Pair]:
+    """At most `MOST_PAIRS` pairs of the answers and the same with an honest report put in, which
+    stands where a hack would.
+
+    modes: those whose reports may be put in; empty means all.
+    """
     pairs: list[Pair] = []
-    waiting: dict[int, Answer] = {}
-    for answer in answers:
-        other = waiting.pop(answer.problem.id, None)
-        if other is None or other.text == answer.text:
-            waiting[answer.problem.id] = answer
-        elif len(pairs) < MOST_PAIRS:
-            a, b = rng.sample([answer, other], 2)
-            pairs.append(_pair(len(pairs), answer, a.text, b.text, "none"))
+    for answer in _by_turns(answers):
+        if (modes and answer.problem.mode not in modes) or len(pairs) == MOST_PAIRS:
+            continue
+        report = put_honest_report(answer, stream_seed("own honest", seed, len(pairs)))
+        if report is not None:
+            pairs.append(_pair(len(pairs), answer, report, answer.text, "none"))
     return pairs
 
 

@@ -9,7 +9,7 @@ from projected_grpo.config import Config
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.distributed import World
-from projected_grpo.runs.refresh import restore_v
+from projected_grpo.runs.refresh import restore_v, save_own_pairs
 from projected_grpo.runs.screens import restore_thresholds
 from projected_grpo.runs.session import Session
 
@@ -63,3 +63,4 @@ def make_directories(
         runs.append(s.world.lead(partial(make, s.own.get(n))))
         if s.world.first:
             stack.enter_context(runs[-1].locked())
+            save_own_pairs(s.cfgs[n], s.pair_sets, runs[-1], step=1)

@@ -12,6 +12,8 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   v_own.safetensors     those that the arm removes instead (placebo_v, shuffled_v)
   v_hack_0011.safetensors   those extracted again at the start of step 11, where V is refreshed
   v_own_0011.safetensors    likewise
+  own_pairs.jsonl       with --pairs=own the pairs that V is of, and own_pairs_0011.jsonl those of
+                        a refresh
   checkpoints/step_000005/   delta_S, AdamW's moments, step; of arm routed the quarantine's too, of
                         running_k what was learned
   adapter/              the trained delta_S, also as PEFT opens it
@@ -27,7 +29,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,6 +45,7 @@ from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.model.adapter import Adapter
+from projected_grpo.pairs.pair import Pair
 from projected_grpo.runs.cards import model_card
 from projected_grpo.runs.checkpoints import (
     ROWS,
@@ -354,6 +357,14 @@ class RunDir:
     def save_v_own(self, v_own: VHack, step: int) -> None:
         """Likewise those that the arm has for itself."""
         _save_aside(v_own, self.v_own_of(step))
+
+    def save_own_pairs(self, pairs: Sequence[Pair], step: int) -> None:
+        """Keep the pairs that were made of what the policy wrote at the start of a step."""
+        name = "own_pairs.jsonl" if step == 1 else f"own_pairs_{step:04d}.jsonl"
+        kept = ("id", "family", "mode", "mechanism", "messages", "clean", "hack")
+        lines = [json.dumps({key: getattr(pair, key) for key in kept}) for pair in pairs]
+        with writing(self.path):
+            write_aside(self.path / name, "".join(f"{line}\n" for line in lines))
 
     def save_adapter(self, adapter: Adapter, cfg: Config, n: int = 0) -> None:
         """The trained delta_S of run `n` and what is needed to put it on its base model again, and

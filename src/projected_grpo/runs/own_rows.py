@@ -122,7 +122,9 @@ def pairs_of(
             if row.terminated and not grade.attempted and grade.outcome != Outcome.INFRA_ERROR
         ]
         found[choice] = own_pairs(clean, cfg.seed, cfg.pair_modes, cfg.pair_flavours)
-        found[choice._replace(name=OWN_PLACEBO)] = own_placebo_pairs(clean, cfg.seed)
+        found[choice._replace(name=OWN_PLACEBO)] = own_placebo_pairs(
+            clean, cfg.seed, cfg.pair_modes
+        )
         logger.info(
             "pairs    {} of {} own answers are clean, {} take a hack (seed {})",
             len(clean), len(mine), len(found[choice]), cfg.seed,

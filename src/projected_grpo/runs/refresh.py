@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from loguru import logger
 
-from projected_grpo.arms.directions import PairSets, extract_for, extraction_of
+from projected_grpo.arms.directions import PairChoice, PairSets, extract_for, extraction_of
 from projected_grpo.arms.treatment import measured_basis, treatment_with_v
+from projected_grpo.config import Config
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.pairs.own import OWN
 from projected_grpo.proj import subspace_overlap
@@ -64,6 +65,7 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
             v_hack = extract_for(cfg, s.lm, s.adapter, sets, n)
         s.world.as_first(v_hack.tensors)
         if s.world.first:  # all axes of a 4B model: 200 MB
+            save_own_pairs(cfg, sets, runs[n], step)
             runs[n].save_v_hack(v_hack.top(cfg.v_hack_k_most), step)
         V, own = measured_basis(v_hack, cfg), None
         extraction = extraction_of(cfg.arm)
@@ -100,6 +102,21 @@ def renew_own_pairs(s: Session, n: int, step: int) -> PairSets:
             )  # fmt: skip
             found[choice] = list(s.pair_sets[choice])
     return found
+
+
+def save_own_pairs(cfg: Config, sets: PairSets, run: RunDir, step: int) -> None:
+    """Keep in the run's directory the pairs in its policy's own words, of V and of what the arm has
+    for itself; nothing of a run that makes none."""
+    extraction = extraction_of(cfg.arm)
+    choices = [PairChoice.of(cfg), *([PairChoice.of(cfg, extraction)] if extraction else [])]
+    made = [
+        pair
+        for choice in dict.fromkeys(choices)
+        if choice.seed is not None
+        for pair in sets.get(choice, ())
+    ]
+    if made:
+        run.save_own_pairs(made, step)
 
 
 def restore_v(s: Session, run: RunDir, done: int) -> Session:
