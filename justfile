@@ -95,10 +95,10 @@ figures:
 golden:
     uv run python scripts/golden.py
 
-# Queue with pueue: one extraction, then 3 seeds of vanilla and 3 of projected on the fast preset.
-queue-full model="Qwen/Qwen3-4B" problems="problems.jsonl":
+# Queue with pueue: one extraction, then 3 seeds of vanilla and 3 of projected, preset fast.
+queue-full model="Qwen/Qwen3-4B" problems="hub:newfacade/LeetCodeDataset" *flags:
     uv run sweep run fast --arms vanilla projected --seeds 41 42 43 --launcher=pueue \
         --extract=runs/v_hack.safetensors \
         --why="H1, does projection keep GRPO from hacking where vanilla learns to?" \
         --resolve="hack rate 30 points or more below vanilla's, solve rate within 10, of 3 seeds" \
-        -- --model={{quote(model)}} --problems={{quote(problems)}}
+        -- --model={{quote(model)}} --problems={{quote(problems)}} {{flags}}

@@ -7,6 +7,7 @@ one sentence on stderr; anything else is a bug and keeps its traceback.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -41,6 +42,7 @@ def say_and_exit(work: Callable[[], object], place: Callable[[], Place] = Place)
     """
     from tqdm.contrib import DummyTqdmFile
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: directories are closed
     logger.remove()
     # Whose lines go above a progress bar, not into it.
     console = cast(TextIO, DummyTqdmFile(sys.stderr))

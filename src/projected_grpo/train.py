@@ -431,6 +431,9 @@ def train_runs(
                     run.save_adapter(s.adapter, cfg, n)
                     run.finish(reached)
             status = reached
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
         finally:
             for run in runs if world.first and status != "finished" else ():
                 run.finish(status)

@@ -262,7 +262,9 @@ def pueue(tmp_path: Path) -> Iterator[dict[str, str]]:
         "log = os.environ['PUEUE_LOG']\n"
         "lines = open(log).readlines() if os.path.exists(log) else []\n"
         "if sys.argv[1] == 'status':\n"
-        "    print(os.environ.get('PUEUE_STATUS', '{\"tasks\": {}}'))\n"
+        "    print(os.environ.get('PUEUE_STATUS', '{\"tasks\": {}, \"groups\": {}}'))\n"
+        "elif sys.argv[1] == 'group':\n"
+        '    print(\'{"default": {"status": "Running", "parallel_tasks": 1}}\')\n'
         "else:\n"
         "    open(log, 'a').write(json.dumps(sys.argv[1:]) + '\\n'); print(len(lines))\n"
     )
@@ -288,7 +290,7 @@ def test_pueue_is_given_labels_dependencies_and_quoted_commands(
     ]
     for i, (words, name) in enumerate(zip(added, names, strict=True)):
         assert words == [
-            *("add", "--print-task-id", *(("--after", "0") if i else ())),
+            *("add", "--print-task-id", "--group", "default", *(("--after", "0") if i else ())),
             *("--label", f"{name}: why: H1; is it so?; resolve: 30 points"),
             *("--working-directory", str(Path.cwd()), "--", words[-1]),
         ]
@@ -301,10 +303,12 @@ def test_pueue_is_given_labels_dependencies_and_quoted_commands(
     # asked for again while they wait: nothing is added; a task that is done does not count
     states = ["Queued", {"Queued": {"enqueued_at": "now"}}, {"Done": {"result": "Success"}}]
     tasks = {
-        str(i): {"label": label, "status": state}
+        str(i): {"label": label, "status": state, "group": "default"}
         for i, (label, state) in enumerate(zip(labels, states, strict=True))
     }
-    again = sweep(*asked, **pueue, PUEUE_STATUS=json.dumps({"tasks": tasks}))
+    groups = {"default": {"status": "Running"}}
+    status = json.dumps({"tasks": tasks, "groups": groups})
+    again = sweep(*asked, **pueue, PUEUE_STATUS=status)
     assert {k: v[0] for k, v in planned(again).items()} == {
         "extract_v": "queued", "vanilla_s1": "queued", "projected_s1": "begin",
     }  # fmt: skip

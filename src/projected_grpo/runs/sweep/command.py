@@ -30,6 +30,7 @@ from projected_grpo.runs.sweep.launchers import LAUNCHERS
 from projected_grpo.runs.sweep.settings import (
     Launch,
     LocalOptions,
+    PueueOptions,
     SlurmOptions,
     SweepResume,
     SweepRun,
@@ -176,8 +177,12 @@ def _flag(name: str, value: object) -> str:
 def _queued(asked: Launch) -> Mapping[str, str]:
     """What the chosen queue holds; of one that is not here nothing, if all is only to be said.
     Raises ConfigError for options of another launcher."""
-    for name, default in (("local", LocalOptions()), ("slurm", SlurmOptions())):
-        if name != asked.launcher and vars(asked)[name] != default:
+    for name, options in (
+        ("local", LocalOptions),
+        ("pueue", PueueOptions),
+        ("slurm", SlurmOptions),
+    ):
+        if name != asked.launcher and vars(asked)[name] != options():
             raise ConfigError(
                 f"--{name}.* are options of --launcher={name}, not of {asked.launcher}: leave "
                 "them out, or choose that one"
@@ -233,7 +238,7 @@ def _launch(
     if jobs and not asked.dry_run:
         logs = asked.out_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        how = LaunchOptions(logs=logs, local=asked.local, slurm=asked.slurm)
+        how = LaunchOptions(logs=logs, local=asked.local, pueue=asked.pueue, slurm=asked.slurm)
         LAUNCHERS[asked.launcher].run(jobs, queued, how)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.ranks import without_place
 from projected_grpo.runs.sweep.grid import Command
-from projected_grpo.runs.sweep.settings import LocalOptions, SlurmOptions
+from projected_grpo.runs.sweep.settings import LocalOptions, PueueOptions, SlurmOptions
 
 
 class NoQueueError(InputError):
-    """The command of a queue is not on this host."""
+    """The command of a queue is not on this host, or its daemon does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class LaunchOptions:
     logs: Path
     """Folder for what jobs print."""
     local: LocalOptions = field(default_factory=LocalOptions)
+    pueue: PueueOptions = field(default_factory=PueueOptions)
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 

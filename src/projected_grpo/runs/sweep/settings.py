@@ -25,6 +25,17 @@ class LocalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PueueOptions:
+    """Of --launcher=pueue."""
+
+    group: str = "default"
+    """Group of the tasks; made where it is not there."""
+    gpus: tuple[str, ...] = ()
+    """Ids of GPUs, one for each slot of the group: its nth slot sees the nth of them through
+    CUDA_VISIBLE_DEVICES. Without, tasks see what the daemon's user sees."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
     """Of --launcher=slurm."""
 
@@ -62,6 +73,8 @@ class Launch:
     """local runs jobs here, some at a time, and waits; pueue and slurm queue them."""
     local: LocalOptions = field(default_factory=LocalOptions)
     """Of --launcher=local."""
+    pueue: PueueOptions = field(default_factory=PueueOptions)
+    """Of --launcher=pueue."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     """Of --launcher=slurm."""
     elsewhere: bool = False
