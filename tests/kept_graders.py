@@ -2,13 +2,13 @@
 
 import os
 from collections import defaultdict
-from contextlib import ExitStack
 from typing import Any, Self
 
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.grading.worker import WorkerProcess
 
-_kept: dict[Any, list[tuple[list[WorkerProcess], ExitStack]]] = defaultdict(list)
+OPENED = ("processes", "_open", "_pool", "_idle")
+"""What opening a grader makes."""
+_kept: dict[Any, list[dict[str, Any]]] = defaultdict(list)
 
 
 class KeptGrader(Grader):
@@ -23,7 +23,7 @@ class KeptGrader(Grader):
         )  # fmt: skip
         if not _kept[self._kept_as]:
             return super().__enter__()
-        self.processes, self._open = _kept[self._kept_as].pop()
+        vars(self).update(_kept[self._kept_as].pop())
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exc: object) -> None:
@@ -31,13 +31,13 @@ class KeptGrader(Grader):
         if kind is not None or self._open is None or not alive:
             super().__exit__(kind, *exc)
             return
-        _kept[self._kept_as].append((self.processes, self._open))
-        self.processes, self._open = [], None
+        _kept[self._kept_as].append({name: vars(self)[name] for name in OPENED})
+        self.processes, self._open, self._pool = [], None, None
 
 
 def end_kept_graders() -> None:
     """Those of this process."""
     for key, graders in _kept.items():
-        for _, opened in graders if key[0] == os.getpid() else ():
-            opened.close()
+        for opened in graders if key[0] == os.getpid() else ():
+            opened["_open"].close()
     _kept.clear()

@@ -201,7 +201,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("infra_errors", "Rows masked because the grader itself failed."),
     Column("gen", "Seconds spent sampling."),
     Column("t_screen", "Seconds spent scoring rows for screens."),
-    Column("t_rew", "Seconds spent grading, and scoring hidden states where the arm does."),
+    Column(
+        "t_rew", "Seconds waited for grades, and spent scoring hidden states where the arm does."
+    ),
     Column("fb", "Seconds spent in forward and backward passes."),
     Column("t_proj", "Seconds spent in projection, optimizer step and folding."),
     Column("t_refresh", "Seconds the pack spent extracting V again; 0 where it did not."),

@@ -25,7 +25,12 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from projected_grpo.arms.advantages import grade_rows, require_grades, score_rows
+from projected_grpo.arms.advantages import (
+    grade_rows,
+    require_grades,
+    score_rows,
+    start_grading,
+)
 from projected_grpo.arms.row_weights import runs_with_row_weights, weigh_rows
 from projected_grpo.arms.rows import (
     Row,
@@ -42,6 +47,7 @@ from projected_grpo.arms.token_scores import of_completion
 from projected_grpo.arms.treatment import Treatment, columns_by_run, treatment_at
 from projected_grpo.arms.update import optimize
 from projected_grpo.config import Config, stream_seed
+from projected_grpo.env.problems.problem import Problem
 from projected_grpo.model.adapter import TokenPull
 from projected_grpo.model.loss import (
     collate,
@@ -50,7 +56,7 @@ from projected_grpo.model.loss import (
     policy_loss,
     tokens_at_once,
 )
-from projected_grpo.model.sampling import SamplingParams, sample_groups
+from projected_grpo.model.sampling import Sample, SamplingParams, sample_groups
 from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import announce, best_and_hack, labels, sum_up
 from projected_grpo.runs.begin import make_directories, open_runs, restore
@@ -150,7 +156,8 @@ def run_step(
 def sample_rows(s: Session, step: int) -> list[list[Row]]:
     """The step's groups of all runs: student rows first, then teacher rows.
 
-    N * P lists of G rows, run by run, not yet graded; of several processes each has its part.
+    N * P lists of G rows, run by run; of several processes each has its part. They are not graded
+    yet, but the grader has begun: with a row that has ended while others still grow.
     """
     cfg = s.cfg
     sampling = SamplingParams.from_config(cfg, s.lm)
@@ -164,23 +171,40 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
     seeds = [stream_seed("sample", seed, step, problem.id) for _, seed, problem in chosen]
     runs = [n for n, _, _ in chosen]
     taught = cfg.teacher_rows_at(step)
+    teacher = [
+        _teacher_rows(s, n, problem, prompt, taught, draw_seed(seed, step, problem.id))
+        for (n, seed, problem), prompt in zip(chosen, prompts, strict=True)
+    ]
+    start_grading(s.grader, [row for rows in teacher for row in rows], cfg.labels)
+    student: list[dict[int, Row]] = [{} for _ in chosen]
+
+    def add(place: int, number: int, x: Sample) -> None:
+        n, _, problem = chosen[place]
+        text = s.lm.decode(x.ids)
+        row = Row(problem, "student", prompts[place], x.ids, x.terminated, x.logps, text, run=n)
+        student[place][number] = row
+        start_grading(s.grader, [row], cfg.labels)
+
     wanted = cfg.group - taught
-    sampled = sample_groups(s.lm.model, s.adapter, prompts, wanted, seeds, sampling, runs)
-    groups = []
-    for (n, seed, problem), prompt, samples in zip(chosen, prompts, sampled, strict=True):
-        rows = [
-            Row(problem, "student", prompt, x.ids, x.terminated, x.logps, s.lm.decode(x.ids), run=n)
-            for x in samples
-        ]
-        if s.pool is not None and taught:
-            answers = s.pool.draw(problem, taught, draw_seed(seed, step, problem.id))
-            for ids in map(s.lm.completion_ids, answers):
-                cut = ids[: cfg.max_new]  # as a student's row would be; graded as cut
-                whole = len(ids) <= cfg.max_new
-                text = s.lm.decode(cut)
-                rows.append(Row(problem, "teacher", prompt, cut, whole, None, text, run=n))
-        groups.append(rows)
-    return groups
+    sample_groups(s.lm.model, s.adapter, prompts, wanted, seeds, sampling, runs, add)
+    return [
+        [*(mine[number] for number in range(wanted)), *taught_rows]
+        for mine, taught_rows in zip(student, teacher, strict=True)
+    ]
+
+
+def _teacher_rows(
+    s: Session, run: int, problem: Problem, prompt: list[int], count: int, seed: int
+) -> list[Row]:
+    """So many answers of the pool to one problem."""
+    if s.pool is None or not count:
+        return []
+    rows = []
+    for ids in map(s.lm.completion_ids, s.pool.draw(problem, count, seed)):
+        cut = ids[: s.cfg.max_new]  # as a student's row would be; graded as cut
+        whole = len(ids) <= s.cfg.max_new
+        rows.append(Row(problem, "teacher", prompt, cut, whole, None, s.lm.decode(cut), run=run))
+    return rows
 
 
 def accumulate_gradients(

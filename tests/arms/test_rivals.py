@@ -202,8 +202,8 @@ def test_only_what_an_arm_scores_is_penalised_and_a_failed_grade_never(
             grades = session.grader.grade(submissions, labels=labels)
             return [replace(grades[0], outcome=Outcome.INFRA_ERROR, reward=99.0), *grades[1:]]
 
+    groups = sample_rows(session, 1)
     s = replace(session, grader=Failing())
-    groups = sample_rows(s, 1)
     score_rows(s.lm, s.adapter, s.concepts, groups, s.cfg.micro_batch_tokens)
     grade_rows(s.cfgs, s.grader, groups, 1)
     rows = [row for group in groups for row in group]

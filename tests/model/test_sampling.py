@@ -7,7 +7,7 @@ from conftest import tiny_qwen
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import stream_seed
 from projected_grpo.model.loss import collate, completion_logprobs
-from projected_grpo.model.sampling import SamplingParams, _truncate, draw, sample_groups
+from projected_grpo.model.sampling import Sample, SamplingParams, _truncate, draw, sample_groups
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
 SEEDS = [101, 102, 103]
@@ -51,6 +51,20 @@ def test_the_same_seeds_give_the_same_rows_in_any_company_and_order(adapter) -> 
     in_parts = ids(sample_groups(adapter.model, adapter, PROMPTS, 4, SEEDS, sampling(columns=150)))
     assert together == swapped[::-1] == alone == in_parts
     assert len({tuple(row) for row in together[0]}) > 1  # the rows of a group differ
+
+
+def test_every_row_is_told_once_as_soon_as_it_leaves(adapter) -> None:
+    told: dict[tuple[int, int], Sample] = {}
+
+    def tell(place: int, row: int, sample: Sample) -> None:
+        assert (place, row) not in told
+        told[place, row] = sample
+
+    s = sampling(max_new=40, columns=4000)
+    groups = sample_groups(adapter.model, adapter, PROMPTS, 16, SEEDS, s, on_finished=tell)
+    assert {(p, r): x for p, group in enumerate(groups) for r, x in enumerate(group)} == told
+    lengths = [len(sample.ids) for sample in told.values()]
+    assert lengths != sorted(lengths, reverse=True) and lengths[0] < lengths[-1]  # not at the end
 
 
 def test_the_sampler_is_the_policy_that_is_trained(adapter) -> None:

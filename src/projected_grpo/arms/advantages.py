@@ -78,11 +78,22 @@ def grade_texts(
     """The grade of every (problem, completion) as training grades it: by the flawed grader of the
     problem's mode, under the name that training prompts give its function.
     """
-    submissions = [
-        Submission(problem=p, completion=text, mode=p.mode or "none", function_name=TRAIN_NAME)
-        for p, text in texts
-    ]
-    return grader.grade(submissions, labels=labels)
+    return grader.grade([as_trained(*one) for one in texts], labels=labels)
+
+
+def start_grading(grader: Grader, rows: Sequence[Row], labels: bool) -> None:
+    """Let the grader begin with rows whose grades `grade_rows` will ask for."""
+    grader.start([as_trained(row.problem, row.text) for row in rows], labels=labels)
+
+
+def as_trained(problem: Problem, text: str) -> Submission:
+    """The completion as training grades it."""
+    return Submission(
+        problem=problem,
+        completion=text,
+        mode=problem.mode or "none",
+        function_name=TRAIN_NAME,
+    )
 
 
 def score_rows(

@@ -7,7 +7,7 @@ their order, on the device, or on what was sampled before (which is why a resume
 itself).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -63,6 +63,11 @@ class Sample:
     """Ended by an eos, not by max_new."""
 
 
+OnFinished = Callable[[int, int, Sample], None]
+"""Called with the place of a prompt, the number of a row of it, and that row, which has ended while
+others may still grow."""
+
+
 def draw(logits: Tensor, uniform: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
     """One token a row by inverting the cumulative distribution, in token order, at `uniform`.
 
@@ -112,13 +117,14 @@ def sample_groups(
     seeds: Sequence[int],
     sampling: SamplingParams,
     runs: Sequence[int] | None = None,
+    on_finished: OnFinished | None = None,
 ) -> list[list[Sample]]:
     """`group` completions of each prompt, in the order of `prompts`.
 
     prompts: P lists of token ids; seeds: one random stream a prompt; runs: the run of the packed
     axis that each prompt belongs to (default: all run 0). At most `sampling.columns` of cache are
-    in use at once, but one group always is. Raises InputError where rows would cross the model's
-    `position_limit`.
+    in use at once, but one group always is. `on_finished` hears of every row once. Raises
+    InputError where rows would cross the model's `position_limit`.
     """
     require_positions(model, max(map(len, prompts)), sampling.max_new)
     of_run = runs if runs is not None else [0] * len(prompts)
@@ -126,8 +132,14 @@ def sample_groups(
     samples: list[list[Sample]] = [[] for _ in prompts]
     for some in micro_batches(lengths, sampling.columns):
         mine = [prompts[i] for i in some], [seeds[i] for i in some], [of_run[i] for i in some]
-        for i, sampled in zip(some, _sample(model, adapter, *mine, group, sampling), strict=True):
-            samples[i] = sampled
+
+        def tell(place: int, row: int, sample: Sample, some: Sequence[int] = some) -> None:
+            if on_finished is not None:
+                on_finished(some[place], row, sample)
+
+        sampled = _sample(model, adapter, *mine, group, sampling, tell)
+        for i, rows in zip(some, sampled, strict=True):
+            samples[i] = rows
     return samples
 
 
@@ -139,6 +151,7 @@ def _sample(
     runs: Sequence[int],
     group: int,
     sampling: SamplingParams,
+    on_finished: OnFinished,
 ) -> list[list[Sample]]:
     device = model.device
     P, width = len(prompts), max(map(len, prompts))
@@ -167,7 +180,7 @@ def _sample(
         logits = next_logits(model, ids, mask, mask.cumsum(1).sub(1).clamp_min(0), cache)
     decoder = make_decoder(model, cache, mask, group, sampling.max_new)
     del cache  # copied, row by row
-    tokens, logps = _decode(
+    leaving = _decode(
         decoder,
         adapter,
         logits.repeat_interleave(group, 0),
@@ -175,11 +188,13 @@ def _sample(
         uniforms.to(device),
         sampling,
     )
+    found: dict[int, Sample] = {}
+    for row, drawn, logps in leaving:
+        found[row] = _cut(drawn, logps, sampling.eos_ids)
+        on_finished(*divmod(row, group), found[row])
     if device.type == "cuda":  # a capture cannot reclaim what training and older graphs hold
         torch.cuda.empty_cache()
-    rows = zip(tokens.tolist(), logps.tolist(), strict=True)
-    samples = [_cut(ids, logps, sampling.eos_ids) for ids, logps in rows]
-    return [samples[i : i + group] for i in range(0, P * group, group)]
+    return [[found[i * group + g] for g in range(group)] for i in range(P)]
 
 
 def _decode(
@@ -189,8 +204,9 @@ def _decode(
     runs: Tensor,
     uniforms: Tensor,
     sampling: SamplingParams,
-) -> tuple[Tensor, Tensor]:
-    """Token ids and log-probs (all rows, max_new); what stands behind a row's eos means nothing.
+) -> Iterator[tuple[int, list[int], list[float]]]:
+    """Row, token ids and log-probs (max_new each), row by row as they leave; what stands behind a
+    row's eos means nothing.
 
     logits (rows, vocabulary) of the first token, runs (rows,), uniforms (max_new, rows). Finished
     rows leave the batch in bulk, since leaving means copying the cache of those who stay.
@@ -214,13 +230,21 @@ def _decode(
                 staying = (~finished).nonzero()[:, 0]
                 if not len(staying):
                     break
+                yield from _leave(finished.nonzero()[:, 0], rows, tokens, logps)
                 decoder.keep(staying)
                 rows, runs, finished = rows[staying], runs[staying], finished[staying]
                 token = token[staying]
                 stack.close()
                 stack.enter_context(adapter.rows(runs))
             logits = decoder.step(token)
-    return tokens, logps
+    yield from _leave(torch.arange(len(rows), device=device), rows, tokens, logps)
+
+
+def _leave(
+    who: Tensor, rows: Tensor, tokens: Tensor, logps: Tensor
+) -> Iterator[tuple[int, list[int], list[float]]]:
+    places = rows[who]
+    yield from zip(places.tolist(), tokens[places].tolist(), logps[places].tolist(), strict=True)
 
 
 def _cut(ids: list[int], logps: list[float], eos_ids: frozenset[int]) -> Sample:

@@ -50,6 +50,31 @@ def test_any_number_of_workers_gives_the_same_grades_in_the_same_order(labels: b
     assert found[1] == found[2] == found[4]
 
 
+def test_what_was_begun_is_graded_once_and_waited_for() -> None:
+    todo = submissions()[:6]
+    with Grader(workers=2) as grader:
+        expected = grader.grade(todo, labels=False)
+    with Grader(workers=2) as grader:
+        asked: list[int] = []
+        for process in grader.processes:
+            process.grade = count(process.grade, asked)
+        for one in (*todo[:4], todo[0]):
+            grader.start([one], labels=False)
+        assert grader.grade(todo, labels=False) == expected
+        assert grader.grade(todo[::-1], labels=False) == expected[::-1]
+        assert sum(asked) == 6
+    with pytest.raises(RuntimeError, match="context manager"):
+        grader.start(todo)
+
+
+def count(grade, asked: list[int]):
+    def counted(some, labels):
+        asked.append(len(some))
+        return grade(some, labels)
+
+    return counted
+
+
 def test_a_sandbox_that_cannot_be_made_is_refused() -> None:
     many = Grader(workers=2, sandbox="magic")
     with pytest.raises(SandboxError, match="unknown sandbox"), many:

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-import threading
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import Self
 
 from loguru import logger
@@ -28,7 +28,8 @@ _Key = tuple[str, int, int, bytes, str, str, bool]
 
 
 class Grader:
-    """Grades in parallel. Use as a context manager; `grade` keeps the order of its input.
+    """Grades in parallel. Use as a context manager; `grade` keeps the order of its input, `start`
+    begins before its answers are needed.
 
     The same text is graded once for the same problem and mode, as long as the grader is open. The
     order in which hidden calls are made differs between gradings, but no grade depends on it. Only
@@ -52,8 +53,12 @@ class Grader:
         """One for each worker: a completion that is slow to read holds up no other, nor us."""
         self._grades: dict[_Key, Grade] = {}
         self._problems: dict[tuple[str, int], list[Problem]] = {}
+        self._begun: dict[_Key, tuple[Future[list[Grade]], int]] = {}
+        """What nobody has asked for yet -> the share that it is in, and its place there."""
+        self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
         self._warned = False
         self._open: ExitStack | None = None
+        self._pool: ThreadPoolExecutor | None = None
         if sandbox == "process":
             logger.warning(
                 "--sandbox=process: completions run as plain processes with limits only; hostile"
@@ -69,14 +74,37 @@ class Grader:
             ]
             for process in self.processes:  # All start at the same time.
                 process.wait_until_ready()
+                self._idle.put(process)
+            pool = ThreadPoolExecutor(self.workers, thread_name_prefix="grader")
+            # After Ctrl-C only the shares under way are waited for.
+            stack.callback(pool.shutdown, cancel_futures=True)
+            self._pool = pool
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._open is not None:
             self._open.close()
-            self._open = None
-            self.processes = []
+            self._open = self._pool = None
+            self.processes, self._idle, self._begun = [], SimpleQueue(), {}
+
+    def start(self, submissions: Iterable[Submission], *, labels: bool = True) -> None:
+        """Begin to grade these while the caller does something else; `grade` waits for them."""
+        if self._pool is None:
+            raise RuntimeError("use Grader as a context manager: `with Grader(...) as grader:`")
+        given = list(submissions)
+        for submission in given:
+            mode = get_mode(submission.mode)
+            check_variant(mode.channel_name, submission.function_name)
+            if not submission.problem.cases:
+                raise InputError(f"problem {submission.problem.id} has no hidden tests")
+        new = {self._key(submission, labels): submission for submission in given}
+        todo = [(k, s) for k, s in new.items() if k not in self._grades and k not in self._begun]
+        size = max(1, min(LARGEST_SHARE, len(todo) // (4 * self.workers)))
+        for at in range(0, len(todo), size):
+            keys, some = zip(*todo[at : at + size], strict=True)
+            share = self._pool.submit(self._grade_share, some, labels)
+            self._begun |= {key: (share, number) for number, key in enumerate(keys)}
 
     def grade(self, submissions: Iterable[Submission], *, labels: bool = True) -> list[Grade]:
         """Grades in the order of `submissions`. Never hangs: every program has hard limits.
@@ -85,17 +113,14 @@ class Grader:
         them); everything else comes out the same, and `label` is None. (A fault of ours in one of
         those programs is then not met either.)
         """
-        if self._open is None:
-            raise RuntimeError("use Grader as a context manager: `with Grader(...) as grader:`")
         given = list(submissions)
-        for submission in given:
-            mode = get_mode(submission.mode)
-            check_variant(mode.channel_name, submission.function_name)
-            if not submission.problem.cases:
-                raise InputError(f"problem {submission.problem.id} has no hidden tests")
+        self.start(given, labels=labels)
         keys = [self._key(submission, labels) for submission in given]
-        todo = {k: s for k, s in zip(keys, given, strict=True) if k not in self._grades}
-        new = dict(zip(todo, self._grade_all(list(todo.values()), labels), strict=True))
+        new: dict[_Key, Grade] = {}
+        for key in dict.fromkeys(keys):
+            if key in self._begun:
+                share, number = self._begun.pop(key)
+                new[key] = share.result()[number]
         found = [new[key] if key in new else self._grades[key] for key in keys]
         self._warn(found)
         # A fault of ours may not come again.
@@ -103,6 +128,13 @@ class Grader:
         while len(self._grades) > _KEPT_GRADES:
             del self._grades[next(iter(self._grades))]
         return found
+
+    def _grade_share(self, some: Sequence[Submission], labels: bool) -> list[Grade]:
+        process = self._idle.get()
+        try:
+            return process.grade(some, labels)
+        finally:
+            self._idle.put(process)
 
     def _key(self, submission: Submission, labels: bool) -> _Key:
         """What the grade depends on."""
@@ -113,31 +145,6 @@ class Grader:
         text = hashlib.sha256(submission.completion.encode("utf-8", "surrogatepass")).digest()
         which = (problem.dataset, problem.id, namesakes.index(problem))
         return *which, text, submission.mode, submission.function_name, labels
-
-    def _grade_all(self, todo: list[Submission], labels: bool) -> list[Grade]:
-        """Their grades, shared out over the workers."""
-        grades: dict[int, Grade] = {}
-        share = max(1, min(LARGEST_SHARE, len(todo) // (4 * self.workers)))
-        starts = iter(range(0, len(todo), share))
-        lock = threading.Lock()
-        stop = threading.Event()
-
-        def work(process: WorkerProcess) -> None:
-            while True:
-                with lock:
-                    start = next(starts, None)
-                if start is None or stop.is_set():
-                    return
-                found = process.grade(todo[start : start + share], labels)
-                grades.update(enumerate(found, start))
-
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="grader") as pool:
-            try:
-                for done in [pool.submit(work, process) for process in self.processes]:
-                    done.result()
-            finally:  # After Ctrl-C only the shares under way are waited for.
-                stop.set()
-        return [grades[number] for number in range(len(todo))]
 
     def _warn(self, grades: list[Grade]) -> None:
         """Say once, with the cause, that no program could be run at all."""
