@@ -98,7 +98,7 @@ class Extraction:
     contrast: Callable[[Sides, int], dict[str, Tensor]] = _contrast_labels
     """(gradients of the pairs' sides, seed) -> the differences that axes are taken of."""
     by_seed: bool = False
-    """Whether the contrast depends on that seed."""
+    """Whether the contrast depends on the seed."""
 
 
 EXTRACTIONS: dict[str, Extraction] = {
@@ -122,7 +122,7 @@ class PairChoice(NamedTuple):
     modes: tuple[str, ...] = ()
     flavours: tuple[str, ...] = ()
     seed: int | None = None
-    """Of the rows that pairs in the policy's own words are made of; None: they are no such."""
+    """The seed of the rows that own pairs are made of; None for pairs of other sets."""
 
     @classmethod
     def of(cls, cfg: Config, extraction: Extraction | None = None) -> Self:

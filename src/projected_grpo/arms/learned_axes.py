@@ -96,7 +96,7 @@ def _pair_in_problem(rows: Sequence[Row], kinds: Sequence[str | None]) -> Pairin
 
 @dataclass(frozen=True, slots=True)
 class RowContrast:
-    """How a step's rows become contrasts."""
+    """How the rows of a step become contrasts."""
 
     pairing: Callable[[Sequence[Row], Sequence[str | None]], Pairing]
     unit: Callable[[Row], int]
@@ -175,12 +175,12 @@ class LearnedAxes:
 
     @property
     def runs(self) -> frozenset[int]:
-        """Of which runs every row's gradient is needed."""
+        """The runs of which every row's gradient is needed."""
         return frozenset(self.moments)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that was learned, in the same order in every process of a run."""
+        """All that was learned, in an order that every process of a run has."""
         parts = [part for m in self.moments.values() for part in (m.rows, m.mean, m.axes)]
         return [part[name] for part in parts for name in sorted(part)]
 
@@ -320,7 +320,7 @@ def _captured_share(D: Mapping[str, Tensor], removed: Mapping[str, Tensor]) -> f
 
 
 def learned_axes_for(cfgs: Sequence[Config], treatments: Sequence[Treatment]) -> LearnedAxes | None:
-    """Of those runs that ask for it and remove something; None where none does."""
+    """The learned axes of the runs that ask for them and remove something; None where none does."""
     wanted = frozenset(
         n
         for t in treatments

@@ -10,7 +10,7 @@ from projected_grpo.proj import squared_norm
 
 
 def adamw(values: Mapping[str, nn.Parameter], cfg: Config) -> torch.optim.AdamW:
-    """As the settings ask for."""
+    """The AdamW that the settings ask for."""
     return torch.optim.AdamW(
         values.values(), lr=cfg.lr, betas=cfg.adam_betas, weight_decay=cfg.weight_decay
     )

@@ -58,7 +58,7 @@ class RowGradients:
     of those runs only, and those rows only that pull somewhere (advantage not 0)."""
 
     runs: frozenset[int]
-    """Of which runs rows are kept; the others cost nothing."""
+    """The runs whose rows are kept; the others cost nothing."""
     rows: list[Row] = field(default_factory=list)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     """module -> (rows, r)"""
@@ -107,7 +107,7 @@ class StepSums:
 
     @property
     def sums(self) -> list[Tensor]:
-        """All of it that adds up: everything but `logp_difference_max`."""
+        """What adds up over processes: everything but `logp_difference_max`."""
         counts = (self.clipped, self.tokens, self.student_tokens)
         gradients = (*self.student.values(), *self.teacher.values())
         return [*gradients, self.loss, self.kl, self.logp_difference, *counts]

@@ -60,7 +60,7 @@ class Calibration:
     threshold: float
     """Scores above it are flagged."""
     texts: Mapping[str, Texts]
-    """The clean texts that it is made from, by kind; again where V is renewed."""
+    """Kind -> the clean texts that the threshold is made from, again with every new V."""
 
 
 def screened_runs(cfgs: Sequence[Config], step: int | None = None) -> list[int]:

@@ -59,7 +59,7 @@ class Score:
 
     meaning: str
     of: str
-    """What of each token: pull, nll or nothing."""
+    """What is taken of each token: pull, nll or nothing."""
     summary: Callable[[Values], float]
 
 
@@ -88,7 +88,7 @@ class TokenValues:
     pull: NDArray[np.float64]
     """(C, D). What a row pulls before its completion, where the prompt is read, is not in it."""
     nll: Values
-    """In nats, at the sampling temperature."""
+    """(C,) in nats, at the sampling temperature."""
 
     def of(self, score: Score, direction: int = 0) -> Values:
         """The values that the score is made of."""

@@ -51,14 +51,14 @@ class Treatment:
         return n
 
     def removes(self) -> list[bool]:
-        """Of each of these runs, whether it removes anything."""
+        """Whether each of these runs removes anything."""
         if not self.removed:
             return [False] * len(self.runs)
         some = [rows.flatten(1).any(1) for rows in self.removed.values()]
         return torch.stack(some).any(0).tolist()
 
     def of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """These runs' rows: module -> (N, r) becomes module -> (n, r)."""
+        """The rows of these runs: module -> (N, r) becomes module -> (n, r)."""
         return {name: value[self.runs] for name, value in values.items()}
 
 

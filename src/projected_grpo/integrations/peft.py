@@ -74,7 +74,7 @@ class AntiPaSTOConfig(PeftConfig):
 
 
 def _agree(theirs: Tensor, mine: Tensor, delta_S: Tensor) -> bool:
-    """Do axes of these two sketches (r,) give this delta_S (r,) the same weight? No, of a NaN."""
+    """Whether axes with these sketches (r,) give this delta_S (r,) one weight; a NaN does not."""
     off = ((theirs - mine) * delta_S).norm()
     return bool(off <= TOLERANCE * (mine * delta_S).norm())
 
@@ -111,7 +111,7 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def _total(self, names: Sequence[str]) -> Tensor:
-        """The sum of these adapters' delta_S, (r,); of none that are here, zero."""
+        """The sum of these adapters' delta_S, (r,); zero where none of them is here."""
         here = [self.antipasto_delta_S[name] for name in names if name in self.antipasto_delta_S]
         return torch.stack(here).sum(0) if here else torch.zeros_like(self.S)
 

@@ -37,10 +37,10 @@ TARGET_MODULES = (
 
 
 class HasFingerprint(Protocol):
-    """What a direction may belong to."""
+    """Something whose coordinates a direction may belong to."""
 
     def fingerprint(self) -> str:
-        """Names the coordinates."""
+        """A digest that names the coordinates."""
         ...
 
 
@@ -86,7 +86,7 @@ class Adapter(ABC):
     """The trained vectors of one model, by name, and what is done to all of them at once."""
 
     format: ClassVar[str]
-    """Of the files that `save` writes."""
+    """Format name in the files that `save` writes."""
     model: nn.Module
 
     @property
@@ -96,7 +96,7 @@ class Adapter(ABC):
 
     @property
     def n_runs(self) -> int:
-        """N."""
+        """The number of runs, N."""
         return next(iter(self.trained.values())).shape[0]
 
     @property

@@ -4,9 +4,9 @@ import ctypes
 from contextlib import suppress
 
 M_MMAP_THRESHOLD = -3
-"""mallopt(3)."""
+"""Number of the option in mallopt(3)."""
 LARGE = 2**20
-"""Bytes."""
+"""Bytes from which a tensor counts as large."""
 
 
 def map_large_tensors() -> None:

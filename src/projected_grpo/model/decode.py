@@ -19,7 +19,7 @@ WINDOW = 64
 
 
 class Decoder(Protocol):
-    """Rows that are growing."""
+    """Rows that grow by a token at each step."""
 
     def step(self, token: Tensor) -> Tensor:
         """Append token (B,) to the rows; logits of the next, (B, vocabulary), valid until the next
@@ -27,7 +27,7 @@ class Decoder(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows (indices) only."""
+        """Keep these rows (indices) only."""
         ...
 
 
@@ -41,7 +41,7 @@ def make_decoder(
 
 
 class GrowingDecoder:
-    """With transformers' own cache, whatever its layers are."""
+    """A decoder with transformers' own cache, whatever its layers are."""
 
     def __init__(
         self, model: PreTrainedModel, prefilled: DynamicCache, mask: Tensor, group: int
@@ -86,7 +86,7 @@ class _FixedLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the memory is there."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args, **kwargs
@@ -98,20 +98,20 @@ class _FixedLayer(CacheLayerMixin):
         return self.keys[:, :, seen], self.values[:, :, seen]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Columns that attention sees, and where they start."""
+        """How many columns attention sees, and where they start."""
         return self.place.visible, 0
 
     def get_seq_length(self) -> int:
-        """Columns that attention sees: the mask says which of them are written."""
+        """How many columns attention sees; the mask says which of them are written."""
         return self.place.visible
 
     def get_max_length(self) -> int:
-        """Columns there are."""
+        """How many columns there are."""
         return self.keys.shape[2]
 
 
 class FixedDecoder:
-    """With a cache in fixed memory and, on a GPU, CUDA graphs."""
+    """A decoder with a cache in fixed memory and, on a GPU, CUDA graphs."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class HubFile(NamedTuple):
 
     path: Path
     commit: str
-    """All 40 digits."""
+    """The commit's 40 hex digits."""
 
 
 def split_gguf(source: str) -> tuple[str, str]:
@@ -57,7 +57,7 @@ class Download(NamedTuple):
     folder: Path
     commit: str
     files: list[Path]
-    """Those that were asked for."""
+    """The files that were asked for."""
 
 
 def download(source: str, revision: str, patterns: Sequence[str] = ()) -> Download:
@@ -93,7 +93,7 @@ def download(source: str, revision: str, patterns: Sequence[str] = ()) -> Downlo
 
 
 def no_weights(repo: str, revision: str, asked: str = "*.safetensors") -> str:
-    """Why a repository is of no use."""
+    """The sentence that a repository has no weights that can be loaded."""
     return (
         f"{repo} at {revision} has no weights named {asked}: only safetensors and GGUF are loaded, "
         f"a GGUF as {repo}/FILE.gguf"

@@ -112,7 +112,7 @@ class LanguageModel:
     enable_thinking: bool | None
     """What the chat template is told; None where it has no such variable."""
     commit: str | None
-    """Of the hub that it was loaded from; None where it was on this disk."""
+    """The hub's commit that it was loaded from; None where it was on this disk."""
 
     def render(self, messages: tuple[dict[str, str], ...]) -> str:
         """The prompt as text. Raises InputError where the chat template refuses it."""
@@ -170,7 +170,7 @@ class LanguageModel:
 
 
 def _common(begun: str, text: str) -> int:
-    """How many characters both begin with."""
+    """How many characters the two texts have in common at their start."""
     return next((i for i, (a, b) in enumerate(zip(begun, text, strict=False)) if a != b),
                 min(len(begun), len(text)))  # fmt: skip
 

@@ -30,7 +30,7 @@ from projected_grpo.model.svd import digest_of, spread
 
 NAME = "default"
 SEED = 0
-"""Of A's start."""
+"""Seed of the numbers that A starts with."""
 
 
 class _RowsProduct(torch.autograd.Function):
@@ -139,7 +139,7 @@ class LoRA(Adapter):
         return self._trained
 
     def fingerprint(self) -> str:
-        """Over the base's weights (some rows of each), rank, alpha and the start of A."""
+        """A digest of the base's weights (some rows of each), rank, alpha and the start of A."""
         return self._fingerprint
 
     @property

@@ -20,7 +20,7 @@ OWN, OWN_PLACEBO = "own", "own-placebo"
 """Names of the sets (--pairs); the second is clean against clean, on the same answers."""
 
 MOST_PAIRS = 72
-"""As many as are made by hand."""
+"""Pairs at most; as many are made by hand."""
 
 
 class Answer(NamedTuple):

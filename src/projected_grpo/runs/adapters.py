@@ -16,7 +16,7 @@ from projected_grpo.model.svd import default_cache_dir
 
 PROBE_TOKENS = 128
 MOST_DRIFT = 0.05
-"""Nats a token that wrapping may change the policy by; SmolLM2-135M in bf16 has 0.002."""
+"""Most nats a token by which wrapping may change the policy; SmolLM2-135M in bf16 has 0.002."""
 
 Make = Callable[[nn.Module], Adapter]
 """model -> the adapter in that model."""

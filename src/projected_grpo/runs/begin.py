@@ -39,7 +39,7 @@ def open_runs(
 
 
 def restore(s: Session, run: RunDir) -> tuple[Session, int, int]:
-    """The session as it was at the run's last checkpoint, that step, and the tokens until then."""
+    """The session as of the run's last checkpoint, its step, and the tokens seen until then."""
     with s.world.fail_together():
         run.require_data(s.data_digest(0))
         done, num_tokens = run.load_checkpoint(

@@ -346,7 +346,7 @@ class RunDir:
         return self.path / f"v_hack_{step:04d}.safetensors"
 
     def v_own_of(self, step: int) -> Path:
-        """The same of the directions that the arm has for itself."""
+        """Where those lie that the arm has for itself, extracted at the start of a step."""
         return self.path / f"v_own_{step:04d}.safetensors"
 
     def save_v_hack(self, v_hack: VHack, step: int) -> None:
@@ -355,7 +355,7 @@ class RunDir:
         _save_aside(v_hack, self.v_hack_of(step))
 
     def save_v_own(self, v_own: VHack, step: int) -> None:
-        """Likewise those that the arm has for itself."""
+        """Keep the directions that the arm has for itself, likewise."""
         _save_aside(v_own, self.v_own_of(step))
 
     def save_own_pairs(self, pairs: Sequence[Pair], step: int) -> None:

@@ -120,13 +120,13 @@ class World(Place):
                     tensor.copy_(part.view_as(tensor))
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have come here."""
         if self.size > 1:
             with _answering():
                 dist.all_reduce(torch.zeros(1))
 
     def any(self, here: bool) -> bool:
-        """Whether it holds in any process."""
+        """Whether the condition holds in any process."""
         said = torch.tensor([int(here)])
         self.largest(said)
         return bool(said)
@@ -154,7 +154,7 @@ class World(Place):
                 raise InputError(f"rank {rank} cannot go on: {said}")
 
     def lead(self, work: Callable[[], T]) -> T:
-        """Rank 0 does it; all get what it gives, or refuse what it refuses."""
+        """Let rank 0 do the work; all get what it returns, or refuse what it refuses."""
         done: list[T] = []
         with self.fail_together():
             if self.first:
@@ -162,7 +162,7 @@ class World(Place):
         return self.gather(done)[0][0]
 
     def one_then_all(self, work: Callable[[], T]) -> T:
-        """Rank 0 does it before the others do: what it left in a cache they find there."""
+        """Let rank 0 do the work before the others, who then find its results in a cache."""
         done: list[T] = []
         for turn in (self.first, not self.first):
             with self.fail_together():

@@ -41,12 +41,12 @@ class EvalRecord:
     completion: str
     tokens: int
     terminated: bool
-    """Ended by itself, not by the limit."""
+    """Whether it ended by itself, not by the limit."""
     grade: Grade
     hinted: bool = True
     """Whether the prompt disclosed the mode."""
     greedy: bool = False
-    """The likeliest token at each place, not a drawn one."""
+    """Whether the likeliest token was taken at each place, not a drawn one."""
     names: NamePolicy = "train"
     """Whether the function has the training name or one kept for evaluation."""
 
@@ -82,9 +82,9 @@ class EvalPlan:
     max_new: int = 256
     seed: int = 0
     labels: bool = False
-    """Also the published benchmark's category (twice the programs)."""
+    """Whether to find the published benchmark's category too, by twice the programs."""
     batch: int = 256
-    """Rows that are sampled, at most, at once."""
+    """Most rows that are sampled at once."""
     sampling_tokens: int = Config.sampling_tokens
     """Columns of the key-value cache in use at once."""
 

@@ -22,7 +22,8 @@ from projected_grpo.pairs.pair import Pair
 ROWS_A_PROBLEM = 4
 
 FOR_PAIRS, FOR_SCREENS = "pairs", "screens"
-"""Purposes of rows: V must not have been made of the texts that calibrate a screen along it."""
+"""What rows are drawn for. A screen must not be calibrated on texts that its V is made of, so the
+two purposes draw different rows."""
 
 
 class OwnRow(NamedTuple):
@@ -93,7 +94,7 @@ def draw_first_rows(
     prompts: Mapping[int, list[int]],
     purpose: str,
 ) -> dict[int, list[OwnRow]]:
-    """Those of the untrained policy, which is one for all runs: runs of one seed share them."""
+    """The rows of the untrained policy; runs of one seed share them, as it is the same for all."""
     first = {cfgs[n].seed: n for n in reversed(wanted)}
     drawn = draw_own_rows(
         cfgs, sorted(first.values()), lm, adapter, problems, prompts, purpose, step=0

@@ -73,8 +73,8 @@ def place_of(environ: Mapping[str, str]) -> Place:
 
 
 def alone_of(environ: Mapping[str, str]) -> Place:
-    """Of a command that runs in one process. Raises ConfigError in all but the first where a
-    launcher has started several."""
+    """The place of a command that runs in one process. Raises ConfigError in all but the first
+    where a launcher has started several."""
     size, rank = environ.get("WORLD_SIZE", "1"), environ.get("RANK", "0")
     if size != "1" and rank != "0":
         raise ConfigError(

@@ -29,11 +29,11 @@ class Refresh:
     """What became of V at the start of one step."""
 
     overlaps: Mapping[int, tuple[float | None, float | None]] = field(default_factory=dict)
-    """Of each run whose V is new: its overlap with the V before it, and with the first one."""
+    """Run whose V is new -> the overlap of V with the V before it, and with the first one."""
     seconds: float = 0.0
 
     def columns(self, n: int) -> dict[str, Value]:
-        """Those of run n; null where its V is the one it had."""
+        """The columns of run n; null where its V is the one it had."""
         before, first = self.overlaps.get(n, (None, None))
         return {"v_overlap": before, "v_overlap_first": first}
 

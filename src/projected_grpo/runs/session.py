@@ -221,6 +221,6 @@ def _prompts(
 
 
 def grader_of(cfg: Config) -> Grader:
-    """The grader that the settings ask for; to be entered."""
+    """The grader that the settings ask for; not opened yet."""
     limits = Limits(cpu_s=cfg.cpu_s, memory_mb=cfg.memory_mb)
     return Grader(workers=cfg.workers or None, limits=limits, sandbox=cfg.sandbox)

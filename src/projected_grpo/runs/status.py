@@ -57,7 +57,7 @@ def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
 
 
 def n_runs(n: int) -> str:
-    """1 run, 2 runs."""
+    """The number with its noun: 1 run, 2 runs."""
     return f"{n} run" if n == 1 else f"{n} runs"
 
 

@@ -45,7 +45,7 @@ class Pool(NamedTuple):
     """Teacher rows for some problems."""
 
     problems: list[Problem]
-    """Those that there are enough answers for."""
+    """The problems that there are enough answers for."""
     draw: Draw
     digest: str
     """sha256 over all answers that may be drawn; empty for templates, which are code."""

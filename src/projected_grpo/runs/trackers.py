@@ -37,9 +37,9 @@ class Tracker:
     close: Callable[[int], object]
     """Takes 0 where the run is finished, 1 where it stopped before."""
     seen: int
-    """The last step that it has; -1: none."""
+    """The last step that it has been given; -1: none."""
     where: str
-    """Where a person finds it."""
+    """Where a person finds the tracker's run."""
 
 
 def _tensorboard(run: Path, name: str, settings: Mapping[str, Any]) -> Tracker:

@@ -42,7 +42,7 @@ OF_THE_BASIS = (
 )
 """Settings of `train` that `extract-vhack` has too: its basis is for runs with the same."""
 OF_LORA = ("lora_rank", "lora_alpha")
-"""Likewise of cells with adapter = lora; those of another adapter ignore them."""
+"""The same for cells with adapter = lora; those of another adapter ignore them."""
 SAID_BY_A_BASIS = ("model", "adapter", "temperature", "enable_thinking")
 """Settings that a file of hack directions names, where it is of this version; a run with others
 would refuse it."""
@@ -58,7 +58,7 @@ class Decision:
     what: str
     """begin, resume, or why nothing is done."""
     command: Command = ()
-    """Empty where nothing is done."""
+    """The command line; empty where nothing is done."""
 
 
 def run(asked: SweepRun, flags: Sequence[str]) -> None:

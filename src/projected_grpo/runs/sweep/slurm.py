@@ -42,7 +42,7 @@ class Task:
             raise InputError(f"`{shlex.join(command)}` ended with exit code {code}")
 
     def checkpoint(self) -> object:
-        """Called by submitit in a signal handler; what to queue again."""
+        """What to queue again; submitit calls this in a signal handler."""
         from submitit.helpers import DelayedSubmission
 
         self.process.terminate()
