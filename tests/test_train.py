@@ -65,7 +65,7 @@ def settings_like(run: Path, out_dir: Path, **overrides) -> SmokeConfig:
 def session():
     """A prepared projected run, nothing written."""
     with ExitStack() as stack:
-        yield prepare([SmokeConfig(arm="projected", problems="katas:validation")], stack, None)[0]
+        yield prepare([SmokeConfig(arm="projected", problems="katas:validation")], stack)[0]
 
 
 @pytest.fixture(scope="module")

@@ -251,6 +251,6 @@ def free_session(
     cfg = MiniConfig(
         model=folder, dtype=args.dtype, device=args.device, pairs="builtin", v_hack_k=5, **settings
     )
-    session, _ = prepare([cfg], stack, None, world)
+    session, _ = prepare([cfg], stack, (), world)
     lm = replace(session.lm, eos_ids=frozenset())
     return replace(session, lm=lm, grader=Free())  # pyright: ignore[reportArgumentType]

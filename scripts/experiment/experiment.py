@@ -41,6 +41,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.runs.adapters import adapter_of
+from projected_grpo.runs.checkpoints import folders_of
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.runs.session import grader_of
@@ -367,13 +368,24 @@ def packs(cfgs: Sequence[Config], most: int) -> list[list[Config]]:
     for by_seed in groups.values():
         filled: list[list[Config]] = []
         for block in by_seed.values():
-            size = 1 if block[0].adapter == "lora" else most  # that has no form for several
-            if filled and len(filled[-1]) + len(block) <= size:
+            if filled and len(filled[-1]) + len(block) <= most:
                 filled[-1] += block
             else:
-                filled += [block[i : i + size] for i in range(0, len(block), size)]
+                filled += [block[i : i + most] for i in range(0, len(block), most)]
         made += filled
     return made
+
+
+def go_on(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> list[list[Config]]:
+    """The pack in parts that can advance together: the runs that were stopped at one step, which
+    are resumed, and those that have no checkpoint yet, which begin."""
+    parts: dict[int, list[Config]] = {}
+    for cfg in pack:
+        runs = there.get(cfg.identity(), ())
+        folders = folders_of(RunDir(runs[0]).checkpoints) if runs else []
+        step = int(folders[0].name.removeprefix("step_")) if folders else 0
+        parts.setdefault(step, []).append(replace(cfg, resume=runs[0]) if step else cfg)
+    return [parts[step] for step in sorted(parts, reverse=True)]
 
 
 def eval_plans(cfg: Config, batch: int) -> list[EvalPlan]:
@@ -480,7 +492,8 @@ def main(args: Arguments) -> None:
     require_no_fewer(args, labels)
     there = runs_by_settings(args.out / "runs")
     finished = {key for key, paths in there.items() if is_finished(paths[0])}
-    todo = packs([cfg for _, cfg in asked if cfg.identity() not in finished], args.pack)
+    left = packs([cfg for _, cfg in asked if cfg.identity() not in finished], args.pack)
+    todo = [part for pack in left for part in go_on(pack, there)]
     logger.info(
         "{}: {} runs asked for, {} left, in packs of {}",
         args.plan, len(asked), sum(map(len, todo)), ", ".join(str(len(p)) for p in todo) or "none",

@@ -10,6 +10,7 @@ As in the live loss, tokens are summed, log-probs are taken at the sampling temp
 through the model's chat template, and prompt and completion are tokenised apart.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,18 @@ def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
         k.removesuffix(".singular"): t for k, t in tensors.items() if k.endswith(".singular")
     }
     return VHack(axes, singular, metadata)
+
+
+def load_all(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[VHack]:
+    """Read one file for each path; those of the same content are one in memory."""
+    loaded: dict[str, VHack] = {}
+    found: list[VHack] = []
+    for path in paths:
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
+        if content not in loaded:
+            loaded[content] = load_vhack(path, device)
+        found.append(loaded[content])
+    return found
 
 
 def answers_of(lm: LanguageModel, pairs: Sequence[Pair]) -> list[Answer]:

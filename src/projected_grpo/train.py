@@ -438,11 +438,11 @@ def train_runs(
         with world.fail_together():
             cfgs, runs = open_runs(cfgs, named, world, stack)
             trackers = Trackers(cfgs[0].track if world.first else "none")
-        s, v_hack = prepare(cfgs, stack, runs[0] if runs else None, world)
+        s, v_hack = prepare(cfgs, stack, runs, world)
         s = calibrate_all(s)
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
-            s, done, num_tokens[0] = restore(s, runs[0])
+            s, done, num_tokens = restore(s, runs)
         status = "failed"
         try:
             make_directories(s, v_hack, runs, stack)

@@ -263,7 +263,7 @@ def controls():
     """A prepared pack of the controls, each of two seeds."""
     cfgs = [SmokeConfig(arm=arm, seed=s, labels=False) for arm in CONTROLS for s in (1, 2)]
     with ExitStack() as stack:
-        yield prepare(cfgs, stack, None)[0]
+        yield prepare(cfgs, stack)[0]
 
 
 def test_the_controls_have_directions_of_their_own_and_measure_v(controls) -> None:
@@ -360,7 +360,7 @@ def test_own_directions_of_another_model_are_refused(controls, tmp_path: Path) -
     stale.save(tmp_path / "v_own.safetensors")
     with pytest.raises(ValueError, match="was extracted from another model"):
         own_directions(
-            controls.cfgs[:1], controls.lm, controls.adapter, {}, tmp_path / "v_own.safetensors"
+            controls.cfgs[:1], controls.lm, controls.adapter, {}, [tmp_path / "v_own.safetensors"]
         )
 
 

@@ -63,7 +63,7 @@ def test_on_the_gradient_the_kept_vector_starts_as_the_projected_arms(tmp_path: 
 
 def test_without_its_quarantine_the_policy_is_that_of_delta_s(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        s, _ = prepare([settings(tmp_path)], stack, None)
+        s, _ = prepare([settings(tmp_path)], stack)
         g = torch.Generator().manual_seed(0)
         ids = torch.arange(1, 30)[None]
 
@@ -99,7 +99,7 @@ def test_runs_that_do_not_route_are_left_alone(tmp_path: Path) -> None:
     """A pack: the step of the second vector is zero where the arm does not route."""
     cfgs = [settings(tmp_path), settings(tmp_path, arm="projected", lr=1e-3)]
     with ExitStack() as stack:
-        s, _ = prepare(cfgs, stack, None)
+        s, _ = prepare(cfgs, stack)
     assert quarantine_for(s.adapter, cfgs[1:]) is None and s.quarantine is not None
     ones = {name: torch.ones_like(p) for name, p in s.adapter.delta_S.items()}
     s.quarantine.step(ones, ones, lr=[3e-3, 1e-3], grad_clip=1.0)

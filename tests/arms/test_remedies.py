@@ -99,7 +99,7 @@ def test_weights_scale_every_rows_own_gradient_and_no_other_runs(tmp_path: Path)
     cfg = settings(tmp_path, score_weight=1.0)
     cfgs = [cfg, replace(cfg, score_weight=0.0), replace(cfg, arm="random_v")]
     with ExitStack() as stack:
-        s, _ = prepare(cfgs, stack, None)
+        s, _ = prepare(cfgs, stack)
         groups = sample_rows(s, 1)
         grade_rows(s.cfgs, s.grader, groups, 1)
         rows = [row for group in groups for row in group]
@@ -193,7 +193,7 @@ def test_k_grows_linearly_to_its_end() -> None:
 def test_what_is_removed_grows_by_axes_and_keeps_those_it_had(tmp_path: Path, arm: str) -> None:
     cfg = settings(tmp_path, arm=arm, v_hack_k=2, v_hack_k_end=6)
     with ExitStack() as stack:
-        s, (v_hack,) = prepare([cfg], stack, None)
+        s, (v_hack,) = prepare([cfg], stack)
     t = s.treatments[0]
     acting = [treatment_at(t, [cfg], step).removed for step in (1, 2, 3)]
     assert max(rows.shape[1] for rows in acting[0].values()) == 2
@@ -209,7 +209,7 @@ def test_what_is_removed_grows_by_axes_and_keeps_those_it_had(tmp_path: Path, ar
     }
     whole = replace(cfg, v_hack_k=6, v_hack_k_end=0)
     with ExitStack() as stack:
-        s, _ = prepare([whole], stack, None)
+        s, _ = prepare([whole], stack)
     for name, rows in s.treatments[0].removed.items():
         assert torch.equal(acting[2][name], rows)
 
@@ -343,7 +343,7 @@ def test_without_a_flagged_row_it_is_projected(projected: Path, tmp_path: Path) 
 def test_they_take_the_place_of_v_once_enough_was_seen(flagged: None, tmp_path: Path) -> None:
     cfg = settings(tmp_path, running_k=3, running_replaces=True, group=8)
     with ExitStack() as stack:
-        s, _ = prepare([cfg], stack, None)
+        s, _ = prepare([cfg], stack)
     few, more = ({name: torch.eye(n, p.shape[1]) for name, p in s.adapter.delta_S.items()}
                  for n in (2, 3))  # fmt: skip
     for rows in (few, more):
@@ -361,7 +361,7 @@ def test_they_take_the_place_of_v_once_enough_was_seen(flagged: None, tmp_path: 
 def test_v_stays_until_axes_are_made_of_enough(flagged: None, tmp_path: Path) -> None:
     cfg = settings(tmp_path, running_k=8, running_every=10, running_replaces=True)
     with ExitStack() as stack:
-        s, _ = prepare([cfg], stack, None)
+        s, _ = prepare([cfg], stack)
     (V,), moments = s.treatments, s.learned_axes.moments[0]
     g = torch.Generator().manual_seed(0)
     for step, seen in ((10, 1), (12, 9), (20, 9)):
@@ -378,7 +378,7 @@ def test_v_stays_until_axes_are_made_of_enough(flagged: None, tmp_path: Path) ->
 def test_v_extracted_again_moves_the_learned_axes_off_it(flagged: None, tmp_path: Path) -> None:
     cfg = settings(tmp_path, running_k=3, running_every=100, group=8)
     with ExitStack() as stack:
-        s, _ = prepare([cfg], stack, None)
+        s, _ = prepare([cfg], stack)
     g = torch.Generator().manual_seed(0)
     rows = {name: torch.randn(6, p.shape[1], generator=g) for name, p in s.adapter.delta_S.items()}
     s.learned_axes.moments[0] = Moments(rows, {name: D.sum(0) for name, D in rows.items()})

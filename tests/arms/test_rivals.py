@@ -160,7 +160,7 @@ def session():
     base = SmokeConfig(problems="katas:validation", labels=False, adv_mod_form="additive")
     cfgs = [replace(base, arm=arm) for arm in ("adv_mod", "adv_mod_random", "vanilla")]
     with ExitStack() as stack:
-        yield prepare([*cfgs, replace(cfgs[1], seed=7)], stack, None)[0]
+        yield prepare([*cfgs, replace(cfgs[1], seed=7)], stack)[0]
 
 
 def test_a_state_is_that_of_the_last_token_whatever_the_padding(session) -> None:
@@ -260,7 +260,7 @@ def test_the_neutral_sentence_stands_in_the_same_place_and_is_as_long() -> None:
     with ExitStack() as stack:  # one run's sentence is not another's
         base = SmokeConfig(problems="katas:validation", labels=False)
         arms = ("vanilla", "inoculation", "inoculation_neutral")
-        s, _ = prepare([replace(base, arm=arm) for arm in arms], stack, None)
+        s, _ = prepare([replace(base, arm=arm) for arm in arms], stack)
         assert len({s.first_prompt(n) for n in range(3)}) == 3
 
 
@@ -268,11 +268,11 @@ def test_the_arm_does_not_change_which_problems_are_short_enough(tmp_path: Path)
     """The longest plain prompt just fits; with the sentence it would not."""
     base = SmokeConfig(problems="katas:validation", labels=False)
     with ExitStack() as stack:
-        s, _ = prepare([base], stack, None)
+        s, _ = prepare([base], stack)
     longest = max(map(len, s.prompts[0].values()))
     limits = replace(base, max_prompt=longest, arm="inoculation")
     with ExitStack() as stack:
-        t, _ = prepare([limits], stack, None)
+        t, _ = prepare([limits], stack)
     assert [p.id for p in t.problems] == [p.id for p in s.problems]
     assert max(map(len, t.prompts[0].values())) > longest
 

@@ -165,7 +165,7 @@ def test_a_screen_is_calibrated_by_texts_that_nothing_was_made_of(tmp_path: Path
     cfg = settings(tmp_path, screen="row", screen_fpr=0.1)
     cfgs = [cfg, replace(cfg, arm="random_v"), replace(cfg, seed=1)]
     with ExitStack() as stack:
-        s, _ = prepare(cfgs, stack, None)
+        s, _ = prepare(cfgs, stack)
         assert s.own_rows[0] == s.own_rows[1] != s.own_rows[2]
         for_pairs = draw_first_rows(
             cfgs, [0], s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS

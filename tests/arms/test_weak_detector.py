@@ -36,7 +36,7 @@ def test_runs_of_a_pack_measure_and_remove_v_of_their_own_pairs(tmp_path: Path) 
     weak = replace(whole, pair_modes=MODES[1:])
     cfgs = [whole, weak, replace(weak, arm="vanilla"), replace(weak, arm="placebo_v")]
     with ExitStack() as stack:
-        s, v_hack = prepare(cfgs, stack, None)
+        s, v_hack = prepare(cfgs, stack)
     of_all, of_three = s.treatments
     assert of_all.runs.tolist() == [0] and of_three.runs.tolist() == [1, 2, 3]
     fewer = load_pairs("builtin", modes=MODES[1:])
@@ -88,7 +88,7 @@ def test_several_modes_share_the_problems_out(tmp_path: Path) -> None:
     counts = [sum(p.mode == mode for p in problems) for mode in MODES]
     assert sum(counts) == len(problems) and max(counts) - min(counts) <= 1
     assert hinted_problems("katas:validation", ",".join(MODES)) == problems
-    assert load_pair_sets([settings(tmp_path)], None, None, False).keys() == {PairChoice("builtin")}
+    assert load_pair_sets([settings(tmp_path)], [], [], False).keys() == {PairChoice("builtin")}
 
 
 def test_a_stored_run_keeps_its_choice_and_an_older_one_has_all_pairs(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def our_step(cfg: SmokeConfig) -> tuple[list[list[Row]], Step]:
     """The step's groups, half of their rows sampled and half hacks from templates, and the step
     that our loop takes on them."""
     with ExitStack() as stack:
-        s, _ = prepare([cfg], stack, None)
+        s, _ = prepare([cfg], stack)
         groups = sample_rows(s, 1)
         grade_rows(s.cfgs, s.grader, groups, 1)
     gradient = accumulate_gradients(s, [row for group in groups for row in group]).total

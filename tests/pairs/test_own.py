@@ -118,7 +118,7 @@ def test_runs_of_two_seeds_measure_along_the_v_of_their_own_pairs() -> None:
 def test_a_policy_without_clean_answers_keeps_the_first_pairs(tmp_path: Path) -> None:
     cfg = SmokeConfig(out_dir=tmp_path, arm="projected")
     with ExitStack() as stack:
-        s, _ = prepare([cfg], stack, None)
+        s, _ = prepare([cfg], stack)
         own = replace(cfg, pairs="own")
         first = {
             PairChoice.of(own): load_pairs("builtin"),

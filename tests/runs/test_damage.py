@@ -17,6 +17,7 @@ from loguru import logger
 
 from projected_grpo.config import SmokeConfig
 from projected_grpo.env.errors import InputError
+from projected_grpo.runs.begin import restore
 from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.sweep.command import status
@@ -205,7 +206,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
     with ExitStack() as stack:
-        yield prepare([SETTINGS], stack, None)[0]
+        yield prepare([SETTINGS], stack)[0]
 
 
 @contextmanager
@@ -222,8 +223,7 @@ def reopen(run: Path, s: Session) -> int:
     with directory.locked():
         directory.require_idle()
         resumed_config(SmokeConfig(resume=run), directory)
-        directory.require_data(s.data_digest(0))
-        return directory.load_checkpoint(s.adapter, s.optimizer)[0]
+        return restore(s, [directory])[1]
 
 
 @pytest.mark.parametrize("kind", TABLE)

@@ -63,7 +63,7 @@ def test_it_is_due_every_n_steps_after_the_first() -> None:
 
 def test_where_nothing_was_learned_v_stays_the_same(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        s, _ = prepare([settings(tmp_path)], stack, None)
+        s, _ = prepare([settings(tmp_path)], stack)
         assert refresh(s, 2, []) == (s, NO_REFRESH)
         again, done = refresh(s, 3, run_dirs(tmp_path, 1))
     assert same(again.treatments[0].V, s.treatments[0].V)
@@ -80,7 +80,7 @@ def test_every_arm_measures_the_new_v_and_random_v_keeps_what_it_removes(tmp_pat
         *(replace(cfg, arm=arm) for arm in ("projected", "vanilla", "random_v")),
     ]
     with ExitStack() as stack:
-        s, _ = prepare(cfgs, stack, None)
+        s, _ = prepare(cfgs, stack)
         for n in (0, 1, 3):
             move(s, n)
         again, done = refresh(s, 3, run_dirs(tmp_path, 4))

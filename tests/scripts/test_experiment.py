@@ -15,6 +15,7 @@ from projected_grpo.config import Config, ConfigError, SmokeConfig
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.evaluate import read_records
 from projected_grpo.runs.session import require_packable
+from projected_grpo.runs.status import runs_by_settings
 from projected_grpo.step_logger import COLUMNS
 
 
@@ -29,7 +30,7 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
     asked = experiment.asked_for(arguments(plan, base=base, model="m", device="cuda"))
     cfgs = [cfg for _, cfg in asked]
     require_packable(cfgs)
-    load_pair_sets(cfgs, None, None, False)  # refuses names that are not there, and too few pairs
+    load_pair_sets(cfgs, [], [], False)  # refuses names that are not there, and too few pairs
     assert {cfg.prompts_per_step for cfg in cfgs} == {8 if base == "organism" else 16}
     assert cfgs[0].gate == "no_gate" and cfgs[0].project_on == "update"
     assert cfgs[0].v_hack_k == (128 if plan in ("confirm", "long", "pool") else 32)
@@ -53,11 +54,23 @@ def test_the_screens_of_the_real_model_are_runs_that_can_be_made() -> None:
     assert len(packs) == 4  # the loophole, none, pairs of one's own, and a KL penalty
 
 
-def test_lora_runs_go_one_by_one() -> None:
+def test_runs_of_one_adapter_share_a_pack() -> None:
     cfgs = [cfg for _, cfg in experiment.asked_for(arguments("confirm"))]
     of_lora = [replace(cfg, adapter="lora") for cfg in cfgs if cfg.arm != "routed"]
     made = experiment.packs([*cfgs, *of_lora], 64)
-    assert sorted(map(len, made)) == [1] * len(of_lora) + [len(cfgs)]
+    assert [len(pack) for pack in made] == [len(cfgs), len(of_lora)]
+
+
+def test_a_pack_that_was_stopped_goes_on_with_the_runs_that_are_as_far(tmp_path: Path) -> None:
+    cfgs = [cfg for _, cfg in experiment.asked_for(arguments("reduced", out=tmp_path))][:4]
+    paths = [made(tmp_path, f"run{n}", cfg) for n, cfg in enumerate(cfgs[:3])]
+    for path in paths[:2]:
+        (path / "checkpoints" / "step_000002").mkdir(parents=True)
+    parts = experiment.go_on(cfgs, runs_by_settings(tmp_path / "runs"))
+    assert [[cfg.resume for cfg in part] for part in parts] == [paths[:2], [None, None]]
+    assert [[cfg.seed for cfg in part] for part in parts] == [
+        [cfg.seed for cfg in cfgs[:2]], [cfg.seed for cfg in cfgs[2:]],
+    ]  # fmt: skip
 
 
 def test_the_halves_are_all_flavours_once_and_some_of_every_mode() -> None:

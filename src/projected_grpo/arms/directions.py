@@ -142,14 +142,14 @@ PairSets = Mapping[PairChoice, Sequence[Pair]]
 
 
 def load_pair_sets(
-    cfgs: Sequence[Config], given: VHack | None, source: object, resuming: bool
+    cfgs: Sequence[Config], given: Sequence[VHack], sources: Sequence[object], resuming: bool
 ) -> dict[PairChoice, list[Pair]]:
-    """The sets that these runs need, V from a file being `given`; one that is resumed has what its
-    arm extracted in its directory. Pairs in the policy's own words are not there yet
-    (runs/own_rows.py).
+    """The sets that these runs need, the V of each run being `given` from a file, or of none; runs
+    that are resumed have what their arms extracted in their directories. Pairs in the policy's own
+    words are not there yet (runs/own_rows.py).
 
     Raises ConfigError where an arm needs a set that there is not, or where those that a run goes on
-    with are not the pairs of the file (`source`).
+    with are not the pairs of its file (`sources`).
     """
     measured = [cfg for cfg in cfgs if cfg.measure == "v"]
     extracting = [
@@ -157,13 +157,14 @@ def load_pair_sets(
         for cfg in cfgs
         if cfg.refresh_every or ARMS[cfg.arm].concept or (extraction_of(cfg.arm) and not resuming)
     ]
-    wanted = {PairChoice.of(cfg) for cfg in (*extracting, *(measured if given is None else ()))}
+    wanted = {PairChoice.of(cfg) for cfg in (*extracting, *(() if given else measured))}
     wanted |= {PairChoice.of(cfg, extraction_of(cfg.arm)) for cfg in extracting}
     sets = {choice: choice.load() for choice in sorted(wanted) if choice.seed is None}
     require_pairs(measured, sets)
-    if given is not None and extracting and extracting[0].pairs != OWN:
-        choice = PairChoice.of(extracting[0])
-        _require_pairs(given, sets[choice], source, choice.name)
+    for cfg, v_hack, source in zip(cfgs, given, sources, strict=False):
+        if cfg in extracting and cfg.pairs != OWN:
+            choice = PairChoice.of(cfg)
+            _require_pairs(v_hack, sets[choice], source, choice.name)
     return sets
 
 
@@ -222,26 +223,27 @@ def hack_directions(
     lm: LanguageModel,
     adapter: Adapter,
     sets: PairSets,
-    given: VHack | None,
-    source: object,
+    given: Sequence[VHack],
+    sources: Sequence[object],
     resuming: bool,
 ) -> list[VHack]:
     """The hack directions that each run measures: those given, or extracted, once for all runs that
     make them of the same pairs; NO_V where nothing is to be measured.
 
-    Raises InputError or ConfigError where those given, from `source`, do not fit the runs.
+    given, sources: of each run, from a file, or of none. Raises InputError or ConfigError where
+    they do not fit the runs.
     """
-    if given is not None:
-        cfg = cfgs[0]
-        given.require(adapter, cfg.temperature, source, lm.enable_thinking)
-        had = given.metadata.get("pair_norm", "none")
+    for cfg, v_hack, source in zip(cfgs, given, sources, strict=False):
+        v_hack.require(adapter, cfg.temperature, source, lm.enable_thinking)
+        had = v_hack.metadata.get("pair_norm", "none")
         if not resuming and had != cfg.pair_norm:
             raise ConfigError(
                 f"{source} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
                 "give both the same"
             )
-        require_axes(cfgs, given)
-        return [given] * len(cfgs)
+        require_axes([cfg], v_hack)
+    if given:
+        return list(given)
     if cfgs[0].measure == "none":  # which the runs of a pack share
         return [NO_V] * len(cfgs)
     made: dict[PairChoice, VHack] = {}
@@ -291,12 +293,12 @@ def own_directions(
     lm: LanguageModel,
     adapter: Adapter,
     sets: PairSets,
-    stored: Path | None = None,
+    stored: Sequence[Path] = (),
 ) -> dict[int, VHack]:
     """Run index -> the directions of those runs whose arm has an extraction of its own.
 
-    Those of the first run are read from `stored` where it is resumed. Call it before anything is
-    learned: all runs are the base model then.
+    stored: the file of each run, where the runs are resumed. Call it before anything is learned:
+    all runs are the base model then.
     """
     made: dict[tuple[object, ...], VHack] = {}
     found: dict[int, VHack] = {}
@@ -306,9 +308,9 @@ def own_directions(
             continue
         seed = cfg.seed if extraction.by_seed else None
         key = (cfg.arm, PairChoice.of(cfg, extraction), seed)
-        if key not in made and stored is not None:
-            made[key] = load_vhack(stored, lm.model.device)
-            made[key].require(adapter, cfg.temperature, stored, lm.enable_thinking)
+        if key not in made and stored:
+            made[key] = load_vhack(stored[n], lm.model.device)
+            made[key].require(adapter, cfg.temperature, stored[n], lm.enable_thinking)
         elif key not in made:
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
             made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction, cache=v_cache())

@@ -277,13 +277,13 @@ class LearnedAxes:
         }
         write_tensors(tensors, path)
 
-    def load(self, path: Path, device: torch.device) -> None:
-        """Read what `save` wrote into the one run that is resumed."""
+    def load(self, path: Path, device: torch.device, n: int) -> None:
+        """Read what `save` wrote into one run."""
         m = Moments()
         for key, value in load_file(path, device=str(device)).items():
             part, _, name = key.partition(".")
             {"rows": m.rows, "mean": m.mean, "axes": m.axes}[part][name] = value
-        self.moments = dict.fromkeys(self.moments, m)
+        self.moments[n] = m
 
 
 def contrasts(mine: RowGradients, cfg: Config, step: int) -> dict[str, Tensor]:

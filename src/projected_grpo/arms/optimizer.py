@@ -1,6 +1,7 @@
 """AdamW over vectors with a run axis: (N, r) each, its moments and its clipping run by run."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,3 +44,35 @@ def adamw_step(
         part = torch.tensor(lr, device=norm.device)[:, None] / max(lr)
         stepped = {name: step * part for name, step in stepped.items()}
     return before, stepped
+
+
+def state_of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
+    """The optimizer's state with the rows of one run only: what that run alone would have."""
+    full = optimizer.state_dict()
+    state = {
+        index: {
+            key: value[n : n + 1].clone() if value.ndim == 2 else value
+            for key, value in entry.items()
+        }
+        for index, entry in full["state"].items()
+    }
+    return {"state": state, "param_groups": full["param_groups"]}
+
+
+def stack_states(states: Mapping[int, Mapping[str, Any]], n_runs: int) -> dict[str, Any]:
+    """The state of the optimizer of `n_runs` runs from what `state_of_run` gave of some of them:
+    run -> its state. The moments of all others are zero."""
+    one = next(iter(states.values()))
+
+    def rows(index: int, key: str, like: Tensor) -> Tensor:
+        if like.ndim != 2:
+            return like
+        zero = torch.zeros_like(like)
+        each = [states[n]["state"][index][key] if n in states else zero for n in range(n_runs)]
+        return torch.cat(each)
+
+    state = {
+        index: {key: rows(index, key, value) for key, value in entry.items()}
+        for index, entry in one["state"].items()
+    }
+    return {"state": state, "param_groups": one["param_groups"]}

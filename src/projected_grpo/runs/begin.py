@@ -5,8 +5,11 @@ from contextlib import ExitStack
 from functools import partial
 
 from projected_grpo.arms.arms import require_arms
-from projected_grpo.config import Config
+from projected_grpo.arms.optimizer import stack_states
+from projected_grpo.config import Config, ConfigError
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack
+from projected_grpo.runs.checkpoints import Checkpoint
 from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.distributed import World
 from projected_grpo.runs.refresh import restore_v, save_own_pairs
@@ -17,20 +20,25 @@ from projected_grpo.runs.session import Session
 def open_runs(
     cfgs: Sequence[Config], named: Collection[str], world: World, stack: ExitStack
 ) -> tuple[Sequence[Config], list[RunDir]]:
-    """The settings and the directory of the run that is resumed, locked until `stack` ends; or the
-    settings given, and no directory yet.
+    """The settings and the directories of the runs that are resumed, locked until `stack` ends; or
+    the settings given, and no directory yet.
 
     named: the settings that the command line gave. Raises ConfigError or InputError where these
     cannot be begun or resumed.
     """
     runs: list[RunDir] = []
-    if cfgs[0].resume is not None:
-        (cfg,) = cfgs  # a pack is resumed run by run (config.py)
-        run = RunDir.open(cfgs[0].resume)
-        if world.first:
+    resumed = [cfg.resume for cfg in cfgs if cfg.resume is not None]
+    if 0 < len(resumed) < len(cfgs):
+        raise ConfigError(
+            f"{len(resumed)} of {len(cfgs)} runs are to be resumed: a pack goes on as a whole, or "
+            "begins as a whole"
+        )
+    if resumed:
+        runs = [RunDir.open(path) for path in resumed]
+        for run in runs if world.first else ():
             stack.enter_context(run.locked())
             run.require_idle()
-        cfgs, runs = [resumed_config(cfg, run, named)], [run]
+        cfgs = [resumed_config(cfg, run, named) for cfg, run in zip(cfgs, runs, strict=True)]
     elif world.first:
         RunDir.require_writable(cfgs[0].out_dir)
     for cfg in cfgs:
@@ -38,18 +46,71 @@ def open_runs(
     return cfgs, runs
 
 
-def restore(s: Session, run: RunDir) -> tuple[Session, int, int]:
-    """The session as of the run's last checkpoint, its step, and the tokens seen until then."""
+def restore(s: Session, runs: Sequence[RunDir]) -> tuple[Session, int, list[int]]:
+    """The session as of the newest checkpoint that all the runs have, its step, and the tokens that
+    each run had seen by then."""
     with s.world.fail_together():
-        run.require_data(s.data_digest(0))
-        done, num_tokens = run.load_checkpoint(
-            s.adapter, s.optimizer, s.quarantine, s.learned_axes, cut=s.world.first
-        )
-        s = restore_thresholds(restore_v(s, run, done), run.steps, done)
+        for n, run in enumerate(runs):
+            run.require_data(s.data_digest(n))
+        found = _newest_in_common(s, runs)
+        _load_checkpoints(s, found)
+        done = found[0].step if found else 0
+        for n, run in enumerate(runs):
+            if s.world.first:
+                run.cut_rows(found[n] if found else None)
+            s = restore_thresholds(restore_v(s, run, n, done), run.steps, n, done)
     s.world.require_same(step=str(done))
-    if s.world.first:
+    for run in runs if s.world.first else ():
         run.note_resume(done, s.device, s.lm.commit)
-    return s, done, num_tokens
+    return s, done, [one.num_tokens for one in found] or [0] * len(runs)
+
+
+def _needed(s: Session, n: int) -> list[str]:
+    """The files that a checkpoint of run n must have."""
+    found = ["adapter.safetensors", "optimizer.pt"]
+    if s.quarantine is not None and s.quarantine.routed[n]:
+        found += ["quarantine.safetensors", "quarantine_optimizer.pt"]
+    if s.learned_axes is not None and n in s.learned_axes.runs:
+        found += ["running.safetensors"]
+    return found
+
+
+def _newest_in_common(s: Session, runs: Sequence[RunDir]) -> list[Checkpoint]:
+    """A checkpoint of each run, all of one step; none where a run has none yet. Raises InputError
+    where there is no such step."""
+    found = [run.newest_checkpoint(_needed(s, n)) for n, run in enumerate(runs)]
+    step = min(one.step if one else 0 for one in found)
+    whole: list[Checkpoint] = []
+    for n, (run, one) in enumerate(zip(runs, found, strict=True)):
+        if one is not None and one.step > step:
+            one = run.newest_checkpoint(_needed(s, n), step)
+        if one is not None and one.step == step:
+            whole.append(one)
+    if step and len(whole) < len(runs):
+        raise InputError(
+            f"{len(runs) - len(whole)} of the {len(runs)} runs have no whole checkpoint of step "
+            f"{step}, the newest of another: resume them one by one"
+        )
+    return whole if step else []
+
+
+def _load_checkpoints(s: Session, found: Sequence[Checkpoint]) -> None:
+    """Put every run's vectors, moments and what it has learned into the session."""
+    if not found:
+        return
+    for n, one in enumerate(found):
+        s.adapter.load(one.folder / "adapter.safetensors", n)
+    states = {n: one.optimizer_state("optimizer.pt") for n, one in enumerate(found)}
+    s.optimizer.load_state_dict(stack_states(states, len(found)))
+    if s.quarantine is not None:
+        routed = {n: one for n, one in enumerate(found) if s.quarantine.routed[n]}
+        for n, one in routed.items():
+            s.adapter.load(one.folder / "quarantine.safetensors", n, quarantine=True)
+        states = {n: one.optimizer_state("quarantine_optimizer.pt") for n, one in routed.items()}
+        s.quarantine.optimizer.load_state_dict(stack_states(states, len(found)))
+    if s.learned_axes is not None:
+        for n in s.learned_axes.runs:
+            s.learned_axes.load(found[n].folder / "running.safetensors", s.device, n)
 
 
 def make_directories(

@@ -74,10 +74,12 @@ def write_state(
     (folder / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
-def folders_of(checkpoints: Path) -> list[Path]:
-    """The folders of a run's checkpoints, the newest first; what has another name is none."""
+def folders_of(checkpoints: Path, until: int | None = None) -> list[Path]:
+    """The folders of a run's checkpoints up to step `until`, the newest first; what has another
+    name is none."""
     found = [path for path in checkpoints.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
-    return sorted((path for path in found if path.is_dir()), key=_step_of, reverse=True)
+    ours = (p for p in found if p.is_dir() and (until is None or _step_of(p) <= until))
+    return sorted(ours, key=_step_of, reverse=True)
 
 
 def read_checkpoint(folder: Path, run: Path, needed: Iterable[str]) -> Checkpoint:

@@ -40,6 +40,7 @@ import torch
 from loguru import logger
 
 from projected_grpo.arms.learned_axes import LearnedAxes
+from projected_grpo.arms.optimizer import state_of_run
 from projected_grpo.arms.quarantine import Quarantine
 from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
 from projected_grpo.env.errors import InputError
@@ -252,10 +253,10 @@ class RunDir:
             with writing(self.path):
                 aside.mkdir(parents=True)
                 adapter.save(aside / "adapter.safetensors", n)
-                write_optimizer(_of_run(optimizer, n), aside / "optimizer.pt")
+                write_optimizer(state_of_run(optimizer, n), aside / "optimizer.pt")
                 if quarantine is not None and quarantine.routed[n]:
                     adapter.save(aside / "quarantine.safetensors", n, quarantine=True)
-                    state = _of_run(quarantine.optimizer, n)
+                    state = state_of_run(quarantine.optimizer, n)
                     write_optimizer(state, aside / "quarantine_optimizer.pt")
                 if learned_axes is not None and n in learned_axes.runs:
                     learned_axes.save(aside / "running.safetensors", n)
@@ -281,51 +282,23 @@ class RunDir:
             found[path.name] = self._digests[key]
         return found
 
-    def load_checkpoint(
-        self,
-        adapter: Adapter,
-        optimizer: torch.optim.Optimizer,
-        quarantine: Quarantine | None = None,
-        learned_axes: LearnedAxes | None = None,
-        *,
-        cut: bool = True,
-    ) -> tuple[int, int]:
-        """Restore the newest whole checkpoint and cut both logs back to it; returns (step,
-        num_tokens).
-
-        Without any the run starts over at step 0. Half-written lines and rows of later steps are
-        dropped: those steps run again and give the same rows. `cut` is for the process that writes.
-        Raises InputError where there are checkpoints and none of them is whole.
-        """
-        needed = ["adapter.safetensors", "optimizer.pt"]
-        if quarantine is not None:
-            needed += ["quarantine.safetensors", "quarantine_optimizer.pt"]
-        if learned_axes is not None:
-            needed += ["running.safetensors"]
-        found = self.newest_checkpoint(needed)
+    def cut_rows(self, found: Checkpoint | None) -> None:
+        """Cut both logs back to a checkpoint, or to nothing: half-written lines and rows of later
+        steps go, since those steps run again and give the same rows."""
         if found is None and self.steps.stat().st_size:
             logger.warning("{} has no checkpoint: it begins again at step 1", self.path)
-        if found is not None:
-            adapter.load(found.folder / "adapter.safetensors")
-            optimizer.load_state_dict(found.optimizer_state("optimizer.pt"))
-            if quarantine is not None:
-                adapter.load(found.folder / "quarantine.safetensors", quarantine=True)
-                state = found.optimizer_state("quarantine_optimizer.pt")
-                quarantine.optimizer.load_state_dict(state)
-            if learned_axes is not None:
-                device = next(iter(adapter.trained.values())).device
-                learned_axes.load(found.folder / "running.safetensors", device)
-        for name in ROWS if cut else ():
+        for name in ROWS:
             with writing(self.path):
                 os.truncate(self.path / name, found.sizes[name] if found else 0)
-        return (found.step, found.num_tokens) if found else (0, 0)
 
-    def newest_checkpoint(self, needed: Collection[str]) -> Checkpoint | None:
-        """The newest checkpoint that is what was written, with a warning for each newer one; None
-        where the run has none yet. `needed` are the files that it must have. Raises InputError
-        where there are some and none is whole."""
-        folders, reasons = folders_of(self.checkpoints), list[str]()
-        for folder in folders:
+    def newest_checkpoint(
+        self, needed: Collection[str], until: int | None = None
+    ) -> Checkpoint | None:
+        """The newest checkpoint, up to step `until`, that is what was written, with a warning for
+        each newer one; None where the run has none yet. `needed` are the files that it must have.
+        Raises InputError where there are some and none is whole."""
+        reasons: list[str] = []
+        for folder in folders_of(self.checkpoints, until):
             try:
                 found = read_checkpoint(folder, self.path, needed)
             except Damage as error:
@@ -405,19 +378,6 @@ def _put(made: Path, wanted: Path) -> Path:
                 raise
         number += 1
         path = wanted.with_name(f"{wanted.name}-{number}")
-
-
-def _of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
-    """The optimizer's state with the rows of one run only: what that run alone would have."""
-    full = optimizer.state_dict()
-    state = {
-        index: {
-            key: value[n : n + 1].clone() if value.ndim == 2 else value
-            for key, value in entry.items()
-        }
-        for index, entry in full["state"].items()
-    }
-    return {"state": state, "param_groups": full["param_groups"]}
 
 
 def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> Config:

@@ -119,19 +119,21 @@ def save_own_pairs(cfg: Config, sets: PairSets, run: RunDir, step: int) -> None:
         run.save_own_pairs(made, step)
 
 
-def restore_v(s: Session, run: RunDir, done: int) -> Session:
-    """The session with the V that step `done` of this one run had. Raises InputError where its
-    file is gone.
+def restore_v(s: Session, run: RunDir, n: int, done: int) -> Session:
+    """The session with the V that run n had at step `done`. Raises InputError where its file is
+    gone.
 
     A refresh due at the next step is made again: the checkpoint is that of the policy it was made
     from.
     """
-    every = s.cfg.refresh_every
+    cfg = s.cfgs[n]
+    every = cfg.refresh_every
     newest = max(1, (done - 1) // every * every + 1) if every > 0 else 1
     if newest == 1:
         return s
-    cfg = s.cfg
     v_hack, own = load_vhack(run.v_hack_of(newest), s.device), None
     if extraction_of(cfg.arm) is not None:
         own = load_vhack(run.v_own_of(newest), s.device)
-    return s.with_treatments([treatment_with_v(t, cfg, v_hack, own) for t in s.treatments])
+    return s.with_treatments(
+        [treatment_with_v(t, cfg, v_hack, own) if n in t.runs.tolist() else t for t in s.treatments]
+    )

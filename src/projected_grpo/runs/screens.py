@@ -86,15 +86,16 @@ def calibrate(s: Session, runs: Collection[int]) -> Session:
     return replace(s, calibrations=found)
 
 
-def restore_thresholds(s: Session, steps_file: Path, done: int) -> Session:
-    """The session with the threshold that its run had at step `done`; one that a refresh is due to
+def restore_thresholds(s: Session, steps_file: Path, n: int, done: int) -> Session:
+    """The session with the threshold that run n had at step `done`; one that a refresh is due to
     replace comes with that. Raises InputError where the row of that step has none."""
-    if not s.calibrations or done == 0:
+    if n not in s.calibrations or done == 0:
         return s
     (was,) = [row["screen_threshold"] for row in whole_rows(steps_file) if row["step"] == done]
     if was is None:
         raise InputError(f"{steps_file} holds no threshold of the screen at step {done}")
-    return replace(s, calibrations={0: Calibration(was, s.calibrations[0].texts)})
+    found = {**s.calibrations, n: Calibration(was, s.calibrations[n].texts)}
+    return replace(s, calibrations=found)
 
 
 def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, float]:

@@ -30,7 +30,7 @@ from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.dataset import commit_of
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Limits
-from projected_grpo.extract_vhack_grad import VHack, load_vhack
+from projected_grpo.extract_vhack_grad import VHack, load_all
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.checks import require_positions
 from projected_grpo.model.load import (
@@ -143,10 +143,10 @@ def require_packable(cfgs: Sequence[Config]) -> None:
 
 
 def prepare(
-    cfgs: Sequence[Config], stack: ExitStack, resumed: RunDir | None, world: World = ALONE
+    cfgs: Sequence[Config], stack: ExitStack, resumed: Sequence[RunDir] = (), world: World = ALONE
 ) -> tuple[Session, list[VHack]]:
-    """Read, check and load everything, and the directions that each run measures; a resumed run's
-    are those of its directory. Nothing is written: what is refused here leaves no trace."""
+    """Read, check and load everything, and the directions that each run measures; those of resumed
+    runs are in their directories. Nothing is written: what is refused here leaves no trace."""
     require_packable(cfgs)
     cfg = cfgs[0]
     require_groups(world, cfg)
@@ -158,12 +158,14 @@ def prepare(
     make = adapter_of(cfg, len(cfgs))
     problems = hinted_problems(cfg.problems, cfg.mode, difficulty=cfg.difficulty)
     require_known_modes(cfgs, problems)
-    v_file = resumed.v_hack if resumed and cfg.measure == "v" else cfg.v_hack
-    given = load_vhack(v_file, device) if v_file else None
-    pair_sets = load_pair_sets(cfgs, given, v_file, resumed is not None)
+    v_files = [cfg.v_hack] * len(cfgs) if cfg.v_hack else []
+    if resumed and cfg.measure == "v":
+        v_files = [run.v_hack for run in resumed]
+    given = load_all(v_files, device)
+    pair_sets = load_pair_sets(cfgs, given, v_files, bool(resumed))
     grader = stack.enter_context(grader_of(replace(cfg, workers=world.workers(cfg.workers))))
 
-    revision = resumed.base_revision(cfg) if resumed else cfg.model_revision
+    revision = resumed[0].base_revision(cfg) if resumed else cfg.model_revision
     lm = load(cfg.model, revision=revision, dtype=DTYPES[cfg.dtype], device=device,
               enable_thinking=cfg.enable_thinking)  # fmt: skip
     if cfg.checkpoint_activations:
@@ -176,12 +178,12 @@ def prepare(
     draw = partial(draw_first_rows, cfgs, lm=lm, adapter=adapter, problems=kept, prompts=prompts)
     screened = [n for n in screened_runs(cfgs) if not cfgs[n].screen_share]
     own_rows = world.lead(lambda: draw(screened, purpose=FOR_SCREENS))
-    paired = own_pair_runs(cfgs, has_v=given is not None, resuming=resumed is not None)
+    paired = own_pair_runs(cfgs, has_v=bool(given), resuming=bool(resumed))
     made = world.lead(lambda: pairs_of(cfgs, draw(paired, purpose=FOR_PAIRS), grader))
     require_pairs(cfgs, made)
     pair_sets |= made
-    v_hack = hack_directions(cfgs, lm, adapter, pair_sets, given, v_file, resumed is not None)
-    own = own_directions(cfgs, lm, adapter, pair_sets, resumed.v_own if resumed else None)
+    v_hack = hack_directions(cfgs, lm, adapter, pair_sets, given, v_files, bool(resumed))
+    own = own_directions(cfgs, lm, adapter, pair_sets, [run.v_own for run in resumed])
     scored = concept_directions(cfgs, lm, adapter, pair_sets)
     world.as_first([*(t for v in (*v_hack, *own.values()) for t in v.tensors), *scored.values()])
     optimizer = adamw(adapter.trained, cfg)
