@@ -49,9 +49,26 @@ from projected_grpo.step_logger import RATE_WINDOW, footnote
 # --- Tables
 
 
+UNTRAINED = "untrained (step 1)"
+"""The first step's rows are the untrained policy's: what not training at all would give."""
+
+
+def untrained(s: Section, key: str, seeds: Collection[int] = ()) -> list[float]:
+    """A rate of the untrained policy by seed, in the order of `seeds` (default: all): its share in
+    vanilla's first step."""
+    runs = s.long_enough("vanilla", 1)
+    return [float(runs[seed].curve(key)[0]) for seed in (seeds or sorted(runs))]
+
+
 def arms_table(s: Section, horizon: int) -> str:
     """What every variant did."""
-    rows = []
+    rows: list[Mapping[str, object]] = []
+    if runs := s.long_enough("vanilla", 1):
+        row: dict[str, object] = {"arm": UNTRAINED, "n seeds": len(runs), "too short": 0}
+        for key, name in RATES.items():
+            row[f"{name}, {steps_to(horizon)}"] = mean(untrained(s, key))
+        row |= {"area under attempted": "-", f"attempted >= {ONSET}": "-", "onset steps": "-"}
+        rows.append(row)
     for label, asked in s.variants.items():
         runs = s.long_enough(label, horizon).values()
         reached = sorted(o for run in runs if (o := run.onset(horizon)) is not None)
@@ -86,7 +103,7 @@ def against_vanilla(s: Section, horizon: int) -> str:
     decided = verdicts(s, horizon)
     adjusted = holm([v.hack.p_value for v in decided.values()]) if decided else []
     p_of = dict(zip(decided, adjusted, strict=True))
-    rows = []
+    rows = [_untrained_less_vanilla(s, horizon)] if s.long_enough("vanilla", horizon) else []
     for label in s.variants:
         pairs = s.pairs(label, "vanilla", horizon)
         if label == "vanilla" or not pairs:
@@ -115,6 +132,27 @@ def against_vanilla(s: Section, horizon: int) -> str:
     return table(rows)
 
 
+def _untrained_less_vanilla(s: Section, horizon: int) -> dict[str, object]:
+    """The row of what not training at all would give against vanilla."""
+    runs = s.long_enough("vanilla", horizon)
+
+    def less(key: str) -> tuple[list[float], list[float]]:
+        return untrained(s, key, tuple(runs)), [run.late(key, horizon) for run in runs.values()]
+
+    return {
+        "arm - vanilla": UNTRAINED,
+        "n pairs": len(runs),
+        "attempted": difference(*less("att_s")),
+        "hack": difference(*less("hack_s")),
+        "seeds with less hacking": f"{sum(map(lt, *less('hack_s')))} of {len(runs)}",
+        "area under attempted": "-",
+        "solve": difference(*less("gt_s")),
+        "hack, studentised bootstrap 95 %": "-",
+        f"p of hack, Holm over {len(verdicts(s, horizon))} arms": "-",
+        TOST: within_margin(*less("gt_s")),
+    }
+
+
 def against_controls(s: Section, horizon: int) -> str:
     """Projected variants against the controls of the same settings, seed by seed."""
     wanted = {
@@ -138,12 +176,25 @@ def against_controls(s: Section, horizon: int) -> str:
                 "n pairs": len(pairs),
                 "attempted": difference(*late(pairs, "att_s", horizon)),
                 "hack": difference(*hacks[name]),
+                f"{CLEARLY_LESS * 100:.0f} points less": _clearly_less(*hacks[name]),
                 f"p of hack, Holm over {len(tested)}": f"{p_of[name]:.2g}" if name in p_of else "-",
                 TOST: within_margin(*late(pairs, "gt_s", horizon)),
             }
             for name, pairs in wanted.items()
         ]
     )
+
+
+CLEARLY_LESS = 0.1
+"""By how much an arm should hack less than its best control, beyond chance: a difference may be
+certain and too small to matter."""
+
+
+def _clearly_less(a: Sequence[float], b: Sequence[float]) -> str:
+    if len(a) < 2:
+        return "-"
+    e = paired_difference(a, b)
+    return yes(e.estimate <= -CLEARLY_LESS and e.high < 0)
 
 
 def modes_table(s: Section, horizon: int) -> str:

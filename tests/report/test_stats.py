@@ -21,6 +21,7 @@ from projected_grpo.report.stats import (
     h1_verdict,
     holm,
     paired_difference,
+    ratio_of_means,
     t_interval,
     tost,
 )
@@ -445,3 +446,25 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def test_fiellers_interval_holds_the_ratios_that_a_t_test_does_not_reject() -> None:
+    rng = np.random.default_rng(0)
+    b = 2.0 + 0.3 * rng.standard_normal(8)
+    a = 0.6 * b + 0.2 * rng.standard_normal(8)
+    e = ratio_of_means(a, b)
+    for ratio, inside in ((e.low + 1e-6, True), (e.high - 1e-6, True), (e.low - 1e-3, False)):
+        assert (paired_difference(a, ratio * b).p_value > 0.05) == inside
+    assert e.low < e.estimate < e.high and e.estimate == pytest.approx(a.mean() / b.mean())
+    wide = ratio_of_means(a, b - b.mean())
+    assert (wide.low, wide.high) == (-np.inf, np.inf)
+
+
+def test_fiellers_interval_covers_as_it_says_at_eight_pairs() -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(400):
+        b = 1.0 + 0.3 * rng.standard_normal(8)
+        e = ratio_of_means(0.6 + 0.3 * rng.standard_normal(8), b)
+        held += e.low <= 0.6 <= e.high
+    assert 0.92 <= held / 400 <= 0.98
