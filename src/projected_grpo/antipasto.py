@@ -276,6 +276,10 @@ class AntiPaSTO(Adapter):
         belongs to."""
         return fingerprint_of({name: module.digest for name, module in self.modules.items()})
 
+    def sketches(self) -> dict[str, Tensor]:
+        """See HasFingerprint; `svd.sketch`."""
+        return {name: sketch(module.U, module.Vh) for name, module in self.modules.items()}
+
     @property
     def to_come(self) -> int:
         """See Adapter."""

@@ -25,6 +25,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import Adapter, HasFingerprint
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.nll_gradients import Answer, cached_nll_gradients, nll_gradients
+from projected_grpo.model.svd import axes_agree
 from projected_grpo.model.tensor_file import cache_folder, write_tensors
 from projected_grpo.pairs.load import pairs_digest
 from projected_grpo.pairs.pair import Pair
@@ -47,6 +48,9 @@ class VHack:
     singular: dict[str, Tensor]
     """module -> singular values (n,), falling."""
     metadata: dict[str, str] = field(default_factory=dict)
+    sketches: dict[str, Tensor] = field(default_factory=dict)
+    """module -> a sketch (r,) of the coordinates (`svd.sketch`); none in files of earlier versions.
+    By it directions fit the same weights decomposed elsewhere, though their last bits differ."""
 
     def select(self, k: int, drop_bottom_frac: float) -> dict[str, Tensor]:
         """The basis a run uses: module -> V (up to k, r).
@@ -68,12 +72,14 @@ class VHack:
     def top(self, k: int) -> "VHack":
         """The first k axes of every module: all that `select(k, ...)` looks at."""
         axes = {name: rows[:k] for name, rows in self.axes.items()}
-        return VHack(axes, {name: s[:k] for name, s in self.singular.items()}, self.metadata)
+        singular = {name: s[:k] for name, s in self.singular.items()}
+        return VHack(axes, singular, self.metadata, self.sketches)
 
     def save(self, path: Path) -> None:
         """Write axes, singular values and metadata (safetensors)."""
         tensors = {f"{name}.axes": rows.cpu().contiguous() for name, rows in self.axes.items()}
         tensors |= {f"{name}.singular": s.cpu().contiguous() for name, s in self.singular.items()}
+        tensors |= {f"{name}.sketch": s.cpu().contiguous() for name, s in self.sketches.items()}
         write_tensors(tensors, path, {"format": FORMAT, **self.metadata})
 
     @property
@@ -111,12 +117,25 @@ class VHack:
                 f"{enable_thinking}: its prompts are others; run extract-vhack again"
             )
         mine, theirs = adapter.fingerprint(), self.metadata.get("fingerprint", "unknown")
-        if mine != theirs:
+        if not self.fits(adapter):
             raise InputError(
                 f"{source} was extracted from another model "
                 f"({self.metadata.get('model', 'unknown')}, axes "
                 f"{theirs[:12]}; this model has {mine[:12]}): run extract-vhack on this one"
             )
+
+    def fits(self, adapter: HasFingerprint) -> bool:
+        """Whether the directions mean the same on this adapter's coordinates, to rounding."""
+        if self.metadata.get("fingerprint") == adapter.fingerprint():
+            return True
+        mine = adapter.sketches()
+        if not self.sketches or self.sketches.keys() != mine.keys():
+            return False
+        return all(
+            self.sketches[name].shape == mine[name].shape
+            and axes_agree(self.sketches[name].to(mine[name]), mine[name], rows.to(mine[name]))
+            for name, rows in self.axes.items()
+        )
 
 
 NO_V = VHack({}, {})
@@ -143,10 +162,11 @@ def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
     if metadata.pop("format", None) != FORMAT:
         raise InputError(f"{path} is not a file of hack directions ({FORMAT})")
     axes = {k.removesuffix(".axes"): t for k, t in tensors.items() if k.endswith(".axes")}
-    singular = {
-        k.removesuffix(".singular"): t for k, t in tensors.items() if k.endswith(".singular")
-    }
-    return VHack(axes, singular, metadata)
+    singular, sketches = (
+        {k.removesuffix(end): t for k, t in tensors.items() if k.endswith(end)}
+        for end in (".singular", ".sketch")
+    )
+    return VHack(axes, singular, metadata, sketches)
 
 
 def load_all(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[VHack]:
@@ -296,4 +316,4 @@ def extract(
     }
     if lm.enable_thinking is not None:
         metadata["enable_thinking"] = str(lm.enable_thinking)
-    return VHack(axes, singular, metadata)
+    return VHack(axes, singular, metadata, dict(adapter.sketches()))

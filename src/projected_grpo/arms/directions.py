@@ -25,7 +25,7 @@ from projected_grpo.extract_vhack_grad import (
     without_labels,
 )
 from projected_grpo.model.adapter import Adapter
-from projected_grpo.model.load import LanguageModel
+from projected_grpo.model.load import ORGANISM, ORGANISM_V, LanguageModel
 from projected_grpo.pairs.load import load_pairs, pairs_digest
 from projected_grpo.pairs.own import OWN, OWN_PLACEBO
 from projected_grpo.pairs.pair import Pair
@@ -249,12 +249,37 @@ def hack_directions(
     made: dict[PairChoice, VHack] = {}
     for cfg in cfgs:
         choice = PairChoice.of(cfg)
-        if choice not in made:
+        if choice not in made and (
+            shipped := shipped_directions(cfg, sets[choice], adapter, lm.model.device)
+        ):
+            made[choice] = shipped
+        elif choice not in made:
             logger.info("extracting hack directions from {} pairs", len(sets[choice]))
             made[choice] = extract_for(cfg, lm, adapter, sets, cache=v_cache())
             alike = [other for other in cfgs if PairChoice.of(other) == choice]
             require_axes(alike, made[choice])
     return [made[PairChoice.of(cfg)] for cfg in cfgs]
+
+
+def shipped_directions(
+    cfg: Config, pairs: Sequence[Pair], adapter: Adapter, device: torch.device
+) -> VHack | None:
+    """The directions that ship with the organism, where they are those that the run would extract:
+    of the same pairs, temperature and axes; None elsewhere."""
+    if cfg.model != ORGANISM or not ORGANISM_V.is_file():
+        return None
+    found = load_vhack(ORGANISM_V, device)
+    wanted = {
+        "pairs": pairs_digest(pairs),
+        "temperature": str(cfg.temperature),
+        "pair_norm": cfg.pair_norm,
+        "adapter": cfg.adapter,
+    }
+    alike = all(found.metadata.get(name) == value for name, value in wanted.items())
+    if not alike or cfg.v_hack_k_most > found.k_max or not found.fits(adapter):
+        return None
+    logger.info("hack directions: {} axes that ship with the organism", found.k_max)
+    return found
 
 
 def require_axes(cfgs: Sequence[Config], v_hack: VHack) -> None:

@@ -35,12 +35,9 @@ from projected_grpo.antipasto import (
 )
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES, require_untied
-from projected_grpo.model.svd import cached_decompose, default_cache_dir, sketch
+from projected_grpo.model.svd import axes_agree, cached_decompose, default_cache_dir, sketch
 
 NAME = "ANTIPASTO"
-TOLERANCE = 0.05
-"""Largest relative difference of a delta_S' sketch on two decompositions: rounding to bf16 makes
-.002 of it, other weights 1."""
 
 
 def _known_to_peft() -> PeftType:
@@ -71,12 +68,6 @@ class AntiPaSTOConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
-
-
-def _agree(theirs: Tensor, mine: Tensor, delta_S: Tensor) -> bool:
-    """Whether axes with these sketches (r,) give this delta_S (r,) one weight; a NaN does not."""
-    off = ((theirs - mine) * delta_S).norm()
-    return bool(off <= TOLERANCE * (mine * delta_S).norm())
 
 
 class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
@@ -179,7 +170,9 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
                 raise InputError(
                     f"the adapter does not say which axes {prefix[:-1]} was trained on"
                 )
-            if theirs.shape != mine.shape or not _agree(theirs.to(mine), mine, delta_S.to(mine)):
+            if theirs.shape != mine.shape or not axes_agree(
+                theirs.to(mine), mine, delta_S.to(mine)
+            ):
                 raise InputError(
                     f"the adapter was trained on another base model: the singular axes of "
                     f"{prefix[:-1]} are others"
@@ -255,6 +248,10 @@ class PeftLayers:
     def fingerprint(self) -> str:
         """See AntiPaSTO."""
         return fingerprint_of({name: layer.digest for name, layer in self.modules.items()})
+
+    def sketches(self) -> dict[str, Tensor]:
+        """See HasFingerprint."""
+        return {name: layer.antipasto_axes for name, layer in self.modules.items()}
 
     def fold(self) -> None:
         """Nothing to do: sampling reads delta_S itself."""

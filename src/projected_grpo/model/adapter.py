@@ -43,6 +43,11 @@ class HasFingerprint(Protocol):
         """A digest that names the coordinates."""
         ...
 
+    def sketches(self) -> Mapping[str, Tensor]:
+        """Module -> one number a coordinate (r,), equal to rounding where the coordinates are the
+        same; none where there is no such sketch."""
+        ...
+
 
 class TokenPull:
     """How far each token of a batch pulls its row's gradient along some directions.
@@ -107,6 +112,10 @@ class Adapter(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """sha256 over names and coordinates: what a direction or adapter belongs to."""
+
+    def sketches(self) -> Mapping[str, Tensor]:
+        """See HasFingerprint."""
+        return {}
 
     @property
     def to_come(self) -> int:

@@ -68,6 +68,18 @@ def sketch(U: Tensor, Vh: Tensor) -> Tensor:
     return (z.to(exact) @ U.to(exact)) * (Vh.to(exact) @ x.to(exact))
 
 
+TOLERANCE = 0.05
+"""Largest relative difference of sketches on two decompositions, weighted by what lies on the axes:
+rounding to bf16 makes .002 of it, other weights 1."""
+
+
+def axes_agree(theirs: Tensor, mine: Tensor, weights: Tensor) -> bool:
+    """Whether axes with these sketches (r,) mean the same for every row of weights (..., r); a NaN
+    does not."""
+    off = ((theirs - mine) * weights).norm(dim=-1)
+    return bool((off <= TOLERANCE * (mine * weights).norm(dim=-1)).all())
+
+
 def _signs(n: int, seed: int) -> Tensor:
     """n draws of -1 or 1, the same everywhere."""
     drawn = hashlib.shake_256(bytes([seed])).digest(n)
