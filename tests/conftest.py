@@ -37,9 +37,13 @@ hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Decompositions and V of the tests' models: made once, and never in the user's home."""
-    os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decompositions and V of the tests' models, and finished runs (short_runs.py): made once a
+    session, and never in the user's home."""
+    mine = tmp_path_factory.getbasetemp()  # of a worker of xdist: below that of the session
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    os.environ["PROJECTED_GRPO_TESTS"] = str(shared / "shared")
+    os.environ["PROJECTED_GRPO_CACHE"] = str(shared / "shared" / "cache")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,9 @@
 """Scores of rows by their tokens, and how they are kept."""
 
 import base64
+import os
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
@@ -64,6 +66,18 @@ def test_the_characters_of_all_tokens_make_up_the_text(lm: LanguageModel, text: 
     lengths = lm.characters(ids)
     assert len(lengths) == len(ids) and sum(lengths) == len(lm.decode(ids))
     assert lengths[-1] == 0  # the end of the turn
+
+
+@given(st.lists(st.integers(0, 300), max_size=30))
+def test_a_token_adds_what_the_text_until_it_has_in_common_with_the_whole(
+    lm: LanguageModel, ids: list[int]
+) -> None:
+    """Of bytes in any order too, most of which are no UTF-8."""
+    text = lm.decode(ids)
+    assert lm._byte_level_ends(ids, text) is not None
+    begun = [os.path.commonprefix([lm.decode(ids[:n]), text]) for n in range(len(ids) + 1)]
+    furthest = list(accumulate(map(len, begun), max))
+    assert lm.characters(ids) == [b - a for a, b in pairwise(furthest)]
 
 
 @pytest.mark.parametrize("at_base", [True, False])
