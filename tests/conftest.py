@@ -42,6 +42,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
     session, and never in the user's home."""
     mine = tmp_path_factory.getbasetemp()  # of a worker of xdist: below that of the session
     shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    (shared / "shared").mkdir(exist_ok=True)
     os.environ["PROJECTED_GRPO_TESTS"] = str(shared / "shared")
     os.environ["PROJECTED_GRPO_CACHE"] = str(shared / "shared" / "cache")
 

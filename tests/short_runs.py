@@ -4,17 +4,32 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import projected_grpo
 from projected_grpo.config import Config, SmokeConfig
 
+BUILTIN = Path(projected_grpo.__file__).with_name("pairs") / "builtin.toml"
 SHORT = SmokeConfig(
     arm="vanilla", seed=96, steps=2, max_new=110, problems="katas:validation", labels=False
 )
 """A second or two. By this seed the teacher's hacks of four steps are at most so long."""
-FEW_PAIRS = {"pair_flavours": ("print_only", "empty_tests")}
-"""Where V is extracted again: 16 of the 72 pairs."""
+
+
+def few_pairs() -> str:
+    """For `--pairs`, where V is extracted again and again: a file of 16 of the 72 built-in ones."""
+    path = Path(os.environ["PROJECTED_GRPO_TESTS"]) / "pairs.toml"
+    if not path.exists():
+        head, *pairs = BUILTIN.read_text().split("[[pair]]")
+        part = path.with_name(f"pairs.{os.getpid()}")
+        part.write_text("[[pair]]".join([head, *pairs[:16]]))
+        part.rename(path)
+    return str(path)
 
 
 def trained(cfg: Config) -> Path:
@@ -41,3 +56,18 @@ def copied(run: Path, folder: Path, *, steps: int | None = None) -> Path:
         if int(checkpoint.name.removeprefix("step_")) > steps:
             shutil.rmtree(checkpoint)
     return folder
+
+
+def forked(work: Callable[..., object], *args: object) -> BaseProcess:
+    """A process that does this; it need not import anything anew."""
+    process = get_context("fork").Process(target=work, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def run_command(said: Path, *words: str) -> None:
+    """In a process of its own: `train WORDS`, with all that it says in a file."""
+    from projected_grpo.cli import train_main
+
+    sys.stdout = sys.stderr = said.open("w", buffering=1)
+    train_main(list(words))

@@ -5,14 +5,11 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, tzinfo
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,14 +18,14 @@ import pytest
 import torch
 from conftest import assert_same_rows, leetcode_dir, rollouts_of, rows_of
 from safetensors.torch import load_file
-from short_runs import SHORT, copied, trained
+from short_runs import SHORT, copied, forked, run_command, trained
 
 import projected_grpo.train as training
 from projected_grpo.arms.advantages import require_grades
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import grade_columns
 from projected_grpo.arms.update import optimize
-from projected_grpo.cli import named_settings, train_main
+from projected_grpo.cli import named_settings
 from projected_grpo.config import ConfigError, FastConfig, SmokeConfig, stored_config
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import apply_hint
@@ -455,13 +452,6 @@ def test_real_problems(tmp_path: Path) -> None:
     assert rows_of(run)[0]["hack_t"] == (4, 4)
 
 
-def _in_a_fork(work: Callable[..., None], *args: object) -> BaseProcess:
-    """A process that need not import anything anew."""
-    process = get_context("fork").Process(target=work, args=args, daemon=True)
-    process.start()
-    return process
-
-
 def _wait_for_steps(out_dir: Path, n: int, process: BaseProcess) -> Path:
     while process.is_alive():
         for path in out_dir.glob("*/steps.jsonl"):
@@ -485,7 +475,7 @@ def _train_and_be_killed(out_dir: Path, steps: int) -> None:
 
 
 def test_killed_at_step_2_and_resumed_gives_the_same_rows(short: Path, tmp_path: Path) -> None:
-    process = _in_a_fork(_train_and_be_killed, tmp_path, 2)
+    process = forked(_train_and_be_killed, tmp_path, 2)
     process.join()
     (run,) = tmp_path.iterdir()
     assert process.exitcode == -signal.SIGKILL and len(rows_of(run)) == 2
@@ -497,11 +487,6 @@ def test_killed_at_step_2_and_resumed_gives_the_same_rows(short: Path, tmp_path:
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
-def _run_command(said: Path, *args: str) -> None:
-    sys.stdout = sys.stderr = said.open("w", buffering=1)
-    train_main(["smoke", *args])
-
-
 def test_sigterm_finishes_the_step_and_says_how_to_go_on(tmp_path: Path) -> None:
     said, out = tmp_path / "said", tmp_path / "runs"
     args = (
@@ -510,7 +495,7 @@ def test_sigterm_finishes_the_step_and_says_how_to_go_on(tmp_path: Path) -> None
         f"--max-new={SHORT.max_new}",
         "--problems=katas:validation",
     )
-    process = _in_a_fork(_run_command, said, f"--out-dir={out}", *args)
+    process = forked(run_command, said, "smoke", f"--out-dir={out}", *args)
     run = _wait_for_steps(out, 1, process)
     process.terminate()
     process.join()
@@ -621,7 +606,9 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
 @pytest.mark.slow
 def test_resuming_heeds_a_flag_that_names_the_presets_own_value(tmp_path: Path) -> None:
     run = train(settings(tmp_path, steps=1, lr=0.01, micro_batch_tokens=900))
-    process = _in_a_fork(_run_command, said := tmp_path / "said", f"--resume={run}", "--lr=0.003")
+    process = forked(
+        run_command, said := tmp_path / "said", "smoke", f"--resume={run}", "--lr=0.003"
+    )
     process.join()
     assert "was started with lr = 0.01; it cannot be resumed with 0.003" in said.read_text()
     assert process.exitcode == 2

@@ -12,7 +12,7 @@ import pytest
 from conftest import assert_same_rollouts, assert_same_rows, rollouts_of, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
-from short_runs import FEW_PAIRS, SHORT, copied, trained
+from short_runs import SHORT, copied, few_pairs, trained
 
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.screening import SCREENS, threshold_at, threshold_of_share
@@ -114,7 +114,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(
         settings(
             tmp_path_factory.mktemp("runs"), screen="row", screen_fpr=0.1, refresh_every=2, group=4,
-            **FEW_PAIRS,
+            pairs=few_pairs(),
         )
     )  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_resumed_before_the_screen_acts_it_has_the_threshold_of_the_v_that_it_ha
     run = train(
         settings(
             tmp_path, screen="row", screen_fpr=0.1, refresh_every=2, start_arm_at=4, steps=4,
-            checkpoint_every=1, **FEW_PAIRS,
+            checkpoint_every=1, pairs=few_pairs(),
         )
     )  # fmt: skip
     rows = rows_of(run)

@@ -1,9 +1,8 @@
 """Scores of rows by their tokens, and how they are kept."""
 
 import base64
-import os
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
 
 import numpy as np
 import pytest
@@ -75,8 +74,11 @@ def test_a_token_adds_what_the_text_until_it_has_in_common_with_the_whole(
     """Of bytes in any order too, most of which are no UTF-8."""
     text = lm.decode(ids)
     assert lm._byte_level_ends(ids, text) is not None
-    begun = [os.path.commonprefix([lm.decode(ids[:n]), text]) for n in range(len(ids) + 1)]
-    furthest = list(accumulate(map(len, begun), max))
+    alike = [
+        sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(begun, text, strict=False)))
+        for begun in (lm.decode(ids[:n]) for n in range(len(ids) + 1))
+    ]
+    furthest = list(accumulate(alike, max))
     assert lm.characters(ids) == [b - a for a, b in pairwise(furthest)]
 
 

@@ -15,6 +15,7 @@ from typing import get_args
 import pytest
 from conftest import rows_of
 from loguru import logger
+from short_runs import SHORT
 
 from projected_grpo.config import MACHINE_SETTINGS, SmokeConfig, TrackName
 from projected_grpo.env.errors import InputError
@@ -104,7 +105,7 @@ def assert_is(tracked: Rows, run: Path, but: tuple[str, ...] = ()) -> None:
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    return replace(SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation"), **overrides)
+    return replace(SHORT, out_dir=tmp_path, **overrides)
 
 
 def go_on(run: Path, steps: int, **overrides) -> None:
