@@ -60,6 +60,23 @@ def _graders_are_kept() -> Iterator[None]:
     end_kept_graders()
 
 
+LONGEST = (
+    "test_train.py", "test_remedies.py", "test_corpus.py", "test_screening.py", "test_hub.py",
+    "test_limits.py", "test_sandbox.py", "test_hostile.py", "test_distributed.py", "test_damage.py",
+    "test_refresh.py", "test_trl.py", "test_trackers.py", "test_arms.py", "test_minimal.py",
+    "test_organism.py", "test_rivals.py",
+)  # fmt: skip
+"""Files that take more than ten seconds of CPU. A worker of xdist takes a whole file at a time:
+begun last, one of them would keep one worker busy while the other has nothing left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first. (`--no-loadscope-reorder`: else xdist begins with those that have
+    most tests.)"""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def rows_of(run: Path) -> list[dict]:
     """The rows of a run without what differs between two runs of one seed."""
     return [
