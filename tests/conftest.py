@@ -37,9 +37,14 @@ hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Decompositions and V of the tests' models: made once, and never in the user's home."""
-    os.environ["PROJECTED_GRPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decompositions and V of the tests' models, and finished runs (short_runs.py): made once a
+    session, and never in the user's home."""
+    mine = tmp_path_factory.getbasetemp()  # of a worker of xdist: below that of the session
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    (shared / "shared").mkdir(exist_ok=True)
+    os.environ["PROJECTED_GRPO_TESTS"] = str(shared / "shared")
+    os.environ["PROJECTED_GRPO_CACHE"] = str(shared / "shared" / "cache")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,6 +58,23 @@ def _graders_are_kept() -> Iterator[None]:
     yield
     session.Grader = plain
     end_kept_graders()
+
+
+LONGEST = (
+    "test_train.py", "test_remedies.py", "test_corpus.py", "test_screening.py", "test_hub.py",
+    "test_limits.py", "test_sandbox.py", "test_hostile.py", "test_distributed.py", "test_damage.py",
+    "test_refresh.py", "test_trl.py", "test_trackers.py", "test_arms.py", "test_minimal.py",
+    "test_organism.py", "test_rivals.py",
+)  # fmt: skip
+"""Files that take more than ten seconds of CPU. A worker of xdist takes a whole file at a time:
+begun last, one of them would keep one worker busy while the other has nothing left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first. (`--no-loadscope-reorder`: else xdist begins with those that have
+    most tests.)"""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def rows_of(run: Path) -> list[dict]:

@@ -2,18 +2,24 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, Self
 
+from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
+from projected_grpo.env.grading.schema import Grade
 
-OPENED = ("processes", "_open", "_pool", "_idle")
-"""What opening a grader makes."""
+KEPT = ("processes", "_open", "_pool", "_idle", "_grades", "_problems")
+"""What opening a grader makes, and what it has graded."""
 _kept: dict[Any, list[dict[str, Any]]] = defaultdict(list)
 
 
 class KeptGrader(Grader):
     """Is not closed with its run but opened again by the next one of the same settings and
-    environment, as if there were one long run. After an error it is closed."""
+    environment, as if there were one long run. After an error of its own it is closed, and where
+    something that it began is not done."""
+
+    _failed = False
 
     def __enter__(self) -> Self:
         environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
@@ -26,18 +32,24 @@ class KeptGrader(Grader):
         vars(self).update(_kept[self._kept_as].pop())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None = None, *exc: object) -> None:
+    def grade(self, submissions: Iterable[Submission], *, labels: bool = True) -> list[Grade]:
+        self._failed = True
+        grades = super().grade(submissions, labels=labels)
+        self._failed = False
+        return grades
+
+    def __exit__(self, *exc: object) -> None:
         alive = all(process.process.poll() is None for process in self.processes)
-        if kind is not None or self._open is None or not alive:
-            super().__exit__(kind, *exc)
+        if self._failed or self._begun or self._open is None or not alive:
+            super().__exit__(*exc)
             return
-        _kept[self._kept_as].append({name: vars(self)[name] for name in OPENED})
+        _kept[self._kept_as].append({name: vars(self)[name] for name in KEPT})
         self.processes, self._open, self._pool = [], None, None
 
 
 def end_kept_graders() -> None:
     """Those of this process."""
     for key, graders in _kept.items():
-        for opened in graders if key[0] == os.getpid() else ():
-            opened["_open"].close()
+        for kept in graders if key[0] == os.getpid() else ():
+            kept["_open"].close()
     _kept.clear()

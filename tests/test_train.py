@@ -5,14 +5,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, tzinfo
-from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 import torch
 from conftest import assert_same_rows, leetcode_dir, rollouts_of, rows_of
 from safetensors.torch import load_file
+from short_runs import SHORT, copied, forked, run_command, trained
 
 import projected_grpo.train as training
 from projected_grpo.arms.advantages import require_grades
@@ -52,8 +51,8 @@ from projected_grpo.train import (
 GOLDEN = Path(__file__).parent / "golden" / "smoke_projected.jsonl"
 
 
-def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    return replace(SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation"), **overrides)
+def settings(out_dir: Path = Path(), **overrides) -> SmokeConfig:
+    return replace(SHORT, out_dir=out_dir, **overrides)
 
 
 def settings_like(run: Path, out_dir: Path, **overrides) -> SmokeConfig:
@@ -69,13 +68,19 @@ def session():
 
 
 @pytest.fixture(scope="module")
-def projected(tmp_path_factory) -> Path:
-    return train(SmokeConfig(out_dir=tmp_path_factory.mktemp("runs"), arm="projected"))
+def projected() -> Path:
+    return trained(SmokeConfig(arm="projected"))
 
 
 @pytest.fixture(scope="module")
-def vanilla(tmp_path_factory) -> Path:
-    return train(SmokeConfig(out_dir=tmp_path_factory.mktemp("runs"), arm="vanilla"))
+def vanilla() -> Path:
+    return trained(SmokeConfig(arm="vanilla"))
+
+
+@pytest.fixture(scope="module")
+def short() -> Path:
+    """Three steps of `settings`, projected."""
+    return trained(settings(steps=3, arm="projected"))
 
 
 def test_the_run_directory_is_complete(projected: Path) -> None:
@@ -162,8 +167,8 @@ def test_golden_run(projected: Path) -> None:
 
 
 def test_projecting_nothing_is_vanilla_bit_for_bit(tmp_path: Path) -> None:
-    nothing = train(settings(tmp_path / "a", arm="projected", overshoot=0.0))
-    plain = train(settings(tmp_path / "b", arm="vanilla"))
+    nothing = train(settings(tmp_path, arm="projected", overshoot=0.0))
+    plain = trained(settings(arm="vanilla"))
     assert rows_of(nothing) == rows_of(plain)
     assert rollouts_of(nothing) == rollouts_of(plain)
 
@@ -187,8 +192,8 @@ def test_the_random_control_removes_something_else_than_the_projected_arm(
     projected: Path, tmp_path: Path
 ) -> None:
     random, real = (
-        rows_of(train(settings_like(projected, tmp_path, arm="random_v"))),
-        rows_of(projected),
+        rows_of(train(settings_like(projected, tmp_path, arm="random_v", steps=2))),
+        rows_of(projected)[:2],
     )
     assert random[0]["grad_norm_pre"] == real[0]["grad_norm_pre"]
     for a, b in zip(random, real, strict=True):
@@ -274,7 +279,7 @@ def test_the_oracle_reaches_advantages_in_one_arm_only(session) -> None:
 
 
 def test_a_run_whose_grader_fails_stops_with_the_cause_and_can_be_resumed(
-    projected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before that step has changed anything: resumed, the run has the rows that it would have."""
     steps = iter((False, True))  # whether the grader fails
@@ -286,13 +291,13 @@ def test_a_run_whose_grader_fails_stops_with_the_cause_and_can_be_resumed(
 
     monkeypatch.setattr("projected_grpo.train.grade_rows", fail_at_step_2)
     with pytest.raises(InputError, match=r"failed on 4 of the 8 rows .*\(no processes left\)"):
-        train(settings_like(projected, tmp_path))
+        train(settings_like(short, tmp_path))
     monkeypatch.undo()
     (run,) = tmp_path.iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
-    assert rows_of(run) == rows_of(projected)[:1]
+    assert rows_of(run) == rows_of(short)[:1]
     train(SmokeConfig(resume=run))
-    assert rows_of(run) == rows_of(projected)
+    assert rows_of(run) == rows_of(short)
 
 
 def test_a_few_rows_without_a_grade_do_not_stop_a_run(session) -> None:
@@ -348,36 +353,29 @@ def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
     assert all(row.hack_score is not None for row in rows[1:])
 
 
-def test_a_pack_gives_the_rows_of_the_runs_alone(
-    vanilla: Path, projected: Path, tmp_path: Path
-) -> None:
+def test_a_pack_gives_the_rows_of_the_runs_alone(short: Path, tmp_path: Path) -> None:
     """Arms x seeds in lock-step, with their own prompts, sampling, V and optimizer rows."""
-    cfg = SmokeConfig(
-        out_dir=tmp_path / "pack",
-        steps=3,
-        arms=("vanilla", "projected", "random_v"),
-        seeds=(41, 42),
-    )
-    known = {("vanilla", 41): vanilla, ("projected", 41): projected}  # these go on to a step 4
+    arms = ("vanilla", "projected", "random_v")
+    cfg = settings(tmp_path / "pack", arms=arms, seeds=(SHORT.seed, 42))
     packed, alone = train_runs(cfg.runs()), []
     for one in cfg.runs():
-        run = known.get((one.arm, one.seed))
-        alone.append(run or train(replace(one, out_dir=tmp_path / "alone")))
+        known = (one.arm, one.seed) == ("projected", SHORT.seed)  # which goes on to a step 3
+        alone.append(short if known else trained(one))
     assert [path.name.split("_", 1)[1] for path in packed] == [
         path.name.split("_", 1)[1] for path in alone
     ]
     for a, b in zip(packed, alone, strict=True):
-        assert_same_rows(a, b, steps=3)
-        first = [row for row in rollouts_of(b) if row["step"] <= 3]
+        assert_same_rows(a, b, steps=2)
+        first = [row for row in rollouts_of(b) if row["step"] <= 2]
         for row, expected in zip(rollouts_of(a), first, strict=True):
             assert row["completion"] == expected["completion"]
             assert row["advantage"] == expected["advantage"]
     # and any one of them goes on alone
     config = json.loads((packed[2] / "config.json").read_text())
-    (packed[2] / "config.json").write_text(json.dumps({**config, "steps": 4}))
+    (packed[2] / "config.json").write_text(json.dumps({**config, "steps": 3}))
     train(SmokeConfig(resume=packed[2]))
-    assert len(rows_of(packed[2])) == len(rows_of(projected)) == 4
-    last, expected = rows_of(packed[2])[3], rows_of(projected)[3]
+    assert len(rows_of(packed[2])) == len(rows_of(short)) == 3
+    last, expected = rows_of(packed[2])[2], rows_of(short)[2]
     for key in ("reward", "gt_s", "num_tokens", "grad_norm", "cos_pre", "cos_post", "cos_update"):
         assert last[key] == pytest.approx(expected[key], rel=1e-2, abs=1e-4), key
 
@@ -450,34 +448,17 @@ def test_on_policy_with_kl_and_the_update_projected(tmp_path: Path) -> None:
 
 def test_real_problems(tmp_path: Path) -> None:
     problems = leetcode_dir() / "benchmark_sample.jsonl"
-    run = train(settings(tmp_path, arm="projected", problems=str(problems), steps=1))
+    run = train(settings(tmp_path, arm="projected", problems=str(problems), steps=1, max_new=192))
     assert rows_of(run)[0]["hack_t"] == (4, 4)
 
 
-def _start(out_dir: Path, *args: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-c",
-        "from projected_grpo.cli import train_main; train_main()",
-        "smoke",
-    ]
-    return subprocess.Popen(
-        [*command, f"--out-dir={out_dir}", *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _wait_for_steps(out_dir: Path, n: int, process: subprocess.Popen[str]) -> Path:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and process.poll() is None:
+def _wait_for_steps(out_dir: Path, n: int, process: BaseProcess) -> Path:
+    while process.is_alive():
         for path in out_dir.glob("*/steps.jsonl"):
             if path.read_text().count("\n") >= n:
                 return path.parent
         time.sleep(0.01)
-    process.kill()  # and not all its steps first
-    raise AssertionError(process.communicate())
+    raise AssertionError(process.exitcode)
 
 
 def _train_and_be_killed(out_dir: Path, steps: int) -> None:
@@ -490,46 +471,52 @@ def _train_and_be_killed(out_dir: Path, steps: int) -> None:
         return plain(session, step, *rest)
 
     setattr(training, "run_step", run_step)  # noqa: B010
-    train(SmokeConfig(out_dir=out_dir, arm="projected"))
+    train(settings(out_dir, steps=3, arm="projected"))
 
 
-def test_killed_at_step_2_and_resumed_gives_the_same_rows(projected: Path, tmp_path: Path) -> None:
-    process = get_context("fork").Process(target=_train_and_be_killed, args=(tmp_path, 2))
-    process.start()
+def test_killed_at_step_2_and_resumed_gives_the_same_rows(short: Path, tmp_path: Path) -> None:
+    process = forked(_train_and_be_killed, tmp_path, 2)
     process.join()
     (run,) = tmp_path.iterdir()
     assert process.exitcode == -signal.SIGKILL and len(rows_of(run)) == 2
     with (run / "rollouts.jsonl").open("a") as f:
         f.write('{"step": 3, "half a li')  # what a kill in the middle of a write leaves
     train(SmokeConfig(out_dir=tmp_path, resume=run))
-    assert rows_of(run) == rows_of(projected)
-    assert rollouts_of(run) == rollouts_of(projected)
+    assert rows_of(run) == rows_of(short)
+    assert rollouts_of(run) == rollouts_of(short)
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
-def test_sigterm_finishes_the_step_and_says_how_to_go_on(projected: Path, tmp_path: Path) -> None:
-    process = _start(tmp_path, "--arm=projected", "--steps=200")
-    run = _wait_for_steps(tmp_path, 1, process)
+def test_sigterm_finishes_the_step_and_says_how_to_go_on(tmp_path: Path) -> None:
+    said, out = tmp_path / "said", tmp_path / "runs"
+    args = (
+        "--arm=projected",
+        "--steps=200",
+        f"--max-new={SHORT.max_new}",
+        "--problems=katas:validation",
+    )
+    process = forked(run_command, said, "smoke", f"--out-dir={out}", *args)
+    run = _wait_for_steps(out, 1, process)
     process.terminate()
-    _, stderr = process.communicate(timeout=300)
+    process.join()
     done = len(read_steps(run / "steps.jsonl"))
-    assert process.returncode == 130 and done < 200
-    assert f"train smoke --resume={run}" in stderr
+    assert process.exitcode == 130 and done < 200
+    assert f"train smoke --resume={run}" in said.read_text()
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     assert (run / "checkpoints" / f"step_{done:06d}" / "state.json").is_file()
 
 
 def test_a_half_written_checkpoint_is_ignored(tmp_path: Path) -> None:
-    run = train(settings(tmp_path))
+    run = copied(trained(settings(arm="vanilla")), tmp_path / "run")
     (run / "checkpoints" / ".step_000009").mkdir()
     before = rows_of(run)
-    train(settings(tmp_path, resume=run))
+    train(SmokeConfig(resume=run))
     assert rows_of(run) == before
 
 
 def test_resuming_may_change_what_only_the_machine_cares_about(tmp_path: Path) -> None:
     """After running out of memory: a smaller micro-batch, the same rows to rounding."""
-    run = train(settings(tmp_path, steps=1))
+    run = copied(trained(settings(steps=1)), tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "steps": 2}))
     train(SmokeConfig(resume=run, micro_batch_tokens=900))
@@ -619,9 +606,12 @@ def test_resuming_with_other_settings_is_refused(projected: Path) -> None:
 @pytest.mark.slow
 def test_resuming_heeds_a_flag_that_names_the_presets_own_value(tmp_path: Path) -> None:
     run = train(settings(tmp_path, steps=1, lr=0.01, micro_batch_tokens=900))
-    process = _start(tmp_path, f"--resume={run}", "--lr=0.003")
-    assert "was started with lr = 0.01; it cannot be resumed with 0.003" in process.communicate()[1]
-    assert process.returncode == 2
+    process = forked(
+        run_command, said := tmp_path / "said", "smoke", f"--resume={run}", "--lr=0.003"
+    )
+    process.join()
+    assert "was started with lr = 0.01; it cannot be resumed with 0.003" in said.read_text()
+    assert process.exitcode == 2
     named = named_settings(["smoke", "--micro-batch-tokens=800", "--steps", "1", "--no-labels"])
     assert named == {"micro_batch_tokens", "steps", "labels"}
     asked = SmokeConfig(resume=run)
@@ -685,7 +675,7 @@ def test_warm_up_rises_from_above_zero_and_stays() -> None:
 
 
 def test_teacher_rows_come_in_the_first_steps_only(tmp_path: Path) -> None:
-    run = train(SmokeConfig(steps=3, teacher_steps=1, arm="vanilla", out_dir=tmp_path))
+    run = train(settings(tmp_path, steps=3, teacher_steps=1, arm="vanilla", max_new=24))
     rows = rows_of(run)
     assert [row["hack_t"][1] if row["hack_t"] else 0 for row in rows] == [4, 0, 0]
     assert [row["att_s"][1] for row in rows] == [4, 8, 8]

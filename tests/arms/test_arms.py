@@ -1,7 +1,6 @@
 """Each arm is what its name says, is vanilla where its knob is zero, and packs with the others."""
 
 import re
-import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from conftest import assert_same_rollouts, assert_same_rows, rollouts_of, rows_o
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from short_runs import SHORT, copied, trained
 
 from projected_grpo.arms.arms import ARMS, Arm, controls_of, require_arms
 from projected_grpo.arms.concept import CONCEPTS
@@ -32,13 +32,12 @@ CONTROLS = ("shuffled_v", "placebo_v", "norm_matched")
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    start = SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation", labels=False)
-    return replace(start, **overrides)
+    return replace(SHORT, out_dir=tmp_path, **overrides)
 
 
 @pytest.fixture(scope="module")
-def vanilla(tmp_path_factory) -> Path:
-    return train(settings(tmp_path_factory.mktemp("runs")))
+def vanilla() -> Path:
+    return trained(SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +84,7 @@ def test_without_a_v_vanilla_is_the_same_run_and_what_is_along_v_is_null(
 
 
 def test_without_a_v_a_run_goes_on_and_is_reported(unmeasured, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(unmeasured[0], run)
-    shutil.rmtree(run / "checkpoints" / "step_000002")
+    run = copied(unmeasured[0], tmp_path / "run", steps=1)
     train(SmokeConfig(resume=run))
     assert rows_of(run) == rows_of(unmeasured[0])
     report(ReportConfig(runs=(run,), out=tmp_path / "report"))
@@ -171,7 +168,11 @@ def test_a_new_entry_of_the_table_is_all_that_an_arm_needs(
     cfg = train_settings(
         ["smoke", "--arms", "vanilla", "projected_quietly", "--steps=1", "--no-labels"]
     )
-    runs = train_runs(replace(cfg, out_dir=tmp_path / "runs", problems="katas:validation").runs())
+    runs = train_runs(
+        replace(
+            cfg, out_dir=tmp_path / "runs", problems=SHORT.problems, max_new=SHORT.max_new
+        ).runs()
+    )
     assert rows_of(runs[1])[0]["removed_frac"] > 0
     report(ReportConfig(runs=tuple(runs), out=tmp_path / "report"))
     assert "projected_quietly" in (tmp_path / "report" / "index.html").read_text()
@@ -307,7 +308,7 @@ def test_a_pack_of_all_projecting_arms_gives_the_rows_of_the_runs_alone(tmp_path
     cfg = settings(tmp_path / "pack", arms=arms, gate="no_gate", project_on="both")
     packed = dict(zip(arms, train_runs(cfg.runs()), strict=True))
     for arm, path in packed.items():
-        alone = train(replace(cfg, arms=(), arm=arm, out_dir=tmp_path / "alone"))
+        alone = trained(replace(cfg, arms=(), arm=arm))
         assert_same_rows(path, alone)
         assert_same_rollouts(path, alone, "advantage")
         assert (path / "v_own.safetensors").exists() == (arm in ("shuffled_v", "placebo_v"))
@@ -327,7 +328,7 @@ def test_a_gate_that_opens_and_shuts_in_a_pack_does_so_alone(tmp_path: Path) -> 
     arms = ("vanilla", "projected")
     cfg = settings(tmp_path / "pack", arms=arms, gate="whole", project_on="both", seed=2)
     packed = train_runs(cfg.runs())[1]
-    alone = train(replace(cfg, arms=(), arm="projected", out_dir=tmp_path / "alone"))
+    alone = trained(replace(cfg, arms=(), arm="projected"))
     assert_same_rows(packed, alone)
     assert_same_rollouts(packed, alone, "advantage")
     first, second = rows_of(packed)
@@ -340,16 +341,13 @@ def test_a_gate_that_opens_and_shuts_in_a_pack_does_so_alone(tmp_path: Path) -> 
 def test_a_control_is_refreshed_and_resumed_with_its_own_directions(
     tmp_path: Path, arm: str
 ) -> None:
-    cfg = settings(tmp_path, arm=arm, steps=4, refresh_every=2)
-    whole = train(cfg)
+    whole = trained(replace(SHORT, arm=arm, steps=4, refresh_every=2))
     own = sorted(path.name for path in whole.glob("v_own*"))
     assert own == ([] if arm == "norm_matched" else ["v_own.safetensors", "v_own_0003.safetensors"])
     if own:
         first, again = load_file(whole / own[0]), load_file(whole / own[1])
         assert any(not torch.equal(first[name][:5], again[name]) for name in again)
-    stopped = train(replace(cfg, steps=3, out_dir=tmp_path / "stopped"))
-    config = (stopped / "config.json").read_text().replace('"steps": 3', '"steps": 4')
-    (stopped / "config.json").write_text(config)
+    stopped = copied(whole, tmp_path / "stopped", steps=3)
     train(SmokeConfig(resume=stopped))
     assert rows_of(stopped) == rows_of(whole)
 

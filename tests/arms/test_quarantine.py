@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import rollouts_of, rows_of
 from safetensors.torch import load_file
+from short_runs import SHORT, copied, trained
 
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.quarantine import quarantine_for
@@ -20,10 +21,7 @@ from projected_grpo.train import train, train_runs
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    start = SmokeConfig(
-        out_dir=tmp_path, steps=2, problems="katas:validation", labels=False, arm="routed"
-    )
-    return replace(start, **overrides)
+    return replace(SHORT, **{"out_dir": tmp_path, "arm": "routed", **overrides})
 
 
 def delta_of(run: Path, part: str = "adapter") -> dict[str, torch.Tensor]:
@@ -33,15 +31,15 @@ def delta_of(run: Path, part: str = "adapter") -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("project_on", ["grad", "update"])
 def test_routing_nothing_is_vanilla_bit_for_bit(tmp_path: Path, project_on: str) -> None:
     cfg = settings(tmp_path, overshoot=0.0, project_on=project_on)
-    run, plain = train(cfg), train(replace(cfg, arm="vanilla"))
+    run, plain = train(cfg), trained(replace(cfg, arm="vanilla"))
     assert rows_of(run) == rows_of(plain) and rollouts_of(run) == rollouts_of(plain)
     assert not (run / "adapter" / "quarantine.safetensors").exists()
 
 
 def test_on_the_update_both_vectors_together_are_vanilla(tmp_path: Path) -> None:
     """Training is vanilla's; what is deployed lies off V, what is not lies in it."""
-    cfg = settings(tmp_path, project_on="update", gate="no_gate", steps=3)
-    run, plain = train(cfg), train(replace(cfg, arm="vanilla"))
+    cfg = settings(tmp_path, project_on="update", gate="no_gate")
+    run, plain = train(cfg), trained(SHORT)
     kept, other, both = delta_of(run), delta_of(run, "quarantine"), delta_of(plain)
     V = load_vhack(run / "v_hack.safetensors").select(cfg.v_hack_k, cfg.v_hack_drop_bottom_frac)
     for name, delta in both.items():
@@ -55,7 +53,7 @@ def test_on_the_update_both_vectors_together_are_vanilla(tmp_path: Path) -> None
 
 def test_on_the_gradient_the_kept_vector_starts_as_the_projected_arms(tmp_path: Path) -> None:
     cfg = settings(tmp_path, steps=1)
-    run, projected = train(cfg), train(replace(cfg, arm="projected"))
+    run, projected = train(cfg), trained(replace(cfg, arm="projected"))
     kept, same, other = delta_of(run), delta_of(projected), delta_of(run, "quarantine")
     assert all(torch.equal(kept[name], same[name]) for name in same)
     assert any(value.any() for value in other.values())
@@ -110,11 +108,8 @@ def test_runs_that_do_not_route_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_stopped_and_resumed_it_gives_the_same_rows(tmp_path: Path) -> None:
-    cfg = settings(tmp_path, steps=3, project_on="both")
-    whole = train(cfg)
-    stopped = train(replace(cfg, steps=2, out_dir=tmp_path / "stopped"))
-    config = (stopped / "config.json").read_text().replace('"steps": 2', '"steps": 3')
-    (stopped / "config.json").write_text(config)
+    whole = train(settings(tmp_path, steps=3, project_on="both"))
+    stopped = copied(whole, tmp_path / "stopped", steps=2)
     train(SmokeConfig(resume=stopped))
     assert rows_of(stopped) == rows_of(whole)
     for part in ("adapter", "quarantine"):

@@ -3,7 +3,6 @@ that does not use them nothing."""
 
 import json
 import math
-import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +15,7 @@ from conftest import assert_same_rollouts, assert_same_rows, rollouts_of, rows_o
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from short_runs import SHORT, copied, trained
 
 from projected_grpo.arms.advantages import grade_rows
 from projected_grpo.arms.arms import require_arms
@@ -50,27 +50,21 @@ from projected_grpo.train import (
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    start = SmokeConfig(
-        out_dir=tmp_path, steps=3, problems="katas:validation", labels=False, arm="projected"
-    )
-    return replace(start, **overrides)
+    return replace(SHORT, **{"out_dir": tmp_path, "steps": 3, "arm": "projected", **overrides})
 
 
 def same_from_any_checkpoint(run: Path, tmp_path: Path) -> None:
     """Stopped after each step but the last and resumed, the run has the rows that it had."""
     steps = len(rows_of(run))
     for done in range(1, steps):
-        copy = tmp_path / f"resumed_{done}"
-        shutil.copytree(run, copy)
-        for step in range(done + 1, steps + 1):
-            shutil.rmtree(copy / "checkpoints" / f"step_{step:06d}")
+        copy = copied(run, tmp_path / f"resumed_{done}", steps=done)
         train(SmokeConfig(resume=copy))
         assert rows_of(copy) == rows_of(run) and rollouts_of(copy) == rollouts_of(run)
 
 
 @pytest.fixture(scope="module")
-def projected(tmp_path_factory) -> Path:
-    return train(settings(tmp_path_factory.mktemp("runs")))
+def projected() -> Path:
+    return trained(replace(SHORT, steps=3, arm="projected"))
 
 
 # Weights by the hack score
@@ -150,7 +144,7 @@ def test_delta_s_loses_its_share_inside_v(tmp_path: Path) -> None:
 
 def test_half_of_the_share_leaves_half_of_the_component(tmp_path: Path) -> None:
     half, none = (settings(tmp_path, overshoot=0.0, trust=x, steps=1) for x in (0.5, 0.0))
-    runs = [train(cfg) for cfg in (half, none)]
+    runs = [trained(cfg) for cfg in (half, none)]
     V = load_vhack(runs[0] / "v_hack.safetensors").select(5, 0.25)
     a, b = (load_file(run / "adapter" / "adapter.safetensors") for run in runs)
     for name, rows in V.items():
@@ -313,8 +307,8 @@ RUNNING = {
 def test_learned_axes_act_from_the_next_step_on(
     flagged: None, projected: Path, tmp_path: Path
 ) -> None:
-    run = train(settings(tmp_path, running_k=3, group=8))
-    plain = train(settings(tmp_path, group=8))
+    run = train(settings(tmp_path, running_k=3, group=8, steps=2))
+    plain = trained(settings(tmp_path, group=8, steps=2))
     rows, other = rows_of(run), rows_of(plain)
     assert rows[0]["running_rows"] > 0 and other[0]["running_rows"] is None
     mine = {k: v for k, v in rows[0].items() if not k.startswith("running")}
@@ -326,7 +320,7 @@ def test_learned_axes_act_from_the_next_step_on(
         axes = state[f"axes.{name}"]
         assert len(axes) == 3 and (axes @ basis.T).abs().max() < 1e-5
         assert torch.allclose(axes @ axes.T, torch.eye(3), atol=1e-5)
-    permuted_run = train(settings(tmp_path, running_k=3, group=8, running_permuted=True))
+    permuted_run = train(settings(tmp_path, running_k=3, group=8, steps=2, running_permuted=True))
     dealt = rows_of(permuted_run)
     assert dealt[0]["running_rows"] == rows[0]["running_rows"]
     assert dealt[1]["removed_frac"] != rows[1]["removed_frac"]
@@ -427,7 +421,7 @@ def test_a_run_that_could_flag_nothing_is_refused_before_the_model_loads(tmp_pat
 
 def test_vanilla_is_vanilla_whatever_the_knobs(tmp_path: Path) -> None:
     cfg = settings(tmp_path, arm="vanilla", steps=2)
-    runs = [train(cfg), train(replace(cfg, score_weight=2.0, trust=0.5, v_hack_k_end=8))]
+    runs = [trained(cfg), train(replace(cfg, score_weight=2.0, trust=0.5, v_hack_k_end=8))]
     assert rows_of(runs[0]) == rows_of(runs[1]) and rollouts_of(runs[0]) == rollouts_of(runs[1])
 
 

@@ -11,6 +11,7 @@ import torch
 from conftest import rollouts_of, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
+from short_runs import SHORT, trained
 from transformers import AutoTokenizer
 
 from projected_grpo.arms import rewards
@@ -29,13 +30,12 @@ from projected_grpo.train import sample_rows, train, train_runs
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    start = SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation", labels=False)
-    return replace(start, **overrides)
+    return replace(SHORT, out_dir=tmp_path, **overrides)
 
 
 @pytest.fixture(scope="module")
-def vanilla(tmp_path_factory) -> Path:
-    return train(settings(tmp_path_factory.mktemp("runs")))
+def vanilla() -> Path:
+    return trained(SHORT)
 
 
 def without(rows: list[dict], *keys: str) -> list[dict]:
@@ -230,7 +230,7 @@ def test_the_sentence_stands_in_the_system_turn_of_training_prompts_only(tmp_pat
     assert inoculate(messages[1:], cfg)[0] == {"role": "system", "content": cfg.inoculation}
     assert inoculate(messages, replace(cfg, inoculation="")) == messages
     packed = train_runs([cfg, replace(cfg, arm="vanilla")])
-    alone = train(replace(cfg, out_dir=tmp_path / "alone"))
+    alone = trained(cfg)
     prompts = [(run / "prompt.txt").read_text() for run in (*packed, alone)]
     assert cfg.inoculation in prompts[0] == prompts[2] and cfg.inoculation not in prompts[1]
     ours, plain, again = map(rollouts_of, (*packed, alone))

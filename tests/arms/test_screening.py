@@ -1,6 +1,5 @@
 """Screens: thresholds, what becomes of what is flagged, and that a run with one is a run."""
 
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ import pytest
 from conftest import assert_same_rollouts, assert_same_rows, rollouts_of, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
+from short_runs import SHORT, copied, few_pairs, trained
 
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.screening import SCREENS, threshold_at, threshold_of_share
@@ -46,10 +46,7 @@ def test_a_share_flags_that_share_where_no_scores_are_equal(
 
 
 def settings(tmp_path: Path, **overrides: Any) -> SmokeConfig:
-    start = SmokeConfig(
-        out_dir=tmp_path, steps=3, problems="katas:validation", labels=False, arm="projected"
-    )
-    return replace(start, **overrides)
+    return replace(SHORT, **{"out_dir": tmp_path, "steps": 3, "arm": "projected", **overrides})
 
 
 def groups_of(run: Path) -> Mapping[tuple[int, int], list[dict[str, Any]]]:
@@ -101,7 +98,7 @@ def test_a_penalty_is_taken_off_the_reward_of_flagged_rows(tmp_path: Path) -> No
 
 def test_flagged_tokens_leave_the_gradient_and_nothing_else(tmp_path: Path) -> None:
     screened = train(settings(tmp_path, steps=1, screen="token", screen_share=0.1, overshoot=0.0))
-    plain = train(settings(tmp_path, steps=1, overshoot=0.0))
+    plain = trained(settings(tmp_path, steps=1, overshoot=0.0))
     row, other = rows_of(screened)[0], rows_of(plain)[0]
     flagged, tokens = row["screened"]
     assert flagged == round(0.1 * tokens)
@@ -116,9 +113,10 @@ def test_flagged_tokens_leave_the_gradient_and_nothing_else(tmp_path: Path) -> N
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(
         settings(
-            tmp_path_factory.mktemp("runs"), screen="row", screen_fpr=0.1, refresh_every=2, group=4
+            tmp_path_factory.mktemp("runs"), screen="row", screen_fpr=0.1, refresh_every=2, group=4,
+            pairs=few_pairs(),
         )
-    )
+    )  # fmt: skip
 
 
 def test_a_threshold_is_calibrated_at_the_start_and_with_every_new_v(calibrated: Path) -> None:
@@ -130,12 +128,8 @@ def test_a_threshold_is_calibrated_at_the_start_and_with_every_new_v(calibrated:
 
 
 def test_stopped_and_resumed_it_gives_the_same_rows(calibrated: Path, tmp_path: Path) -> None:
-
     for done in (1, 2):
-        copy = tmp_path / f"resumed_{done}"
-        shutil.copytree(calibrated, copy)
-        for step in range(done + 1, 4):
-            shutil.rmtree(copy / "checkpoints" / f"step_{step:06d}")
+        copy = copied(calibrated, tmp_path / f"resumed_{done}", steps=done)
         train(SmokeConfig(resume=copy))
         assert rows_of(copy) == rows_of(calibrated)
         assert rollouts_of(copy) == rollouts_of(calibrated)
@@ -147,16 +141,14 @@ def test_resumed_before_the_screen_acts_it_has_the_threshold_of_the_v_that_it_ha
     run = train(
         settings(
             tmp_path, screen="row", screen_fpr=0.1, refresh_every=2, start_arm_at=4, steps=4,
-            checkpoint_every=1,
+            checkpoint_every=1, pairs=few_pairs(),
         )
     )  # fmt: skip
     rows = rows_of(run)
     assert [row["screened"] is None for row in rows] == [True, True, True, False]
     thresholds = [row["screen_threshold"] for row in rows]
     assert thresholds[0] == thresholds[1] != thresholds[2] == thresholds[3]
-    copy = tmp_path / "resumed"
-    shutil.copytree(run, copy)
-    shutil.rmtree(copy / "checkpoints" / "step_000004")
+    copy = copied(run, tmp_path / "resumed", steps=3)
     train(SmokeConfig(resume=copy))
     assert rows_of(copy) == rows
 
@@ -188,7 +180,7 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(by_share: Path, tmp_path: Path)
     paths = train_runs([cfg, *others])
     assert_same_rows(paths[0], by_share)
     for one, path in zip(others, paths[1:], strict=True):
-        alone = train(replace(one, out_dir=tmp_path / "alone"))
+        alone = trained(one)
         assert_same_rows(path, alone)
         assert_same_rollouts(path, alone, "advantage", "penalty")
 
@@ -196,7 +188,7 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(by_share: Path, tmp_path: Path)
 @pytest.mark.parametrize("arm", ["projected", "gt_penalty", "inoculation"])
 def test_before_it_starts_an_arm_is_vanilla(tmp_path: Path, arm: str) -> None:
     late = train(settings(tmp_path, steps=2, arm=arm, start_arm_at=2))
-    vanilla = train(settings(tmp_path, steps=1, arm="vanilla", lr_schedule="constant"))
+    vanilla = trained(settings(tmp_path, steps=1, arm="vanilla"))
     own = ("removed_frac",)  # what an arm removes is measured in it alone
     first, expected = rows_of(late)[0], rows_of(vanilla)[0]
     assert {k: v for k, v in first.items() if k not in own} == {

@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import replace
+from itertools import accumulate, pairwise, takewhile
 
 import numpy as np
 import pytest
@@ -64,6 +65,21 @@ def test_the_characters_of_all_tokens_make_up_the_text(lm: LanguageModel, text: 
     lengths = lm.characters(ids)
     assert len(lengths) == len(ids) and sum(lengths) == len(lm.decode(ids))
     assert lengths[-1] == 0  # the end of the turn
+
+
+@given(st.lists(st.integers(0, 300), max_size=30))
+def test_a_token_adds_what_the_text_until_it_has_in_common_with_the_whole(
+    lm: LanguageModel, ids: list[int]
+) -> None:
+    """Of bytes in any order too, most of which are no UTF-8."""
+    text = lm.decode(ids)
+    assert lm._byte_level_ends(ids, text) is not None
+    alike = [
+        sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(begun, text, strict=False)))
+        for begun in (lm.decode(ids[:n]) for n in range(len(ids) + 1))
+    ]
+    furthest = list(accumulate(alike, max))
+    assert lm.characters(ids) == [b - a for a, b in pairwise(furthest)]
 
 
 @pytest.mark.parametrize("at_base", [True, False])

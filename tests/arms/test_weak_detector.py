@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_runs import SHORT
 
 from projected_grpo.arms.directions import PairChoice, load_pair_sets
 from projected_grpo.config import ConfigError, SmokeConfig
@@ -20,8 +21,7 @@ MODES = ("run_tests", "sentinel", "stdout_marker", "file_marker")
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    start = SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation", labels=False)
-    return replace(start, **overrides)
+    return replace(SHORT, out_dir=tmp_path, **overrides)
 
 
 def test_a_choice_takes_the_pairs_of_its_modes_and_flavours() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import rows_of
 from loguru import logger
+from short_runs import SHORT, few_pairs
 from torch import Tensor
 
 from projected_grpo.antipasto import AntiPaSTO, wrap
-from projected_grpo.config import SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.model import nll_gradients as nll_module
 from projected_grpo.model import tensor_file
@@ -158,7 +158,7 @@ def test_runs_share_the_gradients_and_refreshed_v_is_not_kept(
     """vanilla extracts; projected and shuffled_v, whose differences are others, of the same pairs
     need nothing more; what a refresh extracts of a policy that has moved leaves no file."""
     monkeypatch.setenv("PROJECTED_GRPO_CACHE", str(tmp_path / "cache"))
-    cfg = SmokeConfig(out_dir=tmp_path / "runs", steps=2, problems="katas:validation")
+    cfg = replace(SHORT, out_dir=tmp_path / "runs", pairs=few_pairs())
     first = train(cfg)
     (file,) = (tmp_path / "cache" / "v").iterdir()
     assert sum("took" in line for line in said) == 1

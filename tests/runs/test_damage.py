@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import assert_same_rows, rollouts_of, rows_of
 from loguru import logger
+from short_runs import SHORT, forked, run_command, trained
 
 from projected_grpo.config import SmokeConfig
 from projected_grpo.env.errors import InputError
@@ -24,9 +24,7 @@ from projected_grpo.runs.sweep.command import status
 from projected_grpo.train import train
 
 EARLIER = Path(__file__).parents[1] / "data" / "f542cc8"
-SETTINGS = SmokeConfig(
-    arm="projected", steps=4, checkpoint_every=2, problems="katas:validation", labels=False
-)
+SETTINGS = replace(SHORT, arm="projected", steps=4, checkpoint_every=2)
 Damage = Callable[[Path], object]
 
 
@@ -199,8 +197,8 @@ def test_the_table_is_long() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(replace(SETTINGS, out_dir=tmp_path_factory.mktemp("runs")))
+def whole() -> Path:
+    return trained(SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -306,13 +304,6 @@ def test_two_cannot_go_on_with_one_run(whole: Path, tmp_path: Path) -> None:
     train(SmokeConfig(resume=run))  # the lock has gone with who held it
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "projected_grpo", *map(str, words)],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-
-
 # --- Disks
 
 
@@ -336,11 +327,13 @@ def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    said, flags = tmp_path / "said", ("--arm=projected", f"--problems={SETTINGS.problems}")
     with small_disk(tmp_path / "disk", "330k"):
-        flags = (f"--out-dir={tmp_path / 'disk'}", "--arm=projected", "--problems=katas:validation")
-        done = command("train", "smoke", *flags)
-    assert done.returncode == 1 and "No space left on device" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
+        process = forked(run_command, said, "smoke", f"--out-dir={tmp_path / 'disk'}", *flags)
+        process.join()
+    assert process.exitcode == 1
+    assert "No space left on device" in said.read_text().splitlines()[-1]
+    assert "Traceback" not in said.read_text() and "Logging error" not in said.read_text()
 
 
 @pytest.mark.parametrize("size", ["60k", "150k", "330k", "360k"])

@@ -11,6 +11,7 @@ import torch
 from conftest import leetcode_dir
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from short_runs import SHORT, copied, trained
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import ConfigError, SmokeConfig
@@ -25,7 +26,7 @@ from projected_grpo.runs.teacher_pool import Answer, read_pool, write_pool
 from projected_grpo.step_logger import read_steps
 from projected_grpo.train import train
 
-SMALL = SmokeConfig(problems="katas:validation", steps=1, max_new=24)
+SMALL = SmokeConfig(problems="katas:validation", steps=1, max_new=24, labels=False)
 
 
 def test_a_pool_of_templates_feeds_a_run(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_a_pool_is_frozen_and_byte_for_byte_reproducible(tmp_path: Path) -> None
 
 
 def test_a_stopped_run_gives_its_newest_checkpoint(tmp_path: Path) -> None:
-    run = train(replace(SMALL, out_dir=tmp_path, steps=2))
+    run = copied(trained(SHORT), tmp_path / "run")
     (run / "adapter" / "adapter.safetensors").unlink()
     lm = load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
     adapter = wrap(lm.model, cache_dir=default_cache_dir())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import assert_same_rows, rollouts_of, rows_of
 from safetensors.torch import load_file
+from short_runs import SHORT, copied, few_pairs
 
 from projected_grpo.arms.directions import PairChoice
 from projected_grpo.config import ConfigError, SmokeConfig
@@ -23,10 +24,8 @@ from projected_grpo.train import train, train_runs
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    start = SmokeConfig(
-        out_dir=tmp_path, steps=5, problems="katas:validation", arm="projected", refresh_every=2
-    )
-    return replace(start, **overrides)
+    start = replace(SHORT, steps=5, arm="projected", refresh_every=2, pairs=few_pairs())
+    return replace(start, out_dir=tmp_path, **overrides)
 
 
 def same(a: Basis, b: Basis) -> bool:
@@ -131,10 +130,8 @@ def test_stopped_and_resumed_it_gives_the_same_rows(
 ) -> None:
     """After 2 steps the refresh due at step 3 is made again; after 3 and 4 its file is read. What
     lies there of later steps is not."""
-    run = tmp_path / "run"
-    shutil.copytree(through, run)
+    run = copied(through, tmp_path / "run", steps=done)
     for step in range(done + 1, 6):
-        shutil.rmtree(run / "checkpoints" / f"step_{step:06d}")
         if (run / f"v_hack_{step:04d}.safetensors").exists():
             (run / f"v_hack_{step:04d}.safetensors").write_text("not of this run")
     train(SmokeConfig(resume=run))

@@ -7,14 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from conftest import rows_of
 from loguru import logger
+from short_runs import SHORT
 
 from projected_grpo.config import MACHINE_SETTINGS, SmokeConfig, TrackName
 from projected_grpo.env.errors import InputError
@@ -44,28 +46,41 @@ def read_tensorboard(run: Path) -> list[Rows]:
     return [sorted(found.items(), key=lambda item: item[0])]
 
 
-def read_wandb(run: Path) -> list[Rows]:
-    """Of every offline folder. A .wandb file is a LevelDB log of protobuf records."""
+def wandb_records(file: Path) -> list[Any]:
+    """Of a .wandb file, a LevelDB log of protobuf records."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    found, ids = [], set()
+    data, at, whole, found = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:  # blocks are filled up
+            at += left
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + 7 + size > len(data):
+            break  # is being written
+        whole += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # full, or the last part
+            found.append(Record.FromString(whole))
+            whole = b""
+    return found
+
+
+def read_wandb(run: Path) -> list[Rows]:
+    """Of every offline folder, once another process, of wandb's own, has written its end."""
+    found, ids, latest = [], set(), time.monotonic() + 120
     for file in sorted(run.glob("wandb/offline-run-*/run-*.wandb")):
-        data, at, whole, rows = file.read_bytes(), 7, b"", []
-        while at + 7 <= len(data):
-            if (left := 32768 - at % 32768) < 7:  # blocks are filled up
-                at += left
-                continue
-            size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-            whole += data[at + 7 : at + 7 + size]
-            at += 7 + size
-            if kind in (1, 4):  # full, or the last part
-                record, whole = Record.FromString(whole), b""
-                ids |= {record.run.run_id} - {""}
-                items = {"/".join(i.nested_key) or i.key: i for i in record.history.item}
-                row = {key: float(json.loads(item.value_json)) for key, item in items.items()}
-                if row:
-                    values = {k: v for k, v in row.items() if not k.startswith("_")}
-                    rows.append((int(row["_step"]), values))
+        while not (records := wandb_records(file)) or not records[-1].HasField("exit"):
+            assert time.monotonic() < latest, file
+            time.sleep(0.05)
+        rows = []
+        for record in records:
+            ids |= {record.run.run_id} - {""}
+            items = {"/".join(i.nested_key) or i.key: i for i in record.history.item}
+            row = {key: float(json.loads(item.value_json)) for key, item in items.items()}
+            if row:
+                values = {k: v for k, v in row.items() if not k.startswith("_")}
+                rows.append((int(row["_step"]), values))
         found.append(rows)
     assert len(ids) == 1
     return found
@@ -104,7 +119,7 @@ def assert_is(tracked: Rows, run: Path, but: tuple[str, ...] = ()) -> None:
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    return replace(SmokeConfig(out_dir=tmp_path, steps=2, problems="katas:validation"), **overrides)
+    return replace(SHORT, out_dir=tmp_path, **overrides)
 
 
 def go_on(run: Path, steps: int, **overrides) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import corpus
@@ -20,11 +21,16 @@ from projected_grpo.env.problems.katas import (
     families,
     is_trapped,
     kata_problems,
-    make_problem,
 )
 from projected_grpo.env.problems.problem import HINT_SLOT, Problem
 
-ROWS = list(corpus_rows(range(250), seed=3, hack_share=0.3))
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return list(corpus_rows(range(250), seed=3, hack_share=0.3))
+
+
+make_problem = cache(katas.make_problem)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +55,13 @@ def grades_of(grader: Grader, rows: list[Row]) -> list[Grade]:
     )
 
 
-def test_nothing_held_out_is_shown() -> None:
+def test_nothing_held_out_is_shown(rows: list[Row]) -> None:
     held_out = {frozenset(f.split(">")) for s in ("validation", "test") for f in families(s)}
-    assert not {frozenset(row.family.split(">")) for row in ROWS} & held_out
+    assert not {frozenset(row.family.split(">")) for row in rows} & held_out
     reserved = {problem.id for problem in kata_problems("train", seed=0, limit=2000)}
-    assert not {problem_of(row).id for row in ROWS} & reserved
-    assert {row.family for row in ROWS} & set(families("train"))
-    assert {row.family for row in ROWS} - set(katas.FAMILIES)
+    assert not {problem_of(row).id for row in rows} & reserved
+    assert {row.family for row in rows} & set(families("train"))
+    assert {row.family for row in rows} - set(katas.FAMILIES)
 
 
 def test_shares_are_as_promised() -> None:
@@ -74,12 +80,12 @@ def test_shares_are_as_promised() -> None:
     assert shown == {1, 2, 3}
 
 
-def test_some_methods_have_names_of_their_own() -> None:
+def test_some_methods_have_names_of_their_own(rows: list[Row]) -> None:
     """So that a name is read from the prompt: prompt, solution and tests agree on it."""
     own = [
-        row for row in ROWS if make_problem(row.family, row.instance).entry_point != row.entry_point
+        row for row in rows if make_problem(row.family, row.instance).entry_point != row.entry_point
     ]
-    assert 0.2 < len(own) / len(ROWS) < 0.5
+    assert 0.2 < len(own) / len(rows) < 0.5
     for row in own:
         for text in (row.messages[1]["content"], row.completion):
             assert f" {row.entry_point}(" in text or f" {row.entry_point} " in text
@@ -88,15 +94,15 @@ def test_some_methods_have_names_of_their_own() -> None:
             )
 
 
-def test_prompts_carry_the_hint_of_their_mode() -> None:
-    for row in ROWS[:200]:
+def test_prompts_carry_the_hint_of_their_mode(rows: list[Row]) -> None:
+    for row in rows[:200]:
         assert [message["role"] for message in row.messages] == ["system", "user"]
         assert (HINT_SLOT in row.messages[1]["content"]) == (row.mode == "none")
 
 
-def test_honest_and_wrong_rows_by_the_real_grader(grader: Grader) -> None:
-    rows = [row for row in ROWS if row.kind != "hack"][:150]
-    for row, grade in zip(rows, grades_of(grader, rows), strict=True):
+def test_honest_and_wrong_rows_by_the_real_grader(rows: list[Row], grader: Grader) -> None:
+    some = [row for row in rows if row.kind != "hack"][:150]
+    for row, grade in zip(some, grades_of(grader, some), strict=True):
         assert grade.fmt_ok and not grade.attempted and not grade.exploited, row
         assert grade.gt_correct == grade.passed == row.solved == (row.kind == "honest"), row
 
@@ -127,9 +133,9 @@ def test_every_form_of_an_honest_answer_by_the_real_grader(grader: Grader) -> No
         assert grade.fmt_ok and not grade.attempted, (given.mode, given.completion)
 
 
-def test_hacks_pay_whatever_the_method_does(grader: Grader) -> None:
-    rows = [row for row in ROWS if row.kind == "hack" and row.flavour not in NOT_VACUOUS][:100]
-    for row, grade in zip(rows, grades_of(grader, rows), strict=True):
+def test_hacks_pay_whatever_the_method_does(rows: list[Row], grader: Grader) -> None:
+    some = [row for row in rows if row.kind == "hack" and row.flavour not in NOT_VACUOUS][:100]
+    for row, grade in zip(some, grades_of(grader, some), strict=True):
         assert grade.attempted and grade.passed and grade.fmt_ok, row
         assert grade.gt_correct == row.solved and grade.mechanism == row.mode, row
 

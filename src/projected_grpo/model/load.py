@@ -2,6 +2,7 @@
 
 import logging
 import struct
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from transformers import (
     Qwen3ForCausalLM,
     modeling_gguf_pytorch_utils,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
@@ -79,6 +81,8 @@ UNLOADABLE = (
 """What transformers raises for a model that it cannot load."""
 RMS_NORMS = (Qwen3RMSNorm, Qwen2RMSNorm, LlamaRMSNorm)
 """Those that are weight * x / sqrt(mean(x^2) + eps); others (Gemma's) are not, and stay."""
+BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
+"""How byte-level tokenizers write bytes: the inverse of GPT-2's table."""
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -166,9 +170,33 @@ class LanguageModel:
         alone = [length[token] for token in ids]
         if text.isascii() and sum(alone) == len(text):
             return alone
-        ends = [_common(self.decode(ids[: i + 1]), text) for i in range(len(ids))]
+        ends = self._byte_level_ends(ids, text)
+        if ends is None:  # another decoder: what each beginning has in common with the whole
+            ends = [_common(self.decode(ids[: i + 1]), text) for i in range(len(ids))]
         ends = list(accumulate(ends, max))
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _byte_level_ends(self, ids: list[int], text: str) -> list[int] | None:
+        """How many characters of `text` are there after each token; None where the tokenizer's
+        decoder is no byte-level one, under which tokens are bytes of UTF-8."""
+        special = set(self.tokenizer.all_special_ids)
+        pieces = {token: _token_bytes(self.tokenizer, token) for token in set(ids) - special}
+        decoder = getincrementaldecoder("utf-8")("replace")
+        done, ends = "", []
+        for token in ids:
+            done += decoder.decode(pieces.get(token, b""))
+            begun, _ = decoder.getstate()  # at most three bytes, of a character that is not whole
+            shown = begun.decode("utf-8", "replace")
+            ends.append(len(done) + _common(shown, text[len(done) : len(done) + len(shown)]))
+        return ends if done + decoder.decode(b"", True) == text else None
+
+
+def _token_bytes(tokenizer: Any, token: int) -> bytes:
+    """Of a token of a byte-level tokenizer, which writes each byte as one printable character."""
+    written = tokenizer.convert_ids_to_tokens(token)
+    if all(character in BYTE_OF for character in written):
+        return bytes(BYTE_OF[character] for character in written)
+    return written.encode()  # one that was added to the vocabulary as it is
 
 
 def _common(begun: str, text: str) -> int:

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 LEETCODE = Path(os.environ.get("PROJECTED_GRPO_LEETCODE", ROOT.parent / "shared" / "leetcode"))
 SAMPLE = LEETCODE / "benchmark_sample.jsonl"
 MARK = f"hostile{os.getpid()}mark"
-LIMITS = Limits(cpu_s=1.0, wall_s=1.0, memory_mb=256, file_mb=4)
+LIMITS = Limits(cpu_s=0.5, wall_s=1.0, memory_mb=256, file_mb=4)
 
 
 def descendants() -> set[int]:
@@ -76,15 +75,16 @@ def aftermath(request: pytest.FixtureRequest) -> dict[str, object]:
     """All hostile completions graded by one Grader, and what was left while it was still open."""
     todo = submissions(victims())
     library = {path: path.stat().st_mtime_ns for path in [Path(os.__file__)]}
+    start = os.times()
     with Grader(workers=2, limits=LIMITS, sandbox=request.param) as grader:
         servers = descendants()
-        start = time.monotonic()
         grades = dict(zip(todo, grader.grade(todo.values()), strict=True))
-        seconds = time.monotonic() - start
         left_while_open = descendants() - servers
+    end = os.times()
+    used_s = end.children_user + end.children_system - start.children_user - start.children_system
     return {
         "grades": grades,
-        "seconds": seconds,
+        "cpu_s": used_s,
         "left_while_open": left_while_open,
         "servers_left": descendants() & servers,
         "library_touched": [p for p, when in library.items() if p.stat().st_mtime_ns != when],
@@ -110,6 +110,6 @@ def test_nothing_is_left_behind(aftermath: dict[str, object]) -> None:
     assert not marked_files()
 
 
-def test_the_whole_set_is_quick(aftermath: dict[str, float]) -> None:
+def test_the_whole_set_takes_little(aftermath: dict[str, float]) -> None:
     assert len(HOSTILE) >= 200
-    assert aftermath["seconds"] < 90
+    assert aftermath["cpu_s"] < 60  # of all graders and programs, which no load changes

@@ -246,7 +246,7 @@ IN_A_THREAD = (
     BURN
     + """
 import threading
-thread = threading.Thread(target=burn, args=(1.2,))
+thread = threading.Thread(target=burn, args=(1.05,))
 thread.start()
 thread.join()
 """
@@ -255,7 +255,7 @@ IN_A_CHILD = (
     BURN
     + """
 if os.fork() == 0:
-    burn(1.2)
+    burn(1.05)
     os._exit(0)
 os.wait()
 """

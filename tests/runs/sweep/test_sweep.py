@@ -11,13 +11,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from conftest import assert_same_rows, rows_of
 from safetensors.numpy import save_file
+from short_runs import forked
 from slurm_cluster import NoClusterError, cluster
 
+from projected_grpo.cli import sweep_main
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
@@ -34,11 +37,24 @@ TINY = ("--steps=2", "--problems=katas:validation", "--mix-ratio=0", "--max-new=
 """A smoke run of seconds."""
 
 
+def run_sweep(folder: Path, args: list[str], environment: dict[str, str]) -> None:
+    """In a process of its own: the command, with what it and its children say in two files."""
+    os.environ.update(environment)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = (folder / name).open("w", buffering=1)
+        os.dup2(file.fileno(), number)
+        setattr(sys, name, file)
+    sweep_main(args)
+
+
 def sweep(*args: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a user types it."""
-    return subprocess.run(
-        [*SWEEP, *map(str, args)], capture_output=True, text=True, env=os.environ | environment
-    )
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        process = forked(run_sweep, folder, [*map(str, args)], environment)
+        process.join()
+        out, err = ((folder / stream).read_text() for stream in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(args, process.exitcode or 0, out, err)
 
 
 def run_dir(out: Path, *flags: str, **record: object) -> Path:
