@@ -63,6 +63,7 @@ from projected_grpo.runs.status import (
     model_commit,
     read_record,
     read_settings,
+    require_run,
     runs_in_another_process,
 )
 
@@ -85,17 +86,6 @@ class RunDir:
         self.adapter = path / "adapter"
         self._growing: dict[str, GrowingFile] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
-
-    @staticmethod
-    def require_writable(out_dir: Path) -> None:
-        """Raises InputError where `create` would fail later, after minutes of loading."""
-        nearest = next(
-            folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
-        )
-        if not nearest.is_dir():
-            raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is a file")
-        if not os.access(nearest, os.W_OK):
-            raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is not writable")
 
     @classmethod
     def create(
@@ -143,9 +133,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path) -> Self:
         """An existing run. Raises InputError where there is none."""
-        for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
-            if not (path / name).is_file():
-                raise InputError(f"there is no run at {path} (no {name})")
+        require_run(path)
         return cls(path)
 
     def stored_config(self, preset: type[Config] | None = None) -> Config:

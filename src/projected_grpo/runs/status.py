@@ -39,6 +39,16 @@ def read_settings(run: Path, preset: type[Config] | None = None) -> Config:
         ) from error
 
 
+def require_run(path: Path) -> None:
+    """Raises InputError unless a run lies there."""
+    if not path.is_dir():
+        what = "that is a file" if path.exists() else "no such folder"
+        raise InputError(f"there is no run at {path} ({what}): `sweep status` lists those in runs/")
+    for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
+        if not (path / name).is_file():
+            raise InputError(f"there is no run at {path} (no {name})")
+
+
 def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
     """The run directories of a folder by what decides them; finished ones first, then by length.
     One that cannot be read is left out with a warning."""
@@ -47,7 +57,8 @@ def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
     for file in sorted(folder.glob("[!.]*/run.json")):
         run = file.parent
         try:
-            settings, finished = read_settings(run).identity(), is_finished(run)
+            one = read_progress(run)
+            settings, finished = one.cfg.identity(), one.state == "finished"
             length = (run / "steps.jsonl").stat().st_size
         except (InputError, OSError) as error:
             logger.warning("{} is left out: {}", run, error)
@@ -130,12 +141,15 @@ def _latest(record: dict[str, Any]) -> dict[str, Any]:
 def _state(record: dict[str, Any]) -> State:
     if "status" in record:
         return record["status"]
-    process, here = _latest(record).get("process"), this_process()
-    if process is None or here is None:  # a run of an earlier version, or no /proc
-        return "elsewhere"
-    if any(process[name] != here[name] for name in ("host", "boot", "pid_namespace")):
-        return "elsewhere"
-    return "running" if _start_ticks(process["pid"]) == process["began"] else "died"
+    try:
+        process, here = _latest(record).get("process"), this_process()
+        if process is None or here is None:  # a run of an earlier version, or no /proc
+            return "elsewhere"
+        if any(process[name] != here[name] for name in ("host", "boot", "pid_namespace")):
+            return "elsewhere"
+        return "running" if _start_ticks(process["pid"]) == process["began"] else "died"
+    except (AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"its run.json is damaged: {error!r} of its process") from error
 
 
 def this_process() -> dict[str, Any] | None:

@@ -111,6 +111,8 @@ def resume(asked: SweepResume, flags: Sequence[str]) -> None:
 
 def status(folder: Path) -> str:
     """A table of a folder's runs, and how many there are of each state."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: name the one of the runs by --out-dir")
     runs = sorted(run for runs in runs_by_settings(folder).values() for run in runs)
     if not runs:
         return f"no runs in {folder}"
