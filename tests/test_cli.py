@@ -88,7 +88,7 @@ def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     ], "a table line is broken on the terminal"
     assert len(table) == done
     assert sum("best: projected s41, problem" in line for line in lines) == done
-    (command,) = {m[1] for line in lines if (m := re.search(r"go on with: train (.*)", line))}
+    (command,) = {m[1] for line in lines if (m := re.search(r"go on with: .*train (.*)", line))}
     assert shlex.split(command) == ["smoke", f"--resume={run}"]
 
     resumed = subprocess.run(

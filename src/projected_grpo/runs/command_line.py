@@ -8,7 +8,11 @@ wrong --help; here it becomes a sentence.
 import contextlib
 import dataclasses
 import io
+import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar, get_type_hints
 
@@ -51,6 +55,18 @@ def parse(
     require_known(words, flags_of(kind), prog, synonyms or {})
     with complaints(prog):
         return tyro.cli(kind, args=list(words), prog=prog)
+
+
+def console_command(name: str, *words: str) -> str:
+    """A console command as it can be pasted where this process was started: by `uv run` where that
+    started it, by this interpreter where the command is not on the PATH."""
+    if "UV" in os.environ:  # which uv sets for what it runs
+        before = ("uv", "run", name)
+    elif shutil.which(name):
+        before = (name,)
+    else:
+        before = (sys.executable, "-m", "projected_grpo", name)
+    return shlex.join((*before, *words))
 
 
 def say_version(words: Collection[str]) -> None:
