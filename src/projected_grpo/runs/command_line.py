@@ -24,6 +24,29 @@ from projected_grpo.env.names import nearest
 
 T = TypeVar("T")
 
+SIDES, EDGE = "│ ", "╭╮╰╯─- "
+"""What tyro draws boxes of, where the terminal has such characters and where it has not."""
+
+A, SAYS = r"^Error parsing (\S+): ", r"\1 "
+IN_OUR_WORDS = {
+    r"^Error parsing __tyro-dummy-inner__\.": "--",
+    A + "could not convert string to float: ": SAYS + "is a number, not ",
+    A + r"invalid literal for int\(\) with base 10: ": SAYS + "is a whole number, not ",
+    A + "Could not find valid parse for arguments: ": SAYS + "cannot be read from ",
+    "^Error parsing ": "",
+    r"^Missing value for argument '(\S+)'\. Expected (\d+) values?": SAYS
+    + r"takes \2, and has none",
+    r"^invalid choice (\S+) for argument '(\S+)'\. Expected one of \((.*)\)": (
+        r"\2 cannot be \1: there are \3"
+    ),
+}
+"""How the parser begins a complaint -> how this package does."""
+
+T = TypeVar("T")
+
+SIDES, EDGE = "│| ", "╭╮╰╯─+- "
+"""What tyro draws boxes of, where the terminal has such characters and where it has not."""
+
 A, SAYS = r"^Error parsing (\S+): ", r"\1 "
 IN_OUR_WORDS = {
     r"^Error parsing __tyro-dummy-inner__\.": "--",
@@ -126,20 +149,20 @@ def complaints(prog: str) -> Iterator[None]:
 
 def sentence_of(complaint: str, prog: str) -> str:
     """What tyro says in a box, as a sentence."""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", complaint).splitlines()
-    title, said = "", list[str]()
-    for line in lines:
-        inner = line.strip(BOX)
-        if line.startswith("╭"):
-            title = inner
-        elif not inner:  # a rule: advice of tyro's own follows
-            if said:
-                break
-        else:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
+    lines = plain.splitlines()
+    title = lines[0].strip(EDGE) if lines else ""
+    said: list[str] = []
+    for line in lines[1:]:
+        inner = line.strip(SIDES)
+        if inner.strip(EDGE):
             said.append(inner)
+        elif said:  # a rule: advice of tyro's own follows
+            break
     text = " ".join(said).rstrip(".")
     if title == "Required options":
-        missing = re.findall(r"^│ +(--\S+)", complaint, re.MULTILINE)
+        missing = re.findall(r"^(?:│ {5}| {6})(\S+)", plain, re.MULTILINE)
+        missing = [name for name in missing if name.startswith("--") or name.isupper()]
         text = f"{prog} needs {' and '.join(missing)}"
     elif title == "Unrecognized options":
         text = f"{prog} has no place for {text.partition(': ')[2]}: values follow their flag"

@@ -197,7 +197,7 @@ class DownloadConfig:
     """Fetch what a run needs of a model into the Hugging Face cache, so that runs can be
     offline."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """Hub id, or owner/name/file.gguf."""
     revision: str = "main"
     """Branch, tag or commit."""

@@ -42,7 +42,12 @@ def require_startable(cfgs: Sequence[Config], named: Collection[str] = ()) -> No
     cfg = cfgs[0]
     if cfg.resume is not None:
         require_run(cfg.resume)
-        read_settings(cfg.resume)
+        preset = read_settings(cfg.resume).preset_name
+        if preset != cfg.preset_name:
+            raise ConfigError(
+                f"{cfg.resume} is a {preset} run: resume it with `train {preset} "
+                f"--resume={cfg.resume}`"
+            )
         return
     require_writable(cfg.out_dir)
     if cfg.svd_cache is not None:

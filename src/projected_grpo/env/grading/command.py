@@ -85,6 +85,8 @@ def run(args: Args) -> None:
 def _check(args: Args) -> None:
     """Refuse what would only be found wrong after the grading, or make all of it worthless."""
     get_mode(args.mode)
+    if args.out.exists() and not args.out.is_file():
+        raise InputError(f"{args.out}: exists and is not a file")
     if args.out.is_file():
         if args.completions.exists() and args.out.samefile(args.completions):
             raise InputError(f"--out={args.out} is the file of completions: name another file")
@@ -150,8 +152,6 @@ def _whole_file(path: Path) -> Iterator[list[str]]:
     """
     if not path.parent.is_dir():
         raise InputError(f"{path}: its folder does not exist")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: exists and is not a file")
     partial, lines = path.with_name(f".{path.name}.{os.getpid()}.partial"), list[str]()
     with contextlib.ExitStack() as undo:
         undo.callback(_remove, partial)
