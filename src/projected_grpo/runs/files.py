@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,11 +42,15 @@ def require_writable(out_dir: Path) -> None:
     probe = nearest / f".projected_grpo_{os.getpid()}"
     try:
         probe.mkdir()  # asked for permission only, /proc says yes
-        probe.rmdir()
+        try:
+            (probe / "rows").write_bytes(bytes(4096))  # a full disk takes names, but no bytes
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
     except OSError as error:
-        full = f" ({error.strerror})" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT)
         raise InputError(
-            f"cannot make a run directory in {out_dir}: {nearest} is not writable{full}"
+            f"cannot make a run directory in {out_dir}: "
+            f"{f'{nearest} is not writable' if denied else error.strerror}"
         ) from error
 
 

@@ -23,7 +23,7 @@ from projected_grpo.pairs.own import OWN
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.runs.commands import DistillConfig, ExtractConfig
 from projected_grpo.runs.files import require_folder, require_writable
-from projected_grpo.runs.status import is_finished, read_settings, require_run
+from projected_grpo.runs.status import is_finished, read_settings, require_run, resumed_settings
 from projected_grpo.runs.teacher_pool import TEMPLATES
 
 SHIPPED = ("organism", "tiny-random")
@@ -42,12 +42,7 @@ def require_startable(cfgs: Sequence[Config], named: Collection[str] = ()) -> No
     cfg = cfgs[0]
     if cfg.resume is not None:
         require_run(cfg.resume)
-        preset = read_settings(cfg.resume).preset_name
-        if preset != cfg.preset_name:
-            raise ConfigError(
-                f"{cfg.resume} is a {preset} run: resume it with `train {preset} "
-                f"--resume={cfg.resume}`"
-            )
+        resumed_settings(cfg, cfg.resume, named)
         return
     require_writable(cfg.out_dir)
     if cfg.svd_cache is not None:

@@ -8,14 +8,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from loguru import logger
 
-from projected_grpo.config import Config, stored_config
+from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError, stored_config
 from projected_grpo.env.errors import InputError
 
 PROC = Path("/proc")
@@ -47,6 +47,36 @@ def require_run(path: Path) -> None:
     for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
         if not (path / name).is_file():
             raise InputError(f"there is no run at {path} (no {name})")
+
+
+def resumed_settings(asked: Config, run: Path, named: Collection[str] = ()) -> Config:
+    """The stored settings of a run, but for where and how fast it goes on. Raises ConfigError where
+    other ones are asked for: by a value that is not the preset's, or by name, whatever the
+    value; InputError where the stored ones cannot be read."""
+    preset = json_preset(run)
+    if preset not in (None, asked.preset_name):
+        raise ConfigError(
+            f"{run} is a {preset} run: resume it with `train {preset} --resume={run}`"
+        )
+    stored = read_settings(run, type(asked))
+    default = vars(type(asked)())
+    given = {k: value for k, value in vars(asked).items() if value != default[k] or k in named}
+    for name, wanted in given.items():
+        had = vars(stored)[name]
+        if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
+            raise ConfigError(
+                f"{run} was started with {name} = {had}; it cannot be resumed with {wanted}: "
+                f"leave --{name.replace('_', '-')} out, or start a new run"
+            )
+    return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
+
+
+def json_preset(run: Path) -> str | None:
+    """The preset that a run's config.json names; None where it cannot be read."""
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8"))["preset"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
