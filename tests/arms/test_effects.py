@@ -1,5 +1,9 @@
 """A setting that is given and has no effect is refused, by one table."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 from projected_grpo.arms.effects import EFFECTS, require_effect, without_effect
@@ -61,3 +65,20 @@ def test_every_sentence_says_what_to_do() -> None:
     for needs in EFFECTS.values():
         for need in needs:
             assert need.lacking and need.remedy
+
+
+def test_commands_of_the_docs_are_not_refused() -> None:
+    """In fenced and indented blocks, continued lines joined; flags after a shell variable aside."""
+    root = Path(__file__).parents[2]
+    files = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    found = 0
+    for file in files:
+        text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+        for command in re.findall(
+            rf"(?:uv run|projected_grpo) train ((?:{'|'.join(PRESETS)}) [^`&|#<$\n]*)", text
+        ):
+            words = shlex.split(command)
+            cfg = train_settings([word for word in words if "teacher-pool" not in word])
+            require_effect([(cfg, named_settings(words) - {"teacher_pool"})])
+            found += 1
+    assert found > 10

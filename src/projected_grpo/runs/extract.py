@@ -20,6 +20,7 @@ def extract_to_file(cfg: ExtractConfig) -> None:
     make = adapter_of(cfg)
     pairs = load_pairs(cfg.pairs, cfg.pair_flavours or None, cfg.pair_modes or None)
     device = resolve_device(cfg.device)
+    logger.info("loading  {} ({}, {})", cfg.model, cfg.dtype, device)
     lm = load(
         cfg.model,
         revision=cfg.model_revision,

@@ -28,6 +28,13 @@ from projected_grpo.runs.teacher_pool import TEMPLATES
 
 SHIPPED = ("organism", "tiny-random")
 """Models that are part of the package."""
+PACKAGES = {
+    ("adapter", "lora"): ("peft", "peft"),
+    ("track", "tensorboard"): ("tensorboard", "track"),
+    ("track", "wandb"): ("wandb", "track"),
+    ("track", "trackio"): ("trackio", "track"),
+}
+"""A setting and its value -> the package that it needs, and the extra that brings it."""
 LARGE_LR = 100
 """Times the preset's learning rate: with more a run is likely to be lost."""
 
@@ -96,14 +103,10 @@ def require_distillable(cfg: DistillConfig) -> None:
 
 def require_packages(cfg: Config) -> None:
     """Raises InputError for a package that the settings ask for and that is not installed."""
-    needs = {"adapter": {"lora": ("peft", "peft")}, "track": {}}
-    needs["track"] = {name: (name, "track") for name in ("tensorboard", "wandb", "trackio")}
-    for setting, packages in needs.items():
-        package, extra = packages.get(getattr(cfg, setting), ("", ""))
-        if package and find_spec(package) is None:
+    for (setting, value), (package, extra) in PACKAGES.items():
+        if getattr(cfg, setting) == value and find_spec(package) is None:
             raise InputError(
-                f"--{setting}={getattr(cfg, setting)} needs {package}: install "
-                f"projected_grpo[{extra}]"
+                f"--{setting}={value} needs {package}: install projected_grpo[{extra}]"
             )
 
 
