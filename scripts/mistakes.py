@@ -182,7 +182,6 @@ LINES = [
     refused("train smoke --measure=none --v-hack-k=3", IDLE, "--measure=v"),
     refused("train smoke --model-revision=main", IDLE, "hub"),
     # --- contradictions
-    refused("train smoke --adapter=lora --arms vanilla projected", "one by one"),
     refused("train smoke --measure=none --arm=projected", "acts on directions"),
     refused("train smoke --v-hack=x --pair-flavours print_only", "already made of some pairs"),
     refused("train smoke --arm=routed --adapter=lora", "does not have"),

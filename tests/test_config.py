@@ -43,7 +43,7 @@ def options(text: str) -> dict[str, tuple[set[str], str]]:
     inside = False
     for line in text.splitlines():
         row = line.strip("│ ")
-        if line.startswith("│") and OPTION.match(row):
+        if line.startswith("│ --") and OPTION.match(row):
             entries.append(row)
             inside = True
         elif not line.startswith("│"):

@@ -190,8 +190,8 @@ class ModelSettings:
     """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or
     ~/.cache/projected_grpo/svd."""
     adapter: AdapterName = "antipasto"
-    """What trains: antipasto (delta_S, one vector a module), or lora (PEFT's; runs one by one; the
-    presets' learning rates are not for it: docs/peft.md)."""
+    """What trains: antipasto (delta_S, one vector a module), or lora (PEFT's; set --lr with it,
+    as the presets' is not for it: docs/peft.md)."""
     lora_rank: Annotated[int, AtLeast(1)] = 16
     """For --adapter=lora: rank of the matrices A and B."""
     lora_alpha: Annotated[int, AtLeast(1)] = 32

@@ -29,7 +29,6 @@ from projected_grpo.runs.teacher_pool import TEMPLATES
 SHIPPED = ("organism", "tiny-random")
 """Models that are part of the package."""
 PACKAGES = {
-    ("adapter", "lora"): ("peft", "peft"),
     ("track", "tensorboard"): ("tensorboard", "track"),
     ("track", "wandb"): ("wandb", "track"),
     ("track", "trackio"): ("trackio", "track"),
@@ -55,11 +54,6 @@ def require_startable(cfgs: Sequence[Config], named: Collection[str] = ()) -> No
     if cfg.svd_cache is not None:
         require_folder(cfg.svd_cache, "--svd-cache")
     require_packages(cfg)
-    if cfg.adapter == "lora" and len(cfgs) > 1:
-        raise ConfigError(
-            f"LoRA has no form for {len(cfgs)} runs in one batch: train them one by one, without "
-            "--arms and --seeds, or with --adapter=antipasto"
-        )
     require_problems(cfg.problems)
     for mode in (*cfg.mode.split(","), *cfg.known_modes, *cfg.pair_modes):
         get_mode(mode)
