@@ -196,7 +196,7 @@ LINES = [
     refused("train mini --resume={run}", "is a smoke run", "train smoke"),
     Mistake("train smoke --resume={run}", 0, ("is finished", "nothing is left to do")),
     refused("train smoke --resume={tmp}/stopped --lr=1", "cannot be resumed with 1", torch=True),
-    Mistake("train smoke --resume={tmp}/cut", 0, ("ends at step 1 of 2", "goes on"), torch=True),
+    Mistake("train smoke --resume={tmp}/cut", 0, ("lacks rows", "step 1 of 2", "goes on"), torch=True),
     refused("train smoke --resume={tmp}/bad_record", "run.json is damaged", code=1),
     refused("train smoke --resume={tmp}/bad_settings", "config.json is damaged", code=1),
     refused(f"train smoke {FULL}", "cannot", "No space left", code=1, torch=True, disk="60k"),
@@ -212,6 +212,7 @@ LINES = [
     refused("extract-vhack --out={tmp}/v --mechanisms=print", "did you mean --pair-flavours?"),
     refused("extract-vhack --out={tmp}/v --pair-flavours print", "calls it print_only", code=1),
     refused("extract-vhack --out={tmp}/v --model=./nowhere", "no model at", code=1),
+    refused("extract-vhack --out={tmp}/v --lora-rank=4", IDLE, "without --adapter=lora"),
     refused("extract-vhack --out={tmp}/v --temperature=0", "above 0", torch=True),
     # --- probe-distill
     refused("probe-distill", "needs --source and --out", "probe-distill --help"),
@@ -219,6 +220,7 @@ LINES = [
     refused("probe-distill --source=template --out={tmp}/p", "did you mean templates?", code=1),
     refused("probe-distill --source=templates --out={tmp}/folder", "name another folder"),
     refused("probe-distill --source=templates --out={tmp}/p --rows=0", "at least 1", torch=True),
+    refused("probe-distill --source=templates --out={tmp}/p --device=cpu", IDLE, "templates"),
     refused("probe-distill --source=templates --out={tmp}/p --mode=x", "no loophole", code=1),
     # --- grade
     refused("grade", "needs --problems and --completions and --out"),
@@ -254,7 +256,7 @@ LINES = [
     Mistake("sweep status --out-dir={tmp}", 0, ("bad_record is left out", "finished")),
     # --- download-model, report
     refused("download-model", "needs", "download-model --help"),
-    refused("download-model no/such-model", "HF_HUB_OFFLINE is set", "no/such-model", code=1),
+    refused("download-model no/such-model", "HF_HUB_OFFLINE is set", "name is right", code=1),
     refused("report nowhere", "nowhere", code=1),
     refused("report {run} --outt=x", "did you mean --out?"),
     refused("report {run} --out=README.md", "README.md", code=1),

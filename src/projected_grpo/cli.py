@@ -126,28 +126,29 @@ def command(
     kind: type[Command],
     prog: str,
     argv: Sequence[str] | None,
-    work: Callable[[Command], object],
+    work: Callable[[Command, set[str]], object],
     place: Callable[[], Place] = Place,
     synonyms: Mapping[str, str] | None = None,
 ) -> NoReturn:
-    """Read the command line of a command that is told a `kind`, do its work, and end the
-    process."""
+    """Read the command line of a command that is told a `kind`, do its work, which is given these
+    settings and the names of those that the line has, and end the process."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        cfg = parse(kind, sys.argv[1:] if argv is None else argv, prog, synonyms)
+        cfg = parse(kind, words, prog, synonyms)
     except ConfigError as error:
         sys.exit(refusal(error))
-    sys.exit(say_and_exit(lambda: work(cfg), place))
+    sys.exit(say_and_exit(lambda: work(cfg, named_settings(words)), place))
 
 
 def extract_main(argv: Sequence[str] | None = None) -> None:
     """`extract-vhack --out=v.safetensors --model=...`."""
 
-    def work(cfg: ExtractConfig) -> None:
+    def work(cfg: ExtractConfig, named: set[str]) -> None:
         from projected_grpo.runs.files import require_new_file
         from projected_grpo.runs.preflight import require_extractable
 
         require_new_file(cfg.out, "--out", cfg.overwrite)
-        require_extractable(cfg)
+        require_extractable(cfg, named)
         from projected_grpo.runs.extract import extract_to_file
 
         extract_to_file(cfg)
@@ -161,7 +162,7 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
 def download_main(argv: Sequence[str] | None = None) -> None:
     """`download-model Qwen/Qwen3-4B [--revision=...] [--pattern=...]`."""
 
-    def work(cfg: DownloadConfig) -> None:
+    def work(cfg: DownloadConfig, named: set[str]) -> None:
         from projected_grpo.model.download import download
 
         got = download(cfg.model, cfg.revision, cfg.pattern)
@@ -176,10 +177,10 @@ def download_main(argv: Sequence[str] | None = None) -> None:
 def distill_main(argv: Sequence[str] | None = None) -> None:
     """`probe-distill --source=runs/... --out=pool`."""
 
-    def work(cfg: DistillConfig) -> None:
+    def work(cfg: DistillConfig, named: set[str]) -> None:
         from projected_grpo.runs.preflight import require_distillable
 
-        require_distillable(cfg)
+        require_distillable(cfg, named)
         from projected_grpo.runs.distill import distill
 
         distill(cfg)
@@ -191,7 +192,7 @@ def grade_main(argv: Sequence[str] | None = None) -> None:
     """`grade --problems=P.jsonl --completions=C.jsonl --out=O.jsonl`."""
     from projected_grpo.env.grading import command as grading
 
-    command(grading.Args, "grade", argv, grading.run)
+    command(grading.Args, "grade", argv, lambda args, named: grading.run(args))
 
 
 SWEEP_COMMANDS = {"run": SweepRun, "status": SweepStatus, "resume": SweepResume}
@@ -253,7 +254,7 @@ def _sweep_settings(words: Sequence[str]) -> SweepRun | SweepStatus | SweepResum
 def report_main(argv: Sequence[str] | None = None) -> None:
     """`report runs/... --out=report`."""
 
-    def work(cfg: ReportConfig) -> None:
+    def work(cfg: ReportConfig, named: set[str]) -> None:
         for name in ("matplotlib", "pygments"):
             if find_spec(name) is None:
                 raise InputError(f"report needs {name}: install projected_grpo[report]")

@@ -13,6 +13,7 @@ from loguru import logger
 from safetensors import SafetensorError, safe_open
 
 from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.effects import require_effect
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import get_mode
@@ -70,16 +71,30 @@ def require_startable(cfgs: Sequence[Config], named: Collection[str] = ()) -> No
         )  # fmt: skip
 
 
-def require_extractable(cfg: ExtractConfig) -> None:
+OF_THE_MODEL = ("model", "model_revision", "adapter", "lora_rank", "lora_alpha", "svd_cache")
+"""Settings of `extract-vhack` that have an effect where those of `train` have."""
+OF_SAMPLING = ("device", "prompts_per_batch")
+"""Settings of `probe-distill` that have none on templates, which no model writes."""
+
+
+def require_extractable(cfg: ExtractConfig, named: Collection[str] = ()) -> None:
     """The same for `extract-vhack`, but for its --out."""
+    same = Config(**{name: getattr(cfg, name) for name in OF_THE_MODEL})
+    require_effect([(same, {*named} & {*OF_THE_MODEL})])
     if cfg.svd_cache is not None:
         require_folder(cfg.svd_cache, "--svd-cache")
     require_model(cfg.model)
     _load(cfg.pairs, cfg.pair_flavours, cfg.pair_modes)
 
 
-def require_distillable(cfg: DistillConfig) -> None:
+def require_distillable(cfg: DistillConfig, named: Collection[str] = ()) -> None:
     """The same for `probe-distill`."""
+    idle = [name for name in OF_SAMPLING if name in named and cfg.source == TEMPLATES]
+    for flag in (f"--{name.replace('_', '-')}" for name in idle):
+        raise ConfigError(
+            f"{flag} has no effect on templates, which no model writes: name a run as --source, "
+            f"or leave {flag} out"
+        )
     if cfg.out.exists():
         raise ConfigError(f"{cfg.out} is there already: a pool is frozen, name another folder")
     require_writable(cfg.out.absolute().parent)
@@ -220,16 +235,27 @@ def finished_already(cfg: Config) -> str | None:
     if run is None or not is_finished(run):
         return None
     steps = read_settings(run).steps
-    for name in ("steps.jsonl", "rollouts.jsonl"):
-        last = last_step(run / name)
-        if last < steps:
+    for name, size in row_bytes(run).items():
+        last, rows = last_step(run / name), (run / name).read_bytes()
+        if last < steps or len(rows) < size or not rows.endswith(b"\n"):
             logger.warning(
-                "{} says that it is finished, but its {} ends at step {} of {}: it goes on from "
-                "its newest checkpoint that fits",
+                "{} says that it is finished, but its {} lacks rows (the last whole one is of step "
+                "{} of {}): it goes on from its newest checkpoint that fits",
                 run, name, last, steps,
             )  # fmt: skip
             return None
     return f"{run} is finished: it has all its {steps} steps, and nothing is left to do"
+
+
+def row_bytes(run: Path) -> dict[str, int]:
+    """How large the files of rows were at the newest checkpoint; 0 where that does not say."""
+    found = {"steps.jsonl": 0, "rollouts.jsonl": 0}
+    states = sorted(run.glob("checkpoints/step_*/state.json"))
+    try:
+        state = json.loads(states[-1].read_text(encoding="utf-8")) if states else {}
+        return {name: int(state.get("rows", {})[name]["bytes"]) for name in found}
+    except (OSError, AttributeError, LookupError, TypeError, ValueError):
+        return found
 
 
 def last_step(rows: Path) -> int:
