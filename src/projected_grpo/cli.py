@@ -148,7 +148,7 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
         from projected_grpo.runs.preflight import require_extractable
 
         require_new_file(cfg.out, "--out", cfg.overwrite)
-        require_extractable(cfg, named)
+        require_extractable(cfg, named - {*SETTINGS} if PART_OF_A_SWEEP in os.environ else named)
         from projected_grpo.runs.extract import extract_to_file
 
         extract_to_file(cfg)

@@ -7,11 +7,13 @@ import pytest
 from loguru import logger
 
 from projected_grpo.cli import train_main
-from projected_grpo.config import MiniConfig, SmokeConfig, stored_config
+from projected_grpo.config import PRESETS, MiniConfig, SmokeConfig, stored_config
 from projected_grpo.env.errors import InputError
-from projected_grpo.runs.commands import PART_OF_A_SWEEP
+from projected_grpo.runs.command_line import parse
+from projected_grpo.runs.commands import PART_OF_A_SWEEP, ExtractConfig, named_settings
 from projected_grpo.runs.plan import plan
-from projected_grpo.runs.preflight import finished_already, require_startable
+from projected_grpo.runs.preflight import finished_already, require_extractable, require_startable
+from projected_grpo.runs.sweep.command import extraction
 from projected_grpo.runs.sweep.job import job_environment
 
 EARLIER = Path(__file__).parents[1] / "data" / "f542cc8" / "finished"
@@ -99,3 +101,13 @@ def test_a_job_of_a_sweep_may_have_flags_that_act_in_another_cell(
     with pytest.raises(SystemExit) as stop:
         train_main(words)
     assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_extraction_of_a_sweep_is_a_command_that_extract_vhack_takes(
+    name: str, tmp_path: Path
+) -> None:
+    words = extraction([PRESETS[name](device="cpu")], tmp_path / "v")[1:]
+    asked = parse(ExtractConfig, words, "extract-vhack")
+    require_extractable(asked, named_settings(words))
+    assert asked.model == PRESETS[name]().model

@@ -148,6 +148,10 @@ def extraction(cfgs: Sequence[Config], out: Path) -> Command:
                 "sweep over one of them at a time, or leave --extract out"
             )
     had = {name: vars(cfgs[0])[name] for name in names}
+    if (
+        had["model_revision"] == Config.model_revision
+    ):  # which a model that is not of the hub refuses
+        had.pop("model_revision")
     flags = (_flag(name, value) for name, value in had.items() if value not in (None, False))
     return ("extract-vhack", f"--out={out}", *flags)
 
