@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tabulate import tabulate
 
@@ -68,9 +69,9 @@ class Outcome:
         return found
 
 
-def refused(command: str, *words: str, code: int = 2, **more: bool | int) -> Mistake:
+def refused(command: str, *words: str, code: int = 2, **more: Any) -> Mistake:
     """A row that is refused."""
-    return Mistake(command, code, words, **more)  # pyright: ignore[reportArgumentType]
+    return Mistake(command, code, words, **more)
 
 
 SMALL = "--problems=katas:validation --no-labels --steps=2 --out-dir={tmp}/runs"
