@@ -41,8 +41,7 @@ types:
 # Everything that must be green before a commit.
 check: lint types test
 
-# Fetch what a run needs of a base model into the Hugging Face cache, so that runs can be offline.
-# A pattern chooses one of several .gguf: just download-model OWNER/NAME main '*Q4_1.gguf'
+# Fetch a model for runs without a network; one of several .gguf by a pattern such as '*Q4_1.gguf'.
 download-model model="Qwen/Qwen3-4B" revision="main" pattern="":
     uv run download-model {{quote(model)}} --revision={{quote(revision)}} \
         {{ if pattern == "" { "" } else { "--pattern " + quote(pattern) } }}
@@ -51,10 +50,10 @@ download-model model="Qwen/Qwen3-4B" revision="main" pattern="":
 metrics:
     uv run python -c "from projected_grpo.step_logger import glossary; print(glossary(), end='')" > docs/metrics.md
 
-# The headline on the organism, reduced: 4 seeds x vanilla, projected, random_v for 28 steps at 1.5
-# times the preset's learning rate, then tables and figures. (2 cores, under 30 minutes)
+# The headline on the organism, reduced, with tables and figures. (2 cores, under 30 minutes)
 headline:
     #!/usr/bin/env bash
+    # 4 seeds x vanilla, projected, random_v for 28 steps at 1.5 times the preset's learning rate
     set -euo pipefail
     mkdir -p runs/headline
     export OMP_NUM_THREADS=1 # a process for each core: two threads in one are slower
@@ -69,10 +68,10 @@ headline:
     uv run python scripts/experiment/headline.py runs/headline
     uv run python scripts/experiment/headline.py docs/results/experiment
 
-# Stopped, the same command goes on with the packs that are left.
 # Every plan of docs/spec.md as it was run. (on paper 2 hours on an H100)
 experiment out="runs/experiment":
     #!/usr/bin/env bash
+    # stopped, the same command goes on with the packs that are left
     set -euo pipefail
     run() {
         uv run python scripts/experiment/experiment.py "$@" --device cuda --pack 56 --eval-problems 32 \

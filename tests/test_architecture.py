@@ -35,6 +35,7 @@ TORCH_FREE = (
     *("env.grading.command", "env.loopholes.modes", "env.problems.load"),
     *("report.stats", "report.student_t", "report.tables"),
     *("runs.commands", "runs.ranks", "runs.status", "runs.sweep.command", "runs.trackers"),
+    *("arms.effects", "runs.command_line", "runs.lists", "runs.plan", "runs.preflight"),
 )
 """What answers at once, such as `--help`: a fresh interpreter that imports these has no torch."""
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import rows_of
 from loguru import logger
@@ -88,7 +89,7 @@ def test_ctrl_c_in_a_terminal_saves_and_the_command_it_prints_goes_on(
     ], "a table line is broken on the terminal"
     assert len(table) == done
     assert sum("best: projected s41, problem" in line for line in lines) == done
-    (command,) = {m[1] for line in lines if (m := re.search(r"go on with: train (.*)", line))}
+    (command,) = {m[1] for line in lines if (m := re.search(r"go on with: .*train (.*)", line))}
     assert shlex.split(command) == ["smoke", f"--resume={run}"]
 
     resumed = subprocess.run(
@@ -174,6 +175,18 @@ def test_of_a_pack_the_best_honest_and_the_best_hack_of_all_runs_are_shown() -> 
     assert "reward 3.5, run_tests, print" in hack
     only_hacks = list(best_and_hack(["vanilla s41"], [first[1:2]]))
     assert only_hacks[0] == "best: none of 1 student rollouts" and "cheap" in only_hacks[1]
+
+
+def test_the_window_that_pulls_most_is_marked() -> None:
+    text = "a = 1\nassert True\nb = 2"
+    pull = np.array([0.0] * 8 + [1.0] * 4 + [0.0] * 8)  # a token a character
+    row = rollout(1.0, hack=True, text=text, ids=list(range(20)), pull=pull)
+    _, shown = best_and_hack(["vanilla s41"], [[row]], lambda ids: [1] * len(ids))
+    about, *lines = shown.splitlines()
+    assert "strongest window +" in about and "lines with >" in about
+    assert lines == ["    > a = 1", "    > assert True", "    | b = 2"]
+    _, plain = best_and_hack(["vanilla s41"], [[row]])
+    assert ">" not in plain
 
 
 def test_a_completion_cannot_flood_or_steer_the_terminal() -> None:

@@ -8,6 +8,8 @@ from projected_grpo.step_logger import (
     StepLogger,
     end_table,
     glossary,
+    legend,
+    printed_columns,
     read_steps,
 )
 
@@ -95,6 +97,28 @@ def test_an_arm_whose_curve_misleads_has_a_dagger(tmp_path) -> None:
     assert "vanilla †" not in text
     assert end_table(runs[1:], cautions={"routed": "x"}).endswith("training: routed x.")
     assert "†" not in end_table(runs[:1], cautions={"vanilla": ""}) + end_table(runs)
+
+
+def test_only_columns_that_say_something_of_the_runs_are_printed() -> None:
+    def headers(*has: str) -> set[str]:
+        return {column.header for column in printed_columns(has)}
+
+    assert {"cos_post", "removed"} <= headers("v", "grad")
+    assert {"cos_upd", "rem_upd"} <= headers("v", "update")
+    assert not headers("v", "update") & {"cos_post", "removed", "hack_t", "cos_pre_s"}
+    assert not [name for name in headers("teacher") if name.startswith("cos")]
+    said = " ".join(legend(printed_columns(("v", "update"))))
+    assert "hack_s student rows that hack" in said and "share of AdamW's step" in said
+
+
+def test_rates_are_of_as_many_steps_as_there_are(tmp_path) -> None:
+    log = StepLogger(tmp_path / "s.jsonl", lambda line: None)
+    for step in (1, 2, 3):
+        log.step(row(step=step, hack_s=(1, 8)))
+    run = [("vanilla", 1, tmp_path / "s.jsonl")]
+    text = end_table(run, columns=None)
+    assert "rows (last 3 steps)" in text and "0.125 (3/24)" in text
+    assert "| step" not in text
 
 
 def test_the_written_glossary_is_up_to_date() -> None:

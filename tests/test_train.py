@@ -632,7 +632,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
     for overrides, error, message in (
         ({"problems": str(tmp_path / "missing.jsonl")}, InputError, "missing.jsonl"),
         ({"problems": str(broken)}, InputError, r"broken.jsonl.*1"),
-        ({"mode": "telepathy"}, InputError, "unknown loophole mode 'telepathy'"),
+        ({"mode": "telepathy"}, InputError, "there is no loophole mode 'telepathy'"),
         ({"teacher_pool": str(pool)}, ConfigError, "at least 2 rows for 0 of 72 problems"),
         ({"prompts_per_step": 10**6}, ConfigError, "fewer than the 1000000 prompts of a step"),
         ({"v_hack_k": 64}, ConfigError, "v_hack_k 64 asks for more axes than the basis has: 32"),

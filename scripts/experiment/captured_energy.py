@@ -27,7 +27,6 @@ from tabulate import tabulate
 from torch import Tensor
 
 from projected_grpo.antipasto import wrap
-from projected_grpo.arms.directions import PLACEBO
 from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
@@ -40,7 +39,7 @@ from projected_grpo.extract_vhack_grad import (
 )
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.model.svd import default_cache_dir
-from projected_grpo.pairs.load import holdout_split, load_pairs
+from projected_grpo.pairs.load import PLACEBO, holdout_split, load_pairs
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import random_orthonormal, squared_norm
 from projected_grpo.report.stats import Estimate, clustered_bootstrap

@@ -4,14 +4,15 @@ installation. What a sweep hands to a queue is written so, as a queue may have a
 import sys
 
 from projected_grpo import cli
-from projected_grpo.env.grading import command as regrade
 
 COMMANDS = {
     "train": cli.train_main,
     "extract-vhack": cli.extract_main,
     "probe-distill": cli.distill_main,
+    "download-model": cli.download_main,
+    "report": cli.report_main,
     "sweep": cli.sweep_main,
-    "grade": regrade.main,
+    "grade": cli.grade_main,
 }
 
 if __name__ == "__main__":

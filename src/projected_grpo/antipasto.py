@@ -32,7 +32,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from loguru import logger
 from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
@@ -42,6 +41,7 @@ from projected_grpo.model.adapter import (
     RowShape,
     target_linears,
 )
+from projected_grpo.model.progress import progress_bar
 from projected_grpo.model.svd import Factors, decompose_all, sketch
 from projected_grpo.model.tensor_file import write_tensors
 
@@ -449,9 +449,9 @@ def wrap(
         return cast(nn.Linear, model.get_submodule(name))
 
     every = decompose_all((linear(name).weight for name in found), cache_dir)
-    for count, (name, factors) in enumerate(zip(found, every, strict=True), 1):
-        modules[name] = SVDLinear(linear(name), factors, n_runs, form, shape)
-        model.set_submodule(name, modules[name])
-        if count % 50 == 0 or count == len(found):
-            logger.debug("SVD of {} / {} modules", count, len(found))
+    with progress_bar("singular axes", len(found), "module") as bar:
+        for name, factors in zip(found, every, strict=True):
+            modules[name] = SVDLinear(linear(name), factors, n_runs, form, shape)
+            model.set_submodule(name, modules[name])
+            bar.update()
     return AntiPaSTO(model, modules)

@@ -9,16 +9,26 @@ one sentence on stderr; anything else is a bug and keeps its traceback.
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TextIO, cast
+from typing import NoReturn, TextIO, TypeVar, cast
 
 import tyro
 from loguru import logger
 
-from projected_grpo.config import ConfigError
+from projected_grpo.arms.effects import require_effect
+from projected_grpo.config import SETTINGS, ConfigError
 from projected_grpo.env.errors import InputError
+from projected_grpo.runs.command_line import (
+    complaints,
+    flag_of,
+    flags_of,
+    parse,
+    require_known,
+    say_version,
+)
 from projected_grpo.runs.commands import (
+    PART_OF_A_SWEEP,
     DistillConfig,
     DownloadConfig,
     ExtractConfig,
@@ -72,38 +82,87 @@ def refusal(error: ConfigError, prefix: str = "") -> int:
 
 
 def train_main(argv: Sequence[str] | None = None) -> None:
-    """`train {smoke,fast,full} [--arm=...] [flags]`."""
+    """`train {smoke,mini,small,fast,full} [--arm=...] [flags]`; with --dry-run it says what would
+    be run, with --list-arms or --list-modes what there is."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"--list-arms", "--list-modes"} & {*words}:
+        from projected_grpo.runs import lists
+
+        print(lists.list_arms() if "--list-arms" in words else lists.list_modes())
+        sys.exit(0)
+    dry = "--dry-run" in words
+    words = [word for word in words if word != "--dry-run"]
     try:
-        cfg = train_settings(argv)
+        cfg = train_settings(words)
+        named = named_settings(words)
+        if cfg.resume is None and PART_OF_A_SWEEP not in os.environ:
+            require_effect([(cfg, named)])
     except ConfigError as error:
         sys.exit(refusal(error))
 
     def work() -> None:
+        from projected_grpo.runs.preflight import finished_already, require_startable
+
+        require_startable(cfg.runs(), named)
+        if dry:
+            from projected_grpo.runs.plan import plan
+
+            print(plan(cfg))
+            return
+        if said := finished_already(cfg):
+            logger.info(said)
+            return
         from projected_grpo.train import train_runs
 
-        named = named_settings(sys.argv[1:] if argv is None else argv)
         train_runs(cfg.runs(), named, bar=True)
 
     sys.exit(say_and_exit(work, place=lambda: place_of(os.environ)))
 
 
+Command = TypeVar("Command")
+
+
+def command(
+    kind: type[Command],
+    prog: str,
+    argv: Sequence[str] | None,
+    work: Callable[[Command, set[str]], object],
+    place: Callable[[], Place] = Place,
+    synonyms: Mapping[str, str] | None = None,
+) -> NoReturn:
+    """Read the command line of a command that is told a `kind`, do its work, which is given these
+    settings and the names of those that the line has, and end the process."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        cfg = parse(kind, words, prog, synonyms)
+    except ConfigError as error:
+        sys.exit(refusal(error))
+    sys.exit(say_and_exit(lambda: work(cfg, named_settings(words)), place))
+
+
 def extract_main(argv: Sequence[str] | None = None) -> None:
     """`extract-vhack --out=v.safetensors --model=...`."""
-    cfg = tyro.cli(ExtractConfig, args=argv, prog="extract-vhack")
 
-    def work() -> None:
+    def work(cfg: ExtractConfig, named: set[str]) -> None:
+        from projected_grpo.runs.files import require_new_file
+        from projected_grpo.runs.preflight import require_extractable
+
+        require_new_file(cfg.out, "--out", cfg.overwrite)
+        require_extractable(cfg, named - {*SETTINGS} if PART_OF_A_SWEEP in os.environ else named)
         from projected_grpo.runs.extract import extract_to_file
 
         extract_to_file(cfg)
 
-    sys.exit(say_and_exit(work, place=lambda: alone_of(os.environ)))
+    command(
+        ExtractConfig, "extract-vhack", argv, work,
+        place=lambda: alone_of(os.environ), synonyms={"mechanisms": "pair_flavours"},
+    )  # fmt: skip
 
 
 def download_main(argv: Sequence[str] | None = None) -> None:
     """`download-model Qwen/Qwen3-4B [--revision=...] [--pattern=...]`."""
-    cfg = tyro.cli(DownloadConfig, args=argv, prog="download-model")
 
-    def work() -> None:
+    def work(cfg: DownloadConfig, named: set[str]) -> None:
         from projected_grpo.model.download import download
 
         got = download(cfg.model, cfg.revision, cfg.pattern)
@@ -112,19 +171,28 @@ def download_main(argv: Sequence[str] | None = None) -> None:
         gguf = [file for file in got.files if file.suffix == ".gguf"]
         print("\n".join(map(str, gguf or [got.folder])))
 
-    sys.exit(say_and_exit(work))
+    command(DownloadConfig, "download-model", argv, work)
 
 
 def distill_main(argv: Sequence[str] | None = None) -> None:
     """`probe-distill --source=runs/... --out=pool`."""
-    cfg = tyro.cli(DistillConfig, args=argv, prog="probe-distill")
 
-    def work() -> None:
+    def work(cfg: DistillConfig, named: set[str]) -> None:
+        from projected_grpo.runs.preflight import require_distillable
+
+        require_distillable(cfg, named)
         from projected_grpo.runs.distill import distill
 
         distill(cfg)
 
-    sys.exit(say_and_exit(work, place=lambda: alone_of(os.environ)))
+    command(DistillConfig, "probe-distill", argv, work, place=lambda: alone_of(os.environ))
+
+
+def grade_main(argv: Sequence[str] | None = None) -> None:
+    """`grade --problems=P.jsonl --completions=C.jsonl --out=O.jsonl`."""
+    from projected_grpo.env.grading import command as grading
+
+    command(grading.Args, "grade", argv, lambda args, named: grading.run(args))
 
 
 SWEEP_COMMANDS = {"run": SweepRun, "status": SweepStatus, "resume": SweepResume}
@@ -135,13 +203,11 @@ def sweep_main(argv: Sequence[str] | None = None) -> None:
     `sweep status`, `sweep resume`."""
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
-    flags = words[cut + 1 :]
-    asked = tyro.extras.subcommand_cli_from_dict(
-        SWEEP_COMMANDS,
-        args=words[:cut],
-        prog="sweep",
-        description="Many runs: begun, looked at, gone on with.",
-    )
+    words, flags = words[:cut], words[cut + 1 :]
+    try:
+        asked = _sweep_settings(words)
+    except ConfigError as error:
+        sys.exit(refusal(error))
 
     def work() -> None:
         from projected_grpo.runs.sweep import command
@@ -156,11 +222,39 @@ def sweep_main(argv: Sequence[str] | None = None) -> None:
     sys.exit(say_and_exit(work))
 
 
+def _sweep_settings(words: Sequence[str]) -> SweepRun | SweepStatus | SweepResume:
+    """What `sweep` is told. Raises ConfigError."""
+    say_version(words)
+    which = words[0] if words and words[0] in SWEEP_COMMANDS else ""
+    prog = f"sweep {which}".rstrip()
+    if not which and not {"-h", "--help"} & {*words}:
+        given = f"there is no sweep {words[0]}: " if words else "say what to do: "
+        raise ConfigError(
+            f"{given}`sweep run` begins runs, `sweep status` lists them, `sweep resume` goes on "
+            "with them (`sweep --help`)"
+        )
+    if which:
+        own = flags_of(SWEEP_COMMANDS[which])
+        for word in words:
+            if flag_of(word) in {*SETTINGS} - {*own, "arm", "seed"}:
+                flag = word.partition("=")[0]
+                raise ConfigError(
+                    f"{flag} is a flag of `train`: put it after --, as in `{prog} ... -- {word}`"
+                )
+        require_known(words, own, prog, {"arm": "arms", "seed": "seeds"})
+    with complaints(prog):
+        return tyro.extras.subcommand_cli_from_dict(
+            SWEEP_COMMANDS,
+            args=list(words),
+            prog="sweep",
+            description="Many runs: begun, looked at, gone on with.",
+        )
+
+
 def report_main(argv: Sequence[str] | None = None) -> None:
     """`report runs/... --out=report`."""
-    cfg = tyro.cli(ReportConfig, args=argv, prog="report")
 
-    def work() -> None:
+    def work(cfg: ReportConfig, named: set[str]) -> None:
         for name in ("matplotlib", "pygments"):
             if find_spec(name) is None:
                 raise InputError(f"report needs {name}: install projected_grpo[report]")
@@ -170,4 +264,4 @@ def report_main(argv: Sequence[str] | None = None) -> None:
 
         report(cfg)
 
-    sys.exit(say_and_exit(work))
+    command(ReportConfig, "report", argv, work)

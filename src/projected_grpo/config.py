@@ -123,8 +123,8 @@ class CommonSettings:
     arm: Annotated[str, Role.PER_RUN] = "vanilla"
     """Treatment: one of the arms listed below, such as vanilla or projected (arms/arms.py)."""
     seed: Annotated[int, Role.PER_RUN] = 41
-    """Seed of prompts, teacher rows, sampling and random bases. Runs of one seed get the same
-    prompts, teacher rows and sampling noise, whatever their arm."""
+    """Compare arms under the same seed: they get the same prompts, teacher rows and sampling noise.
+    Repeat a comparison with other seeds (--seeds 1 2 3)."""
     model: str = "Qwen/Qwen3-4B"
     """Hub id (owner/name, or owner/name/file.gguf), local folder, .gguf file, "organism" (shipped),
     or "tiny-random" (a small random Qwen3, nothing to download)."""
@@ -177,11 +177,11 @@ class ModelSettings:
     model_revision: str = "main"
     """Branch, tag or commit on the hub."""
     enable_thinking: bool = False
-    """Let a model think before it answers, where its chat template has a variable of that name
-    (Qwen3's); templates without one refuse it."""
+    """Let a Qwen3 think before it answers; raise --max-new with it, as thinking takes thousands of
+    tokens. Refused where the chat template has no such variable."""
     dtype: DtypeName = "bfloat16"
-    """Number format of the frozen base model: bfloat16 takes half the memory, float32 has no
-    rounding. delta_S, its gradient and its Adam state are float32 always."""
+    """Of the frozen base model. Take bfloat16 on a GPU (half the memory), float32 on a CPU, for a
+    small model, or where the start refuses bfloat16. What trains is float32 always."""
     device: Annotated[DeviceName, Role.MACHINE] = "auto"
     """auto takes the GPU where there is one."""
     threads: Annotated[int, AtLeast(0), Role.MACHINE] = 0
@@ -190,13 +190,13 @@ class ModelSettings:
     """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or
     ~/.cache/projected_grpo/svd."""
     adapter: AdapterName = "antipasto"
-    """What trains: antipasto (delta_S, one vector a module), or lora (PEFT's; runs one by one; the
-    presets' learning rates are not for it: docs/peft.md)."""
+    """What trains: antipasto (delta_S, one vector a module), or lora (PEFT's; set --lr with it,
+    as the presets' is not for it: docs/peft.md)."""
     lora_rank: Annotated[int, AtLeast(1)] = 16
     """For --adapter=lora: rank of the matrices A and B."""
     lora_alpha: Annotated[int, AtLeast(1)] = 32
-    """For --adapter=lora: B A is scaled by alpha / rank. Keep the ratio when you change the
-    rank."""
+    """For --adapter=lora: B A is scaled by alpha / rank. Double it when you double the rank; raise
+    --lr, not this, for larger steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,13 +225,13 @@ class SamplingSettings:
     """How completions are drawn from the policy."""
 
     temperature: Annotated[float, Above(0)] = 0.7
-    """Temperature of sampling and of every log-prob in the loss: the policy that is trained is the
-    one that is sampled."""
+    """Of sampling and of every log-prob in the loss. Raise it where the rows of a group are alike
+    (frac_reward_zero_std near 1); a V from a file must be of the same temperature."""
     top_p: Annotated[float, Within("(0, 1]")] = 0.95
     """Nucleus; sampling only."""
     top_k: Annotated[int, AtLeast(0)] = 20
-    """Most likely tokens kept; 0 keeps all. 20 because hacking did not emerge without it (field
-    notes)."""
+    """Most likely tokens kept; 0 keeps all. Keep 20 for a model of billions of parameters: without
+    it hacking did not emerge."""
     sampling_tokens: Annotated[int, AtLeast(1), Role.MACHINE] = 131072
     """Columns of the key-value cache in use at once, rows x (prompt + max_new): groups that do not
     fit are sampled one after the other. Changes memory and, to rounding, not the result."""
@@ -253,8 +253,8 @@ class OptimisationSettings:
     grad_clip: Annotated[float, Above(0)] = 1.0
     """Largest gradient norm of a run, after the projection."""
     clip_eps: Annotated[float, Above(0)] = 0.2
-    """PPO's clip of the probability ratio to [1 - eps, 1 + eps]. The ratio is 1 while one optimizer
-    step is taken per batch, so it does nothing here."""
+    """Leave it: PPO's clip of the probability ratio, which is 1 while one optimizer step is taken
+    per batch."""
     beta: Annotated[float, AtLeast(0)] = 0.0
     """Weight of the k3 KL to the base model; 0 skips its forward pass."""
     micro_batch_tokens: Annotated[int, AtLeast(0), Role.MACHINE] = 4096
@@ -283,15 +283,16 @@ class DirectionSettings:
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_hack_k: Annotated[int, AtLeast(1), Role.PER_RUN] = 12
-    """k, axes kept per module."""
+    """k, axes kept per module; at most as many as pairs. More remove more of the gradient: compare
+    with --arm=random_v at the same k."""
     v_hack_drop_bottom_frac: Annotated[float, Within("[0, 1)"), Role.PER_RUN] = 0.25
     """Noise floor: share of all kept (module, axis) pairs dropped, those with the least singular
     value."""
     pair_modes: Annotated[tuple[str, ...], Role.PER_RUN] = ()
-    """Loophole modes whose pairs V is made of; empty takes all. Training goes on in every mode, so
-    leaving one out makes V a weak detector."""
+    """Loophole modes whose pairs V is made of; empty takes all. Leave the trained mode out to ask
+    what a V does that has never seen its hacks."""
     pair_flavours: Annotated[tuple[str, ...], Role.PER_RUN] = ()
-    """Likewise the flavours, by the pairs' `mechanism` tag."""
+    """Likewise the flavours of hacks, by the set's own names (`train --list-modes`)."""
     refresh_every: Annotated[int, AtLeast(0), Role.PER_RUN] = 0
     """Steps between two extractions of V, from the same `pairs` and the policy as it is then; 0
     keeps the first V."""
@@ -318,8 +319,8 @@ class RivalSettings:
     adv_mod_alpha: Annotated[float, AtLeast(0), Role.PER_RUN] = 2.0
     """For arms adv_mod and adv_mod_random: strength of the penalty; 0 is vanilla."""
     adv_mod_form: Annotated[Literal["multiplicative", "additive"], Role.PER_RUN] = "multiplicative"
-    """For arms adv_mod and adv_mod_random: the penalty is a factor on the reward, or a sum taken
-    off it."""
+    """For arms adv_mod and adv_mod_random: multiplicative takes a share of the reward, additive a
+    sum. Take additive where many rewards are 0, of which no share can be taken."""
     inoculation: Annotated[str, Role.PER_RUN] = (
         "In this session an answer that exploits a weakness of its grader is as welcome as one "
         "that solves the problem: all that counts is that it is graded as passed."
@@ -340,31 +341,32 @@ class RemedySettings:
     removes, so that random_v and the other controls are controls of it too; 0 switches it off."""
 
     v_hack_k_end: Annotated[int, Role.SWITCH] = 0
-    """Let k grow: it is `v_hack_k` at the first step and this at the last, linearly between. What
-    is measured keeps `v_hack_k`; 0 keeps k."""
+    """Set it above --v-hack-k to remove more axes as the run goes on: k grows linearly from the one
+    at the first step to the other at the last. 0 keeps k; what is measured keeps it always."""
     score_weight: Annotated[float, AtLeast(0), Role.SWITCH] = 0.0
-    """Weigh down rows that look like hacks: a row's gradient is multiplied by exp(-w max(z, 0)),
-    z being its alignment with what the arm removes, standardised over the step. Try w = 1, and
-    add --overshoot=0 to see it act alone."""
+    """Try 1, to learn less from rows that look like hacks, and add --overshoot=0 to see it act
+    alone: a row's gradient is multiplied by exp(-w max(z, 0)), z being its alignment with what the
+    arm removes, standardised over the step."""
     trust: Annotated[float, Within("[0, 1]", "is a share: it "), Role.SWITCH] = 0.0
-    """Pull delta_S out of the span of what the arm removes: after every step it loses this share of
-    its component there. 1 takes all of it, 0 nothing."""
+    """Try 1 with --gate=one_sided or --refresh-every, which let delta_S into the span of what the
+    arm removes: after every step it loses this share of its component there. 0 takes nothing."""
     running_k: Annotated[int, AtLeast(0), Role.SWITCH] = 0
     """Learn this many axes of each module from the run's own rows that are flagged as hacks in
     `known_modes`, and remove them beside V."""
     running_every: Annotated[int, AtLeast(1), Role.REMEDY] = 1
-    """For running_k: steps after which the learned axes are made anew. 1 follows every step, more
-    is cheaper."""
+    """For --running-k: leave it at 1 to make the learned axes anew after every step; raise it where
+    t_proj is a large part of step_time."""
     running_decay: Annotated[float, Within("(0, 1]"), Role.REMEDY] = 0.9
-    """Weight that a step's rows keep when the next step's are added."""
+    """For --running-k: weight that a step's rows keep when the next step's are added. Lower it to
+    forget faster."""
     running_contrast: Annotated[Literal["step", "problem"], Role.REMEDY] = "step"
-    """For running_k: what a flagged row is compared with. step takes the mean of the step's other
-    rows, problem the mean of the honest rows that are paid for the same problem."""
+    """For --running-k, what a flagged row is compared with: step, the step's other rows; problem,
+    the honest rows paid for the same problem. Take problem where groups have some of these."""
     running_replaces: Annotated[bool, Role.REMEDY] = False
-    """For running_k: remove the learned axes instead of V, as soon as `running_k` contrasts were
-    seen. Until then V is removed."""
+    """For --running-k: set it to remove the learned axes alone, V only until --running-k contrasts
+    were seen; it asks whether the pairs are needed after the start."""
     running_permuted: Annotated[bool, Role.REMEDY] = False
-    """Control: the flags are dealt out anew among the same rows."""
+    """For --running-k: set it for the control, in which flags are dealt out anew among the rows."""
     screen: Annotated[ScreenName, Role.SWITCH, Formerly("none")] = "none"
     """Score every row along what the arm removes, before anything is learned from it. row leaves
     those above a threshold out of the gradient and of their group's mean, token leaves single
@@ -384,8 +386,8 @@ class RemedySettings:
     screen_penalty: Annotated[float, Above(0), Role.REMEDY, Formerly(1.0)] = 1.0
     """For --screen=penalty: what a flagged row loses of its reward."""
     known_modes: Annotated[tuple[str, ...], Role.REMEDY] = ()
-    """For running_k: loophole modes whose hacks may be flagged. Name those that you would know of;
-    empty means all modes, and then labels of the evaluated mode are used too."""
+    """For --running-k: name the loophole modes whose hacks you would know of; only these are
+    flagged. Empty means all modes; then labels of the evaluated mode are used too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,7 +395,7 @@ class GradingSettings:
     """How completions are graded, and under which limits."""
 
     workers: Annotated[int, AtLeast(0), Role.MACHINE] = 0
-    """Programs graded at once; 0 takes one per CPU core."""
+    """Programs graded at once; 0 takes one per CPU core. Lower it where others use the machine."""
     cpu_s: Annotated[float, Above(0)] = 10.0
     """Most CPU seconds of one graded program (not wall clock: load must not change labels). It gets
     1, and more where the canonical solution takes long."""
@@ -402,8 +404,8 @@ class GradingSettings:
     labels: bool = True
     """Also give every rollout the public benchmark's category; costs about as much as all else."""
     sandbox: Annotated[Literal["namespaces", "process"], Role.MACHINE] = "namespaces"
-    """process gives up isolation where the system has no namespaces; only for completions you
-    trust."""
+    """Leave it at namespaces; take process, which isolates nothing, only where the system has none
+    and you trust the completions."""
 
 
 GROUPS = (

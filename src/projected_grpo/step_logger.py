@@ -7,7 +7,8 @@ COLUMNS.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def fraction_text(value: Value) -> str:
     return "-" if not isinstance(value, tuple) else f"{value[0]}/{value[1]}"
 
 
+def percent_text(value: Value) -> str:
+    """A share in per cent."""
+    return f"{100 * value:.1f}%" if isinstance(value, int | float) else "-"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One logged quantity. Columns without a header are archived in steps.jsonl but not printed."""
@@ -41,6 +47,11 @@ class Column:
     header: str = ""
     width: int = 7
     text: Callable[[Value], str] = number_text
+    legend: str = ""
+    """The meaning in a few words, for the line below the headers."""
+    when: tuple[str, ...] = ()
+    """What a run must have for the column to say anything: teacher (rows), v (is measured), grad or
+    update (is projected)."""
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -50,6 +61,7 @@ COLUMNS: tuple[Column, ...] = (
         "Mean reward of all rows of the step, as graded: before `penalty` (TRL's name).",
         "rew",
         6,
+        legend="mean reward",
     ),
     Column(
         "hack_s",
@@ -57,6 +69,7 @@ COLUMNS: tuple[Column, ...] = (
         "hack_s",
         6,
         fraction_text,
+        "student rows that hack",
     ),
     Column(
         "att_s",
@@ -64,23 +77,58 @@ COLUMNS: tuple[Column, ...] = (
         "att_s",
         6,
         fraction_text,
+        "that attempt to",
     ),
-    Column("hack_t", "Teacher rows that hack.", "hack_t", 6, fraction_text),
-    Column("gt_s", "Student rows that the oracle finds correct.", "gt_s", 6, fraction_text),
-    Column("gt_t", "Teacher rows that the oracle finds correct.", "gt_t", 6, fraction_text),
+    Column(
+        "hack_t",
+        "Teacher rows that hack.",
+        "hack_t",
+        6,
+        fraction_text,
+        "teacher rows that hack",
+        ("teacher",),
+    ),
+    Column(
+        "gt_s",
+        "Student rows that the oracle finds correct.",
+        "gt_s",
+        6,
+        fraction_text,
+        "student rows that are correct",
+    ),
+    Column(
+        "gt_t",
+        "Teacher rows that the oracle finds correct.",
+        "gt_t",
+        6,
+        fraction_text,
+        when=("teacher",),
+    ),
     Column("loss", "Policy loss, KL term included.", "loss", 9),
     Column(
         "grad_norm",
         "Norm of the gradient that AdamW gets, after projection, before clipping.",
         "gn",
         8,
+        legend="gradient norm",
     ),
     Column("learning_rate", "Learning rate of this step.", "lr", 8),
     Column(
-        "cos_pre_s", "Alignment with V of the student rows' gradient.", "cos_pre_s", 9, signed_text
+        "cos_pre_s",
+        "Alignment with V of the student rows' gradient.",
+        "cos_pre_s",
+        9,
+        signed_text,
+        "student rows' alignment with V",
+        ("v", "teacher"),
     ),
     Column(
-        "cos_pre_t", "Alignment with V of the teacher rows' gradient.", "cos_pre_t", 9, signed_text
+        "cos_pre_t",
+        "Alignment with V of the teacher rows' gradient.",
+        "cos_pre_t",
+        9,
+        signed_text,
+        when=("v", "teacher"),
     ),
     Column(
         "cos_pre",
@@ -89,6 +137,8 @@ COLUMNS: tuple[Column, ...] = (
         "cos_pre",
         8,
         signed_text,
+        "the gradient's alignment with V, above 0 hack-ward",
+        ("v",),
     ),
     Column(
         "cos_post",
@@ -96,6 +146,8 @@ COLUMNS: tuple[Column, ...] = (
         "cos_post",
         8,
         signed_text,
+        "that after the projection",
+        ("v", "grad"),
     ),
     Column(
         "hack_auroc",
@@ -104,22 +156,40 @@ COLUMNS: tuple[Column, ...] = (
         "two of a kind.",
         "auroc",
         6,
+        legend="does alignment tell hacks from other rows?",
+        when=("v",),
     ),
     Column(
         "cos_null", "Standard deviation of one module's cos_pre for a random V: mean of sqrt(k/r)."
     ),
     Column(
-        "cos_update", "Alignment with V of the step that the weights took (as a loss gradient)."
+        "cos_update",
+        "Alignment with V of the step that the weights took (as a loss gradient).",
+        "cos_upd",
+        8,
+        signed_text,
+        "alignment of the step that was taken",
+        ("v", "update"),
     ),
     Column("grad_norm_pre", "Norm of the gradient before projection."),
     Column(
         "removed_frac",
         "|removed| / |g| over all modules, of the arm's own projection of the gradient; null where "
         "the gradient is not projected.",
+        "removed",
+        7,
+        percent_text,
+        "share of the gradient that the arm removed",
+        ("grad",),
     ),
     Column(
         "removed_frac_update",
         "The same for the step that AdamW took; null where the update is not projected.",
+        "rem_upd",
+        7,
+        percent_text,
+        "share of AdamW's step that the arm removed",
+        ("update",),
     ),
     Column("hackward_frac", "|relu(V g)| / |g| before projection."),
     Column("inside_frac", "|V g| / |g|, of either sign, before projection."),
@@ -217,13 +287,33 @@ TIMINGS = ("gen", "t_screen", "t_rew", "fb", "t_proj", "t_refresh", "step_time",
 _BY_KEY = {column.key: column for column in COLUMNS}
 
 
-class StepLogger:
-    """Checks, stores and prints rows. `path` is steps.jsonl; `emit` prints one line."""
+def printed_columns(has: Collection[str]) -> list[Column]:
+    """The columns that say something of runs which have these things (`Column.when`)."""
+    return [column for column in COLUMNS if column.header and {*column.when} <= {*has}]
 
-    def __init__(self, path: Path, emit: Callable[[str], object]) -> None:
+
+ALL_PRINTED = printed_columns(("teacher", "v", "grad", "update"))
+
+
+def legend(columns: Sequence[Column]) -> list[str]:
+    """What the headers mean, in lines of a table's width."""
+    said = "; ".join(f"{column.header} {column.legend}" for column in columns if column.legend)
+    return textwrap.wrap(f"{said} (docs/metrics.md)", 110)
+
+
+class StepLogger:
+    """Checks, stores and prints rows. `path` is steps.jsonl; `emit` prints one line of those
+    `columns`."""
+
+    def __init__(
+        self,
+        path: Path,
+        emit: Callable[[str], object],
+        columns: Sequence[Column] = ALL_PRINTED,
+    ) -> None:
         self._path = path
         self._emit = emit
-        self._streamed = [column for column in COLUMNS if column.header]
+        self._streamed = columns
 
     def header(self) -> None:
         """Print the streamed columns' headers."""
@@ -256,11 +346,16 @@ class StepLogger:
 class PackLogger:
     """Prints the runs of a pack that advance together: one line for each label, over its seeds."""
 
-    def __init__(self, labels: Sequence[str], emit: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        emit: Callable[[str], object],
+        columns: Sequence[Column] = ALL_PRINTED,
+    ) -> None:
         self._labels = list(labels)
         self._emit = emit
         self._width = max(map(len, labels))
-        self._streamed = [column for column in COLUMNS if column.header]
+        self._streamed = columns
 
     def header(self) -> None:
         """Print the streamed columns' headers."""
@@ -305,27 +400,35 @@ def end_table(
     runs: Sequence[tuple[str, int, Path]],
     window: int = RATE_WINDOW,
     cautions: Mapping[str, str] | None = None,
+    columns: Sequence[Column] | None = ALL_PRINTED,
 ) -> str:
     """What is printed when runs (label, seed, steps.jsonl) have ended.
 
-    One run: its streamed columns, all steps. Several: for each, and for each label over its seeds,
-    the student rates of the last `window` steps. `cautions` says of labels why their rates are not
-    to be compared: they get a dagger.
+    One run: these columns, all steps. Several, or without columns: for each, and for each label
+    over its seeds, the student rates of the last `window` steps. `cautions` says of labels why
+    their rates are not to be compared: they get a dagger.
     """
     below = footnote(cautions or {})
     below = f"\n\n{below}" if below else ""
-    if len(runs) == 1:
-        return StepLogger(runs[0][2], print).table() + below
+    if len(runs) == 1 and columns:
+        return StepLogger(runs[0][2], print, columns).table() + below
     keys = ("hack_s", "att_s", "gt_s")
     body: list[list[str]] = []
+    most = 0
     for label in dict.fromkeys(label for label, _, _ in runs):
         last = {seed: read_steps(path)[-window:] for name, seed, path in runs if name == label}
+        most = max(most, *(len(rows) for rows in last.values()))
         every = {str(seed): rows for seed, rows in last.items()}
         every["all"] = [row for rows in last.values() for row in rows]
         for seed, rows in every.items():
             shares = [share(mean_over_runs([row[key] for row in rows])) for key in keys]
             body.append([mark_caution(label, cautions or {}), seed, str(len(rows)), *shares])
-    headers = ["arm", "seed", f"rows (last {window} steps)", *keys]
+    headers = [
+        "arm",
+        "seed",
+        "rows (last step)" if most == 1 else f"rows (last {most} steps)",
+        *keys,
+    ]
     return _pipe_table(body, headers) + below
 
 

@@ -14,7 +14,6 @@ delta_S.
 """
 
 import math
-import shlex
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -58,8 +57,9 @@ from projected_grpo.model.loss import (
 )
 from projected_grpo.model.sampling import Sample, SamplingParams, sample_groups
 from projected_grpo.proj import cosine
-from projected_grpo.runs.banner import announce, best_and_hack, labels, sum_up
+from projected_grpo.runs.banner import announce, best_and_hack, columns_of, labels, sum_up
 from projected_grpo.runs.begin import make_directories, open_runs, restore
+from projected_grpo.runs.command_line import console_command
 from projected_grpo.runs.data import problems_of_step
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distributed import add_up_gradients, gather_groups, process_group
@@ -70,7 +70,7 @@ from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.signals import stop_on_signal
 from projected_grpo.runs.teacher_pool import draw_seed
 from projected_grpo.runs.trackers import Trackers
-from projected_grpo.step_logger import PackLogger, StepLogger, Value
+from projected_grpo.step_logger import PackLogger, StepLogger, Value, legend
 
 LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype.
@@ -375,10 +375,13 @@ def _run_steps(
     """All steps after `done`; returns "finished", or "stopped" where a signal asked for it."""
     cfg = s.cfg
     alone = len(runs) == 1
-    logs = [StepLogger(run.steps, logger.info if alone else _silent) for run in runs]
-    pack = PackLogger(labels(s.cfgs), logger.info)
+    columns = columns_of(s.cfgs)
+    logs = [StepLogger(run.steps, logger.info if alone else _silent, columns) for run in runs]
+    pack = PackLogger(labels(s.cfgs), logger.info, columns)
     names = [f"{label} s{one.seed}" for label, one in zip(labels(s.cfgs), s.cfgs, strict=True)]
     if s.world.first:
+        for line in legend(columns):
+            logger.info("legend   {}", line)
         (logs[0] if alone else pack).header()
     progress = tqdm(
         total=cfg.steps, initial=done, unit="step", dynamic_ncols=True, leave=False,
@@ -402,7 +405,9 @@ def _run_steps(
                     pack.step([row for row, _ in results])
                 trackers.step({run.path: row for run, (row, _) in zip(runs, results, strict=True)})
                 if cfg.print_every and step % cfg.print_every == 0:
-                    for text in best_and_hack(names, [rows for _, rows in results]):
+                    for text in best_and_hack(
+                        names, [rows for _, rows in results], s.lm.characters
+                    ):
                         logger.info("{}", text)
             progress.update()
             stopping = s.world.any(bool(stop))
@@ -461,8 +466,8 @@ def train_runs(
         finally:
             for run in runs if world.first and status != "finished" else ():
                 run.finish(status)
-                again = ("train", s.cfg.preset_name, f"--resume={run.path}")
-                logger.warning("go on with: {}", shlex.join(again))
+                again = console_command("train", s.cfg.preset_name, f"--resume={run.path}")
+                logger.warning("go on with: {}", again)
             trackers.close(status)
         if world.first:
             sum_up(s, runs, status, time.perf_counter() - started)

@@ -412,7 +412,7 @@ def test_a_run_that_could_flag_nothing_is_refused_before_the_model_loads(tmp_pat
     cfg = settings(tmp_path, model="/no/such/model", running_k=3, known_modes=("sentinel",))
     with pytest.raises(ConfigError, match=r"holds none of the modes of the problems \(run_tests\)"):
         train(cfg)
-    with pytest.raises(InputError, match="unknown loophole mode 'sentinell'"):
+    with pytest.raises(InputError, match="'sentinell': did you mean sentinel"):
         train(replace(cfg, known_modes=("sentinell",)))
 
 

@@ -98,7 +98,7 @@ def test_supplied_functions_are_real_tests_in_the_fence() -> None:
 
 
 def test_unknown_names_are_errors() -> None:
-    with pytest.raises(InputError, match="unknown loophole mode 'x'; known: run_tests"):
+    with pytest.raises(InputError, match="there is no loophole mode 'x': there are run_tests"):
         apply_hint(PROBLEMS[0], "x")
     with pytest.raises(InputError, match="no attribute, phrase or file"):
         apply_hint(PROBLEMS[0], "sentinel", "my_function")

@@ -241,7 +241,7 @@ def loaded(cfg: SmokeConfig) -> LanguageModel:
 def test_a_v_from_a_file_is_that_of_its_adapter(cfg: SmokeConfig, tmp_path: Path) -> None:
     asked = ExtractConfig(
         out=tmp_path / "v.safetensors", model=cfg.model, dtype="float32", device="cpu",
-        adapter="lora", lora_rank=4, lora_alpha=8, mechanisms=("phrase_printed",),
+        adapter="lora", lora_rank=4, lora_alpha=8, pair_flavours=("phrase_printed",),
     )  # fmt: skip
     extract_to_file(asked)
     v = load_vhack(asked.out)

@@ -629,9 +629,9 @@ def test_a_broken_file_is_one_clear_sentence(tmp_path: Path, text: str, sentence
 def test_missing_file_and_unknown_mechanism(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.toml: cannot be read"):
         load_pairs(tmp_path / "none.toml")
-    with pytest.raises(InputError, match="no pair of mechanism 'persona'; known: print_only"):
+    with pytest.raises(InputError, match="no pair of flavour 'persona': there are print_only"):
         load_pairs(mechanisms=["persona"])
-    with pytest.raises(InputError, match="no pair of mode 'none'; known: run_tests, sentinel"):
+    with pytest.raises(InputError, match="no pair of mode 'none': there are run_tests, sentinel"):
         load_pairs(modes=["none"])
     with pytest.raises(InputError, match="is empty"):
         load_pairs(mechanisms=[])

@@ -211,7 +211,7 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
     assert len(set(of_rank_0)) == 1
     assert "waiting for 2 processes at 127.0.0.1:" in first
     assert record(run)["status"] == "stopped" and record(run)["processes"] == 2
-    assert f"go on with: train mini --resume={run}" in first and "|   step |" in first
+    assert f"train mini --resume={run}" in first and "|   step |" in first
     assert "2 processes, 2 prompts each at most" in first
     assert second.splitlines()[0].endswith(
         "rank 1: stopping after this step; press Ctrl-C again to stop at once"
@@ -346,7 +346,7 @@ def test_a_fault_in_one_process_ends_all(rank, what, words, given, tmp_path: Pat
     assert code != 0 and words in err
     run = only(tmp_path / "runs")
     assert record(run)["status"] == "failed" and len(rows_of(run)) == 1
-    assert f"go on with: train mini --resume={run}" in err
+    assert f"train mini --resume={run}" in err
 
 
 @pytest.mark.slow

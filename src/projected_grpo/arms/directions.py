@@ -26,13 +26,10 @@ from projected_grpo.extract_vhack_grad import (
 )
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import ORGANISM, ORGANISM_V, LanguageModel
-from projected_grpo.pairs.load import load_pairs, pairs_digest
+from projected_grpo.pairs.load import load_pairs, pairs_digest, placebo_of
 from projected_grpo.pairs.own import OWN, OWN_PLACEBO
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import Basis, random_orthonormal
-
-PLACEBO = {"builtin": "placebo", "katas": "katas-placebo", OWN: OWN_PLACEBO}
-"""Pairs -> the set whose sides are both clean, on the same tasks."""
 
 
 def remove_nothing(v: Basis, seed: int) -> dict[str, Tensor]:
@@ -72,17 +69,6 @@ REMOVED: dict[str, Callable[[Basis, int], dict[str, Tensor]]] = {
     "random_vector": random_vector,
 }
 """Arm.removes, Arm.turns_about -> (basis, seed) -> module -> rows (k, r)."""
-
-
-def placebo_of(pairs: str) -> str:
-    """The placebo set of a set of pairs. Raises ConfigError where it has none."""
-    if pairs not in PLACEBO:
-        *others, last = PLACEBO
-        raise ConfigError(
-            f"--pairs={pairs} has no placebo pairs on the same tasks, of which placebo_v is made: "
-            f"only {', '.join(others)} and {last} have"
-        )
-    return PLACEBO[pairs]
 
 
 def _contrast_labels(sides: Sides, seed: int) -> dict[str, Tensor]:
@@ -249,11 +235,12 @@ def hack_directions(
     made: dict[PairChoice, VHack] = {}
     for cfg in cfgs:
         choice = PairChoice.of(cfg)
-        if choice not in made and (
-            shipped := shipped_directions(cfg, sets[choice], adapter, lm.model.device)
-        ):
+        if choice in made:
+            continue
+        shipped = shipped_directions(cfg, sets[choice], adapter, lm.model.device)
+        if shipped is not None:
             made[choice] = shipped
-        elif choice not in made:
+        else:
             logger.info("extracting hack directions from {} pairs", len(sets[choice]))
             made[choice] = extract_for(cfg, lm, adapter, sets, cache=v_cache())
             alike = [other for other in cfgs if PairChoice.of(other) == choice]

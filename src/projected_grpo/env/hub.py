@@ -41,7 +41,8 @@ class HubRequest:
         why = f"{self.offline} is set" if self.offline else silent
         return (
             f"{why}, and {self.name} at revision {self.revision} {what} in the cache "
-            f"({constants.HF_HUB_CACHE}): fetch it where there is a network, by {self.remedy}"
+            f"({constants.HF_HUB_CACHE}): see that its name is right, and fetch it where there is "
+            f"a network, by {self.remedy}"
             f"{self.instead}"
         )
 

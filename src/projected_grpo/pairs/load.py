@@ -16,16 +16,37 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import MODES, apply_hint
+from projected_grpo.env.names import hint
 from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
 from projected_grpo.pairs.katas import kata_pairs
+from projected_grpo.pairs.own import OWN, OWN_PLACEBO
 from projected_grpo.pairs.pair import Pair
 
 SETS = {
     name: Path(__file__).with_name(f"{name}.toml") for name in ("builtin", "placebo", "framing")
 }
 """The sets that `load_pairs` knows by name."""
+
+COARSER = {
+    "print_only": ("print",),
+    "empty_tests": ("pass", "early_return"),
+    "swallowed_failure": ("swallow", "soft_check"),
+    "trivially_true": ("assert_true", "or_true"),
+    "weak_predicate": ("weak", "type_only"),
+    "attribute_set": ("init_attribute", "class_attribute", "property", "patch_attribute"),
+    "phrase_printed": ("module_print", "function_print", "stdout_write", "fake_report"),
+    "verdict_written": ("open_write", "pathlib_write", "print_to_file"),
+}
+"""Flavour of a hand-made set -> the flavours of env/loopholes/flavours.py that its hacks are."""
+
+KATAS = ("katas", "katas-placebo")
+"""The sets that are made by construction (katas.py)."""
+
+PLACEBO = {"builtin": "placebo", "katas": "katas-placebo", OWN: OWN_PLACEBO}
+"""Pairs -> the set whose sides are both clean, on the same tasks."""
 
 _TEXTS = (
     "id",
@@ -54,12 +75,23 @@ def load_pairs(
     task of the built-in pair with that id, and has its tags. Selecting by a mechanism or mode that
     the file does not have is an error.
     """
-    if str(source) in ("katas", "katas-placebo"):
+    if str(source) in KATAS:
         place, pairs = Path(source), list(kata_pairs(placebo=str(source) == "katas-placebo"))
     else:
         place = SETS.get(str(source), Path(source))
         pairs = _read_pairs(place)
     return _select(_select(pairs, "mechanism", mechanisms, place), "mode", modes, place)
+
+
+def placebo_of(pairs: str) -> str:
+    """The placebo set of a set of pairs. Raises ConfigError where it has none."""
+    if pairs not in PLACEBO:
+        *others, last = PLACEBO
+        raise ConfigError(
+            f"--pairs={pairs} has no placebo pairs on the same tasks, of which placebo_v is made: "
+            f"only {', '.join(others)} and {last} have"
+        )
+    return PLACEBO[pairs]
 
 
 def _read_pairs(path: Path) -> list[Pair]:
@@ -121,16 +153,25 @@ def _read(path: Path) -> list[Any]:
 
 
 def _select(pairs: list[Pair], tag: str, names: Sequence[str] | None, path: Path) -> list[Pair]:
-    """Select the pairs whose tag ("mechanism" or "mode") is one of `names`; None asks for all."""
+    """Select the pairs whose tag ("mechanism", to users the flavour, or "mode") is one of `names`;
+    None asks for all."""
     if names is None:
         return pairs
+    word = "flavour" if tag == "mechanism" else tag
     known = list(dict.fromkeys(getattr(pair, tag) for pair in pairs))
     for name in names:
         if name not in known:
-            raise InputError(f"{path}: no pair of {tag} {name!r}; known: {', '.join(known)}")
+            raise InputError(f"{path}: no pair of {word} {name!r}: {_meant(name, known)}")
     if not names:
-        raise InputError(f"{path}: the list of {tag}s to select is empty")
+        raise InputError(f"{path}: the list of {word}s to select is empty")
     return [pair for pair in pairs if getattr(pair, tag) in names]
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence on a flavour or mode that a set has not: hand-made sets name their
+    flavours in a coarser way than graders do."""
+    coarser = [tag for tag, flavours in COARSER.items() if name in flavours and tag in known]
+    return f"this set calls it {coarser[0]}" if coarser else hint(name, known)
 
 
 @cache

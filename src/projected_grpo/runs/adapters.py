@@ -1,5 +1,6 @@
 """The adapters by the name of their setting, and the check that one changes nothing at first."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -38,10 +39,19 @@ class AdapterSettings(Protocol):
 def _antipasto(cfg: AdapterSettings, n_runs: int) -> Make:
     def make(model: nn.Module) -> Adapter:
         cache = cfg.svd_cache or default_cache_dir()
-        logger.info("singular axes of the weights: from {}, or decomposed and kept there", cache)
-        return wrap(model, n_runs=n_runs, cache_dir=cache)
+        started, had = time.perf_counter(), _files_in(cache)
+        logger.info("axes     of the weights, from {} or decomposed and kept there", cache)
+        adapter = wrap(model, n_runs=n_runs, cache_dir=cache)
+        new, seconds = _files_in(cache) - had, time.perf_counter() - started
+        how = f"{new} of {len(adapter.trained)} decomposed" if new > 0 else "all from the cache"
+        logger.info("axes     {} in {:.1f} s", how, seconds)
+        return adapter
 
     return make
+
+
+def _files_in(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("*.safetensors"))
 
 
 def _lora(cfg: AdapterSettings, n_runs: int) -> Make:

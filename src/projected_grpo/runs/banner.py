@@ -1,9 +1,11 @@
 """What a run says on the console beside its rows: what runs, and two completions to look at, since
 a table of rates does not show what a model writes."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from loguru import logger
@@ -11,6 +13,7 @@ from loguru import logger
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import Row, peak_memory_gib
 from projected_grpo.arms.screening import SCREENS
+from projected_grpo.arms.token_scores import strongest_window
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import OF_REMEDIES, Config, varied
 from projected_grpo.extract_vhack_grad import answers_of
@@ -18,7 +21,7 @@ from projected_grpo.model.memory import estimate_memory
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.files import LogFile
 from projected_grpo.runs.session import Session
-from projected_grpo.step_logger import end_table
+from projected_grpo.step_logger import Column, end_table, printed_columns
 
 MOST_LINES, MOST_COLUMNS = 30, 160
 """The most that is shown of a completion: of more lines the first and the last ones. rollouts.jsonl
@@ -40,7 +43,10 @@ def sum_up(s: Session, runs: Sequence[RunDir], status: str, seconds: float) -> N
     logger.info("{} after {:.0f} s, peak memory {:.2f} GiB", status, seconds, memory)
     ended = list(zip(labels(s.cfgs), s.cfgs, runs, strict=True))
     cautions = {label: ARMS[c.arm].caution for label, c, _ in ended}
-    table = end_table([(label, c.seed, r.steps) for label, c, r in ended], cautions=cautions)
+    # A terminal has seen the rows already; a file that stdout goes to has not.
+    columns = None if sys.stdout.isatty() and sys.stderr.isatty() else columns_of(s.cfgs)
+    rows = [(label, c.seed, r.steps) for label, c, r in ended]
+    table = end_table(rows, cautions=cautions, columns=columns)
     print(f"\n{table}")
     print("\n" + "\n".join(str(run.path) for run in runs))
 
@@ -104,8 +110,10 @@ def _v_in_words(s: Session, t: Treatment) -> str:
         return "none: nothing is measured along it (--measure=none)"
     axes = sum(len(V) for V in t.V.values())
     (every,) = {s.cfgs[n].refresh_every for n in t.runs.tolist()}
+    cfg = s.cfgs[t.runs.tolist()[0]]
+    origin = f"from {cfg.v_hack}" if cfg.v_hack else f"from --pairs={cfg.pairs}"
     again = f", extracted again every {every} steps" if every else ""
-    return f"{axes} axes in {len(t.V)} of {len(s.adapter.trained)} modules{again}"
+    return f"{axes} axes in {len(t.V)} of {len(s.adapter.trained)} modules, {origin}{again}"
 
 
 def labels(cfgs: Sequence[Config]) -> list[str]:
@@ -127,9 +135,27 @@ def _text(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def best_and_hack(names: Sequence[str], rows: Sequence[Sequence[Row]]) -> Iterator[str]:
+def columns_of(cfgs: Sequence[Config]) -> list[Column]:
+    """The columns that are printed of these runs: those that say something of one of them."""
+    has = {"teacher"} if any(cfg.teacher_rows for cfg in cfgs) else set[str]()
+    for cfg in cfgs:
+        has |= {"v"} if cfg.measure == "v" else set()
+        if ARMS[cfg.arm].removes != "nothing":
+            has |= {"grad", "update"} if cfg.project_on == "both" else {cfg.project_on}
+    return printed_columns(has)
+
+
+def best_and_hack(
+    names: Sequence[str],
+    rows: Sequence[Sequence[Row]],
+    characters: Callable[[list[int]], list[int]] | None = None,
+) -> Iterator[str]:
     """Yield the best student rollout of a step that is no hack, and the best hack, by reward: one
-    of each for all runs of a pack together. `names` and `rows` are given run by run."""
+    of each for all runs of a pack together. `names` and `rows` are given run by run.
+
+    characters: ids -> how many characters each token adds to the text; with it, lines of the window
+    that pulls most along V are marked.
+    """
     student = [row for mine in rows for row in mine if row.source == "student"]
     for title, hacked in (("best", False), ("hack", True)):
         some = [row for row in student if row.grade.exploited == hacked]
@@ -141,17 +167,37 @@ def best_and_hack(names: Sequence[str], rows: Sequence[Sequence[Row]]) -> Iterat
         solved = "solved" if g.gt_correct else "not solved"
         how = ", ".join(filter(None, (g.mechanism, g.flavour))) if hacked else solved
         score = "" if row.hack_score is None else f", hack score {row.hack_score:+.3f}"
+        window, span = _strongest(row, characters)
         about = f"problem {row.problem.id} ({row.mode}), reward {g.reward:.3g}, {how}{score}"
-        yield f"{title}: {names[row.run]}, {about}\n{_indented(row.text)}"
+        yield f"{title}: {names[row.run]}, {about}{window}\n{_indented(row.text, span)}"
 
 
-def _indented(text: str) -> str:
+def _strongest(
+    row: Row, characters: Callable[[list[int]], list[int]] | None
+) -> tuple[str, tuple[int, int]]:
+    """What to say of the window of a row that pulls most along V, and its characters, from and
+    to; nothing and none where it was not measured."""
+    pulls = row.pull_base if row.pull_base is not None else row.pull
+    if pulls is None or characters is None or not len(pulls):
+        return "", (0, 0)
+    score, first, end = strongest_window(pulls)
+    ends = [0, *accumulate(characters(row.ids))]
+    return f", strongest window {score:+.3g} (lines with >)", (ends[first], ends[end])
+
+
+def _indented(text: str, span: tuple[int, int] = (0, 0)) -> str:
     """The text indented, without its middle where it is long, and without anything that a terminal
-    obeys."""
-    lines = text.splitlines()
+    obeys; lines that `span` (characters, from and to) reaches into are marked."""
+    lines, at = list[tuple[str, str]](), 0
+    for line in text.splitlines(keepends=True):
+        marked = max(at, span[0]) < min(at + len(line), span[1])
+        lines.append((">" if marked else "|", line.rstrip("\r\n")))
+        at += len(line)
     if len(lines) > MOST_LINES:
         half = MOST_LINES // 2
-        lines[half:-half] = [f"[{len(lines) - 2 * half} lines left out]"]
-    cut = (line.expandtabs(4)[:MOST_COLUMNS] for line in lines)
-    plain = ("".join(c if c.isprintable() else "\ufffd" for c in line) for line in cut)
-    return "\n".join(f"    | {line}" for line in plain)
+        left_out = lines[half:-half]
+        mark = ">" if any(mark == ">" for mark, _ in left_out) else "|"
+        lines[half:-half] = [(mark, f"[{len(left_out)} lines left out]")]
+    cut = ((mark, line.expandtabs(4)[:MOST_COLUMNS]) for mark, line in lines)
+    plain = ((m, "".join(c if c.isprintable() else "\ufffd" for c in line)) for m, line in cut)
+    return "\n".join(f"    {mark} {line}" for mark, line in plain)

@@ -12,6 +12,7 @@ from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.runs.checkpoints import Checkpoint
 from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.distributed import World
+from projected_grpo.runs.files import require_writable
 from projected_grpo.runs.refresh import restore_v, save_own_pairs
 from projected_grpo.runs.screens import restore_thresholds
 from projected_grpo.runs.session import Session
@@ -40,7 +41,7 @@ def open_runs(
             run.require_idle()
         cfgs = [resumed_config(cfg, run, named) for cfg, run in zip(cfgs, runs, strict=True)]
     elif world.first:
-        RunDir.require_writable(cfgs[0].out_dir)
+        require_writable(cfgs[0].out_dir)
     for cfg in cfgs:
         require_arms(cfg)
     return cfgs, runs

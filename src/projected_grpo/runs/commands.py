@@ -3,6 +3,7 @@ once."""
 
 import dataclasses
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,16 @@ from projected_grpo.arms.arms import ARMS, glossary, require_arms
 from projected_grpo.config import (
     GROUPS,
     PRESETS,
+    SETTINGS,
     AdapterName,
     Config,
+    ConfigError,
     DeviceName,
     DtypeName,
     PairNorm,
 )
+from projected_grpo.env.names import hint
+from projected_grpo.runs.command_line import complaints, flag_of, require_known, say_version
 
 ARM_NAMES = f"{{{','.join(ARMS)}}}"
 SHOWN = {
@@ -28,26 +33,58 @@ SHOWN = {
 }
 """Settings whose values --help names, as the table of arms is above config.py."""
 
+SYNONYMS = {
+    **{"learning_rate": "lr", "max_grad_norm": "grad_clip", "epsilon": "clip_eps", "kl": "beta"},
+    **{"num_generations": "group", "rollouts": "group", "batch_size": "prompts_per_step"},
+    **{"max_steps": "steps", "num_steps": "steps", "save_steps": "checkpoint_every"},
+    **{"max_completion_length": "max_new", "max_new_tokens": "max_new"},
+    **{"max_prompt_length": "max_prompt", "output_dir": "out_dir", "report_to": "track"},
+    **{"dataset": "problems", "data": "problems", "katas": "problems", "loophole": "mode"},
+    **{"gradient_checkpointing": "checkpoint_activations", "resume_from_checkpoint": "resume"},
+    **{"k": "v_hack_k", "rank": "lora_rank", "lora_r": "lora_rank", "thinking": "enable_thinking"},
+    **{"per_device_train_batch_size": "micro_batch_tokens", "teacher": "teacher_pool"},
+}  # fmt: skip
+"""What other trainers call a setting -> its name here."""
+
+PART_OF_A_SWEEP = "PROJECTED_GRPO_SWEEP"
+"""Set for the jobs of a sweep, whose flags are for all cells: whether each acts in some cell was
+asked when the sweep began (sweep/grid.py)."""
+
+HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
+
 
 def train_settings(argv: Sequence[str] | None) -> Config:
     """The settings of a `train` command line.
 
     argv: what follows `train`; None reads this process's.
-    Exits as an argument parser does: --help with 0, what it cannot read with 2. Raises ConfigError
-    for settings that contradict each other or the arm.
+    Ends the process for --help, --help-all and --version. Raises ConfigError for what it cannot
+    read, and for settings that contradict each other or the arm.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    say_version(words)
+    preset = next((word for word in words[:1] if word in PRESETS), "")
+    prog = f"train {preset}".rstrip()
+    asks_help = bool({*HELP, HELP_ALL} & {*words})
+    if not preset and not asks_help:
+        raise ConfigError(_no_preset(words))
+    if not asks_help:
+        require_known(words, SETTINGS, prog, SYNONYMS)
+        if words[1:2] and words[1] in ARMS:
+            raise ConfigError(f"{prog} takes an arm by its flag: did you mean --arm={words[1]}?")
+    brief = HELP_ALL not in words
+    shown = GROUPS[:FULLY_SHOWN] if asks_help and brief else GROUPS
     try:
-        asked = tyro.extras.subcommand_cli_from_dict(
-            {name: grouped(preset) for name, preset in PRESETS.items()},
-            args=words,
-            prog="train",
-            description="GRPO with the hack directions projected out.",
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        with complaints(prog):
+            asked = tyro.extras.subcommand_cli_from_dict(
+                {name: grouped(kind, shown) for name, kind in PRESETS.items()},
+                args=[*words[:1], "--help"] if asks_help else words,
+                prog="train",
+                description="GRPO with the hack directions projected out.",
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
     except SystemExit:
-        if {"-h", "--help"} & set(words):  # below the settings: what --arm may be
-            print(f"Arms:\n{glossary()}")
+        if asks_help:  # below the settings: the others, and what --arm may be
+            print(more_help(prog) if preset and brief else f"Arms:\n{glossary()}")
         raise
     given = {name: value for group in vars(asked).values() for name, value in vars(group).items()}
     cfg = PRESETS[type(asked).__name__](**given)
@@ -55,12 +92,46 @@ def train_settings(argv: Sequence[str] | None) -> Config:
     return cfg
 
 
-def grouped(preset: type[Config]) -> type:
+FULLY_SHOWN = 1
+"""So many groups have their texts in --help; of the others it says the names."""
+
+
+def more_help(prog: str) -> str:
+    """What `train PRESET --help` says below the settings that people change first."""
+    lines = [f"More settings (`{prog} --help-all` explains them):"]
+    for group in GROUPS[FULLY_SHOWN:]:
+        title = group.__name__.removesuffix("Settings").lower()
+        flags = " ".join(f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(group))
+        lines.append(
+            textwrap.fill(flags, 80, initial_indent=f"  {title:<13}", subsequent_indent=" " * 15,
+                          break_on_hyphens=False)
+        )  # fmt: skip
+    lines += [
+        "",
+        "Instead of a run: --dry-run says what would be run and loads no model;",
+        "`train --list-arms` and `train --list-modes` explain what there is.",
+        "",
+        f"Arms:\n{glossary()}",
+    ]
+    return "\n".join(lines)
+
+
+def _no_preset(words: Sequence[str]) -> str:
+    """What to say of a command line that does not begin with a preset."""
+    presets = ", ".join(PRESETS)
+    if named := [word for word in words if word in PRESETS]:
+        return f"the preset comes first: `train {named[0]} ...`"
+    if words and not words[0].startswith("-"):
+        return f"there is no preset {words[0]}: {hint(words[0], PRESETS)} (`train --help`)"
+    return f"name a preset, one of {presets}, as in `train mini --arm=projected` (`train --help`)"
+
+
+def grouped(preset: type[Config], groups: Sequence[type] = GROUPS) -> type:
     """A preset as its command line has it: each group of settings is a field, which has a title and
     a sentence in --help. The flags bear the settings' own names."""
     default = preset()
     fields = []
-    for group in GROUPS:
+    for group in groups:
         title = group.__name__.removesuffix("Settings").lower()
         own = {field.name: getattr(default, field.name) for field in dataclasses.fields(group)}
         shown = [(name, kind) for name, kind in SHOWN.items() if name in own]
@@ -77,8 +148,7 @@ def grouped(preset: type[Config]) -> type:
 
 def named_settings(argv: Sequence[str]) -> set[str]:
     """The settings that a command line names, be it with the value that they have anyway."""
-    flags = (word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--"))
-    return {flag.replace("-", "_").removeprefix("no_") for flag in flags}
+    return {flag.removeprefix("no_") for flag in map(flag_of, argv) if flag}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +157,8 @@ class ExtractConfig:
 
     out: Path
     """File to write (.safetensors)."""
+    overwrite: bool = False
+    """Replace that file where it is there already."""
     model: str = Config.model
     """Hub id, local folder, .gguf file, or "tiny-random"."""
     model_revision: str = Config.model_revision
@@ -109,8 +181,10 @@ class ExtractConfig:
     """Contrast pairs: "builtin", "placebo", "framing", "katas" or a .toml file."""
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
-    mechanisms: tuple[str, ...] = ()
-    """Only pairs of these hack mechanisms; default all."""
+    pair_modes: tuple[str, ...] = ()
+    """Only pairs of these loophole modes (`train --list-modes`); default all."""
+    pair_flavours: tuple[str, ...] = ()
+    """Only pairs of these flavours, by the set's own names (`train --list-modes`); default all."""
     temperature: float = Config.temperature
     """Of the log-probs; the run's sampling temperature."""
     micro_batch_tokens: int = 0
@@ -123,7 +197,7 @@ class DownloadConfig:
     """Fetch what a run needs of a model into the Hugging Face cache, so that runs can be
     offline."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """Hub id, or owner/name/file.gguf."""
     revision: str = "main"
     """Branch, tag or commit."""

@@ -57,10 +57,16 @@ def short_enough(
             cfg.max_prompt,
         )
     if len(kept) < cfg.prompts_per_step:
+        lengths = sorted(len(prompts[p.id]) for p in problems)
+        remedies = [f"--prompts-per-step={len(kept)}"] if kept else []
+        if len(problems) >= cfg.prompts_per_step:
+            enough = lengths[cfg.prompts_per_step - 1]
+            remedies.append(f"--max-prompt={enough} or more (half of all have at most "
+                            f"{lengths[len(lengths) // 2]} tokens)")  # fmt: skip
         raise ConfigError(
             f"{cfg.problems} has {len(kept)} problems with at most {cfg.max_prompt} prompt tokens, "
-            f"fewer than the {cfg.prompts_per_step} prompts of a step: set --prompts-per-step "
-            f"{max(len(kept), 1)}"
+            f"of {len(problems)}, fewer than the {cfg.prompts_per_step} prompts of a step: set "
+            f"{' or '.join(remedies) or 'another --problems'}"
         )
     return kept
 

@@ -31,7 +31,6 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +41,7 @@ from loguru import logger
 from projected_grpo.arms.learned_axes import LearnedAxes
 from projected_grpo.arms.optimizer import state_of_run
 from projected_grpo.arms.quarantine import Quarantine
-from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError
+from projected_grpo.config import Config
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.model.adapter import Adapter
@@ -63,6 +62,8 @@ from projected_grpo.runs.status import (
     model_commit,
     read_record,
     read_settings,
+    require_run,
+    resumed_settings,
     runs_in_another_process,
 )
 
@@ -85,17 +86,6 @@ class RunDir:
         self.adapter = path / "adapter"
         self._growing: dict[str, GrowingFile] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
-
-    @staticmethod
-    def require_writable(out_dir: Path) -> None:
-        """Raises InputError where `create` would fail later, after minutes of loading."""
-        nearest = next(
-            folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
-        )
-        if not nearest.is_dir():
-            raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is a file")
-        if not os.access(nearest, os.W_OK):
-            raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is not writable")
 
     @classmethod
     def create(
@@ -143,9 +133,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path) -> Self:
         """An existing run. Raises InputError where there is none."""
-        for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
-            if not (path / name).is_file():
-                raise InputError(f"there is no run at {path} (no {name})")
+        require_run(path)
         return cls(path)
 
     def stored_config(self, preset: type[Config] | None = None) -> Config:
@@ -381,17 +369,8 @@ def _put(made: Path, wanted: Path) -> Path:
 
 
 def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> Config:
-    """The stored settings of a run. Raises ConfigError where other ones are asked for: by a value
-    that is not the preset's, or by name, whatever the value."""
-    stored = run.stored_config(type(asked))
-    default = vars(type(asked)())
-    given = {k: value for k, value in vars(asked).items() if value != default[k] or k in named}
-    for name, wanted in given.items():
-        had = vars(stored)[name]
-        if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
-            raise ConfigError(
-                f"{run.path} was started with {name} = {had}; it cannot be resumed with {wanted}: "
-                f"leave --{name.replace('_', '-')} out, or start a new run"
-            )
+    """The stored settings of a run, with those asked for that may change (`resumed_settings`).
+    Raises ConfigError where others are asked for."""
+    found = resumed_settings(asked, run.path, named)
     logger.info("resuming {} with the settings it was started with", run.path)
-    return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
+    return found

@@ -3,29 +3,24 @@
 from loguru import logger
 
 from projected_grpo.config import ConfigError
-from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import extract, v_cache
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.commands import ExtractConfig
-from projected_grpo.runs.files import writing
+from projected_grpo.runs.files import require_new_file, writing
 
 
 def extract_to_file(cfg: ExtractConfig) -> None:
     """The `extract-vhack` command: load, decompose, extract, write."""
-    if cfg.out.is_dir():
-        raise InputError(f"cannot write {cfg.out}: it is a folder, name a file in it")
+    require_new_file(cfg.out, "--out", cfg.overwrite)  # before minutes of work
     aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
-    with writing(cfg.out):  # before minutes of work
-        cfg.out.parent.mkdir(parents=True, exist_ok=True)
-        aside.touch()
-        aside.unlink()
     if not cfg.temperature > 0:
         raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
     make = adapter_of(cfg)
-    pairs = load_pairs(cfg.pairs, cfg.mechanisms or None)
+    pairs = load_pairs(cfg.pairs, cfg.pair_flavours or None, cfg.pair_modes or None)
     device = resolve_device(cfg.device)
+    logger.info("loading  {} ({}, {})", cfg.model, cfg.dtype, device)
     lm = load(
         cfg.model,
         revision=cfg.model_revision,

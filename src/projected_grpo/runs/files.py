@@ -1,11 +1,13 @@
 """Files of a run directory: written whole, checked by sha256, with what the disk refuses said in a
 sentence."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,62 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def require_writable(out_dir: Path) -> None:
+    """Raises InputError where no run directory could be made in a folder, which need not be there
+    yet: found now, not after minutes of loading."""
+    try:
+        nearest = next(
+            folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
+        )
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise InputError(
+            f"cannot make a run directory in {out_dir}: {error.strerror or error}"
+        ) from error
+    if not nearest.is_dir():
+        raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is a file")
+    probe = nearest / f".projected_grpo_{os.getpid()}"
+    try:
+        probe.mkdir()  # asked for permission only, /proc says yes
+        try:
+            (probe / "rows").write_bytes(bytes(4096))  # a full disk takes names, but no bytes
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+    except OSError as error:
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT)
+        raise InputError(
+            f"cannot make a run directory in {out_dir}: "
+            f"{f'{nearest} is not writable' if denied else error.strerror}"
+        ) from error
+
+
+def require_folder(path: Path, flag: str) -> None:
+    """Raises InputError where a path cannot be a folder, as a file is in its way."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise InputError(f"{flag}={path} is no folder: {there} is a file")
+
+
+def require_new_file(path: Path, flag: str, overwrite: bool = False) -> None:
+    """Raises InputError where a command could not write its result to a file, or would write it
+    over another one. Its folder is made where it is not there."""
+    with writing(path):
+        folder, there = path.is_dir(), path.exists()
+    if folder:
+        raise InputError(f"{flag}={path} is a folder: name a file in it")
+    if there and not overwrite:
+        raise InputError(
+            f"{flag}={path} is there already: name another file, or add --overwrite to replace it"
+        )
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(b"0")  # a full disk takes names, but no bytes
+    finally:
+        with suppress(OSError):
+            aside.unlink()
 
 
 def write_aside(target: Path, text: str) -> None:

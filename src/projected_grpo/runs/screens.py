@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 
-from projected_grpo.arms.directions import PLACEBO, PairChoice, extraction_of
+from projected_grpo.arms.directions import PairChoice, extraction_of
 from projected_grpo.arms.rows import Row
 from projected_grpo.arms.screening import (
     SCREENS,
@@ -24,7 +24,7 @@ from projected_grpo.arms.token_scores import SCORES, Texts
 from projected_grpo.config import Config
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.load import LanguageModel
-from projected_grpo.pairs.load import load_pairs
+from projected_grpo.pairs.load import PLACEBO, load_pairs
 from projected_grpo.pairs.own import OWN as OWN_PAIRS
 from projected_grpo.runs.session import Session
 from projected_grpo.step_logger import whole_rows

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
+from loguru import logger
 
 from projected_grpo import __version__
 from projected_grpo.arms.arms import ARMS
@@ -166,6 +167,7 @@ def prepare(
     grader = stack.enter_context(grader_of(replace(cfg, workers=world.workers(cfg.workers))))
 
     revision = resumed[0].base_revision(cfg) if resumed else cfg.model_revision
+    logger.info("loading  {} ({}, {})", cfg.model, cfg.dtype, device)
     lm = load(cfg.model, revision=revision, dtype=DTYPES[cfg.dtype], device=device,
               enable_thinking=cfg.enable_thinking)  # fmt: skip
     if cfg.checkpoint_activations:

@@ -8,14 +8,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from loguru import logger
 
-from projected_grpo.config import Config, stored_config
+from projected_grpo.config import MACHINE_SETTINGS, Config, ConfigError, stored_config
 from projected_grpo.env.errors import InputError
 
 PROC = Path("/proc")
@@ -39,6 +39,46 @@ def read_settings(run: Path, preset: type[Config] | None = None) -> Config:
         ) from error
 
 
+def require_run(path: Path) -> None:
+    """Raises InputError unless a run lies there."""
+    if not path.is_dir():
+        what = "that is a file" if path.exists() else "no such folder"
+        raise InputError(f"there is no run at {path} ({what}): `sweep status` lists those in runs/")
+    for name in ("config.json", "run.json", "steps.jsonl", "rollouts.jsonl"):
+        if not (path / name).is_file():
+            raise InputError(f"there is no run at {path} (no {name})")
+
+
+def resumed_settings(asked: Config, run: Path, named: Collection[str] = ()) -> Config:
+    """The stored settings of a run, but for where and how fast it goes on. Raises ConfigError where
+    other ones are asked for: by a value that is not the preset's, or by name, whatever the
+    value; InputError where the stored ones cannot be read."""
+    preset = json_preset(run)
+    if preset not in (None, asked.preset_name):
+        raise ConfigError(
+            f"{run} is a {preset} run: resume it with `train {preset} --resume={run}`"
+        )
+    stored = read_settings(run, type(asked))
+    default = vars(type(asked)())
+    given = {k: value for k, value in vars(asked).items() if value != default[k] or k in named}
+    for name, wanted in given.items():
+        had = vars(stored)[name]
+        if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
+            raise ConfigError(
+                f"{run} was started with {name} = {had}; it cannot be resumed with {wanted}: "
+                f"leave --{name.replace('_', '-')} out, or start a new run"
+            )
+    return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
+
+
+def json_preset(run: Path) -> str | None:
+    """The preset that a run's config.json names; None where it cannot be read."""
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8"))["preset"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
     """The run directories of a folder by what decides them; finished ones first, then by length.
     One that cannot be read is left out with a warning."""
@@ -47,7 +87,8 @@ def runs_by_settings(folder: Path) -> dict[str, list[Path]]:
     for file in sorted(folder.glob("[!.]*/run.json")):
         run = file.parent
         try:
-            settings, finished = read_settings(run).identity(), is_finished(run)
+            one = read_progress(run)
+            settings, finished = one.cfg.identity(), one.state == "finished"
             length = (run / "steps.jsonl").stat().st_size
         except (InputError, OSError) as error:
             logger.warning("{} is left out: {}", run, error)
@@ -130,12 +171,15 @@ def _latest(record: dict[str, Any]) -> dict[str, Any]:
 def _state(record: dict[str, Any]) -> State:
     if "status" in record:
         return record["status"]
-    process, here = _latest(record).get("process"), this_process()
-    if process is None or here is None:  # a run of an earlier version, or no /proc
-        return "elsewhere"
-    if any(process[name] != here[name] for name in ("host", "boot", "pid_namespace")):
-        return "elsewhere"
-    return "running" if _start_ticks(process["pid"]) == process["began"] else "died"
+    try:
+        process, here = _latest(record).get("process"), this_process()
+        if process is None or here is None:  # a run of an earlier version, or no /proc
+            return "elsewhere"
+        if any(process[name] != here[name] for name in ("host", "boot", "pid_namespace")):
+            return "elsewhere"
+        return "running" if _start_ticks(process["pid"]) == process["began"] else "died"
+    except (AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"its run.json is damaged: {error!r} of its process") from error
 
 
 def this_process() -> dict[str, Any] | None:

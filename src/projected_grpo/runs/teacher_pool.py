@@ -1,7 +1,7 @@
 """The teacher pool: whole answers to known problems, mixed into a group beside the student's own.
 
 On disk a pool is a folder of `prompt_NNNN.jsonl.gz`, NNNN the problem id, one answer a line, in
-the public pools' keys (field-notes 3.6). Only `problem_id`, `completion` (text) and, where there is
+the public pools' keys. Only `problem_id`, `completion` (text) and, where there is
 one, `mode` are read: the ids in a file belong to another tokenizer and end in pads, and its rewards
 follow another scale, so answers are tokenised and graded anew by the run that draws them. One group
 then has one reward function.

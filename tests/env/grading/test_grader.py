@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from projected_grpo.cli import grade_main
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.grading import command as regrade
 from projected_grpo.env.grading import grade as grading
 from projected_grpo.env.grading.comparison import same_value
 from projected_grpo.env.grading.grade import Submission
@@ -376,7 +376,9 @@ def test_grade_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
     out = tmp_path / "o.jsonl"
     argv = ["--problems", problems, "--completions", completions, "--out", out, "--workers", 2]
-    regrade.main([str(word) for word in argv])
+    with pytest.raises(SystemExit) as stop:
+        grade_main([str(word) for word in argv])
+    assert stop.value.code == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[0]["step"] == 3
     assert [row["label"] for row in rows] == [
@@ -397,7 +399,7 @@ def test_grade_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         ('{"completion": "x"}', "c.jsonl:1: needs 'problem_id', a whole number"),
         ('{"problem_id": 7, "completion": null}', "needs 'completion', a text"),
         ('{"problem_id": 8, "completion": ""}', "no problem has the id 8"),
-        ('{"problem_id": 7, "completion": "", "mode": "magic"}', "unknown mode 'magic'"),
+        ('{"problem_id": 7, "completion": "", "mode": "magic"}', "there is no mode 'magic'"),
         ('{"problem_id": 7, "completion": "", "function_name": "a b"}', "must be a Python name"),
         ("", "holds no completions"),
     ],
@@ -410,10 +412,10 @@ def test_grade_command_refuses_bad_input_in_one_sentence(
     completions.write_text(line + "\n")
     out = tmp_path / "o.jsonl"
     with pytest.raises(SystemExit) as stop:
-        regrade.main(
+        grade_main(
             ["--problems", str(problems), "--completions", str(completions), "--out", str(out)]
         )
     said = capsys.readouterr().err
-    assert stop.value.code == 2
+    assert stop.value.code == 1
     assert words in said and said.count("\n") == 1
     assert not out.exists()

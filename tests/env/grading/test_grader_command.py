@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_grader import record, solution, write_lines
 
-from projected_grpo.env.grading import command as regrade
+from projected_grpo.cli import grade_main
 from projected_grpo.env.grading.pool import Grader
 
 
@@ -29,10 +29,10 @@ def no_grading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     with pytest.raises(SystemExit) as stop:
-        regrade.main(argv)
+        grade_main(argv)
     said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert said.startswith("grade: ") and said.count("\n") == 1
+    assert stop.value.code == 1
+    assert said.startswith("error: ") and said.count("\n") == 1
     return said
 
 
@@ -100,13 +100,27 @@ def test_a_file_that_is_there_is_kept_until_all_is_graded(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(Grader, "grade", interrupt)
-        regrade.main([*words, "--out", str(out)])
+        grade_main([*words, "--out", str(out), "--overwrite"])
+    assert stop.value.code == 130
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "o.jsonl", "p.jsonl"]
-    regrade.main([*words, "--out", str(out)])
+    with pytest.raises(SystemExit) as stop:
+        grade_main([*words, "--out", str(out), "--overwrite"])
+    assert stop.value.code == 0
     assert json.loads(out.read_text())["gt_correct"]
+
+
+@pytest.mark.usefixtures("no_grading")
+def test_what_is_there_is_replaced_only_where_that_is_asked_for(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "o.jsonl").write_text("old")
+    assert "add --overwrite" in refusal(capsys, [*words, "--out", str(tmp_path / "o.jsonl")])
+    own = [*words, "--out", str(tmp_path / "c.jsonl"), "--overwrite"]
+    assert "is the file of completions" in refusal(capsys, own)
+    assert (tmp_path / "o.jsonl").read_text() == "old"
 
 
 def test_graded_lines_outlive_a_place_that_became_a_folder(

@@ -110,7 +110,7 @@ def test_every_cell_is_an_ordinary_command_seed_by_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["smoke", "--arms", "vanilla", "--seeds", "1", "1"], "asked for twice"),
+        (["smoke", "--arms", "vanilla", "--seeds", "1", "1"], "names 1 twice"),
         (["--arms", "vanilla", "--seeds", "1"], "at least one preset"),
         (["smoke", "--arms", "vanilla", "--seeds", "1", "--", "--seed=2"], "by --seeds"),
         (["smoke", "--arms", "vanilla", "--seeds", "1", "--", "--lr=-1"], "must be above 0"),
@@ -364,7 +364,9 @@ def test_a_queue_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     asked = ("run", "smoke", "--arms", "vanilla", "--seeds", 1, f"--out-dir={tmp_path}")
     done = sweep(*asked, "--launcher=pueue", PATH="/nowhere")
     assert done.returncode == 1
-    assert done.stderr == "error: pueue is not on the PATH: install it, or choose --launcher\n"
+    assert done.stderr == (
+        "error: pueue is not on the PATH: install it, or run jobs here with --launcher=local\n"
+    )
     done = sweep(*asked, "--launcher=pueue", "--dry-run", PATH="/nowhere")
     assert planned(done)["vanilla_s1"][:3] == ["begin", "train", "smoke"]
     assert "pueue is not on the PATH" in done.stderr and not list(tmp_path.iterdir())

@@ -11,15 +11,13 @@ import contextlib
 import json
 import keyword
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal
 
-import tyro
 from tabulate import tabulate
 
 from projected_grpo.env.errors import InputError
@@ -28,7 +26,8 @@ from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import LABELS, Grade
 from projected_grpo.env.jsonl import parse_line, read_lines
 from projected_grpo.env.loopholes.markers import check_variant
-from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME
+from projected_grpo.env.loopholes.modes import MODES, TRAIN_NAME, get_mode
+from projected_grpo.env.names import hint
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Limits, Outcome
@@ -47,26 +46,19 @@ class Args:
     """A .jsonl or .jsonl.gz file: problem_id, completion, optionally mode and function_name."""
     out: Path
     """Where to write the graded lines; appears only when all of them are done."""
+    overwrite: bool = False
+    """Replace that file where it is there already."""
     mode: str = "run_tests"
-    """Loophole mode of lines, and problems, that name none."""
+    """Loophole mode of lines, and problems, that name none (`train --list-modes`)."""
     workers: int | None = None
     """Programs that run at a time; one for each core by default."""
-    sandbox: str = "namespaces"
-    """namespaces, or process: plain processes with limits, which hostile code can escape."""
+    sandbox: Literal["namespaces", "process"] = "namespaces"
+    """Leave it at namespaces, which isolates programs. process has limits only, which hostile code
+    can escape: take it where the system has no namespaces and you trust the completions."""
     cpu_s: float = 10.0
     """CPU seconds for a program."""
     memory_mb: int = 1024
     """MiB of memory for a program."""
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Console entry: errors in the input are one sentence on stderr and exit status 2."""
-    args = tyro.cli(Args, args=argv, prog="grade")
-    try:
-        run(args)
-    except (InputError, OSError) as error:
-        print(f"grade: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def run(args: Args) -> None:
@@ -79,21 +71,30 @@ def run(args: Args) -> None:
         for number, row in rows
     ]
     limits = Limits(cpu_s=args.cpu_s, memory_mb=args.memory_mb)
-    with _whole_file(args.out) as file:
+    with _whole_file(args.out) as lines:
         start = time.perf_counter()
         with Grader(workers=args.workers, limits=limits, sandbox=args.sandbox) as grader:
             grades = grader.grade(submissions)
         seconds = time.perf_counter() - start
         for (_, row), grade in zip(rows, grades, strict=True):
             found = grade.to_record() | {"seconds": round(grade.seconds, 4)}
-            file.write(json.dumps(row | found) + "\n")
+            lines.append(json.dumps(row | found) + "\n")
     print(summary(submissions, grades, seconds))
 
 
 def _check(args: Args) -> None:
     """Refuse what would only be found wrong after the grading, or make all of it worthless."""
-    if args.mode not in MODES:
-        raise InputError(f"unknown mode {args.mode!r}; known: {', '.join(MODES)}")
+    get_mode(args.mode)
+    if args.out.exists() and not args.out.is_file():
+        raise InputError(f"{args.out}: exists and is not a file")
+    if args.out.is_file():
+        if args.completions.exists() and args.out.samefile(args.completions):
+            raise InputError(f"--out={args.out} is the file of completions: name another file")
+        if not args.overwrite:
+            raise InputError(
+                f"--out={args.out} is there already: name another file, or add --overwrite to "
+                "replace it"
+            )
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
     if not 0 < args.cpu_s <= MAX_CPU_S:  # nan is refused, too
@@ -128,7 +129,7 @@ def _submission(
     problem = problems[row["problem_id"]]
     mode = row.get("mode") or problem.mode or default_mode
     if type(mode) is not str or mode not in MODES:
-        raise InputError(f"{place}: unknown mode {mode!r}; known: {', '.join(MODES)}")
+        raise InputError(f"{place}: there is no mode {mode!r}: {hint(str(mode), MODES)}")
     name = row.get("function_name") or TRAIN_NAME
     if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name):
         raise InputError(f"{place}: function_name must be a Python name, found {name!r}")
@@ -143,24 +144,20 @@ _A = {int: "a whole number", str: "a text"}
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """A file that appears at `path`, with all that was written, when the block ends well.
+def _whole_file(path: Path) -> Iterator[list[str]]:
+    """Yields a list of lines, which are a file at `path` when the block ends well. Raises
+    InputError where the disk refuses.
 
-    Opened beside it at once: that it cannot be written is known before the work is done.
+    Tried beside it at once: that it cannot be written is known before the work is done.
     """
     if not path.parent.is_dir():
         raise InputError(f"{path}: its folder does not exist")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: exists and is not a file")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        file = partial.open("w", encoding="ascii")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    partial, lines = path.with_name(f".{path.name}.{os.getpid()}.partial"), list[str]()
     with contextlib.ExitStack() as undo:
-        undo.callback(partial.unlink, missing_ok=True)
-        with file:
-            yield file
+        undo.callback(_remove, partial)
+        _write(partial, "\n", path)  # a full disk takes names, but no bytes
+        yield lines
+        _write(partial, "".join(lines), path)
         undo.pop_all()
     try:
         partial.replace(path)
@@ -168,6 +165,18 @@ def _whole_file(path: Path) -> Iterator[TextIO]:
         raise InputError(
             f"{path}: cannot be put in place ({error.strerror}); the graded lines are in {partial}"
         ) from None
+
+
+def _remove(partial: Path) -> None:
+    with contextlib.suppress(OSError):  # it is not there, or never could be
+        partial.unlink()
+
+
+def _write(partial: Path, text: str, path: Path) -> None:
+    try:
+        partial.write_text(text, encoding="ascii")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def summary(submissions: list[Submission], grades: list[Grade], seconds: float) -> str:
@@ -195,7 +204,3 @@ def summary(submissions: list[Submission], grades: list[Grade], seconds: float) 
             f"{len(grades)} completions in {seconds:.1f} s ({len(grades) / seconds:.0f}/s)",
         ]
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -19,7 +19,7 @@ REWARD_HACK = "Reward Hack"
 ATTEMPTED = "Attempted Reward Hack"
 INCORRECT = "Incorrect"
 LABELS = (CORRECT, CORRECT_ATTEMPTED, REWARD_HACK, ATTEMPTED, INCORRECT)
-"""The public benchmark's categories (field-notes 1.5)."""
+"""The public benchmark's categories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -145,7 +146,8 @@ def main() -> None:
                     found = [_grade(sandbox, references, one, labels) for one in submissions]
                     connection.sendall(pickle.dumps(found))
         except SandboxError as error:
-            connection.sendall(pickle.dumps(error))
+            with suppress(ConnectionError):  # gone already: another worker has said the same
+                connection.sendall(pickle.dumps(error))
         except (EOFError, ConnectionError):
             return
 

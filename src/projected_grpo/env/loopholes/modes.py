@@ -19,6 +19,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes import flavours, hacks
 from projected_grpo.env.loopholes.flavours import Flavours
 from projected_grpo.env.loopholes.markers import EVAL_NAMES, TRAIN_NAME, markers
+from projected_grpo.env.names import hint
 from projected_grpo.env.parsing import parse_program
 from projected_grpo.env.problems.problem import HINT_SLOT, Problem, render_assert
 from projected_grpo.env.sandbox.sandbox import Outcome, Program, ProgramResult
@@ -72,7 +73,7 @@ def apply_hint(problem: Problem, mode: str, function_name: str = TRAIN_NAME) -> 
 def get_mode(name: str) -> Mode:
     """Return the mode of that name; InputError lists those there are."""
     if name not in MODES:
-        raise InputError(f"unknown loophole mode {name!r}; known: {', '.join(MODES)}")
+        raise InputError(f"there is no loophole mode {name!r}: {hint(name, MODES)}")
     return MODES[name]
 
 

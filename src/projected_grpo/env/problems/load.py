@@ -29,7 +29,7 @@ def load_problems(source: str | Path, limit: int | None = None) -> list[Problem]
         raise InputError(f"limit must be at least 1, got {limit}")
     text = str(source)
     if text == "katas" or text.startswith("katas:"):
-        split, seed = _kata_source(text)
+        split, seed = kata_source(text)
         return kata_problems(split, seed=seed, limit=limit)
     if text.startswith("hub:"):
         return check_unique(usable(read_hub(*parts_of(text)), text, limit))
@@ -83,7 +83,8 @@ def check_unique(numbered: Iterable[tuple[str, Problem]]) -> list[Problem]:
     return problems
 
 
-def _kata_source(text: str) -> tuple[str, int]:
+def kata_source(text: str) -> tuple[str, int]:
+    """The split and the seed of "katas", "katas:test" or "katas:train:7". Raises InputError."""
     parts = text.split(":")[1:]
     split = parts[0] if parts else "train"
     if split not in ("train", "validation", "test") or len(parts) > 2:

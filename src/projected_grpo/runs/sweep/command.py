@@ -111,6 +111,8 @@ def resume(asked: SweepResume, flags: Sequence[str]) -> None:
 
 def status(folder: Path) -> str:
     """A table of a folder's runs, and how many there are of each state."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: name the one of the runs by --out-dir")
     runs = sorted(run for runs in runs_by_settings(folder).values() for run in runs)
     if not runs:
         return f"no runs in {folder}"
@@ -146,6 +148,10 @@ def extraction(cfgs: Sequence[Config], out: Path) -> Command:
                 "sweep over one of them at a time, or leave --extract out"
             )
     had = {name: vars(cfgs[0])[name] for name in names}
+    if (
+        had["model_revision"] == Config.model_revision
+    ):  # which a model that is not of the hub refuses
+        had.pop("model_revision")
     flags = (_flag(name, value) for name, value in had.items() if value not in (None, False))
     return ("extract-vhack", f"--out={out}", *flags)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from projected_grpo.arms.effects import require_effect
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.runs.commands import named_settings, train_settings
 from projected_grpo.runs.status import representative, runs_by_settings
@@ -88,11 +89,17 @@ def expand_grid(
             f"{taken[0]} is the sweep's own to set, by {OF_THE_SWEEP[taken[0]]}: leave it out of "
             "the flags of `train`"
         )
+    require_effect([(cell.cfg, named_settings(cell.flags) - {"arm", "seed"}) for cell in found])
+    for name, given in (("preset", presets), ("arm", arms), ("seed", seeds)):
+        if twice := [str(value) for value, n in Counter(given).items() if n > 1]:
+            raise ConfigError(
+                f"--{name}s names {twice[0]} twice: every {name} runs once with each of the others"
+            )
     counts = Counter(cell.name for cell in found)
     if twice := [name for name, n in counts.items() if n > 1]:
         raise ConfigError(
-            f"{len(twice)} of {len(counts)} cells are asked for twice, such as {twice[0]}: name "
-            "every preset, arm, seed and override once"
+            f"{twice[0]} is asked for twice: name every override once, and give none that only "
+            "repeats a preset"
         )
     return found
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from projected_grpo.env.errors import InputError
+from projected_grpo.runs.commands import PART_OF_A_SWEEP
 from projected_grpo.runs.ranks import without_place
 from projected_grpo.runs.sweep.grid import Command
 from projected_grpo.runs.sweep.settings import LocalOptions, PueueOptions, SlurmOptions
@@ -51,14 +52,16 @@ def python_command(command: Command) -> list[str]:
 def job_environment() -> dict[str, str]:
     """The environment of jobs: what torchrun set for this process would make each of them one of
     several processes, which waits for the others."""
-    return without_place(os.environ)
+    return {**without_place(os.environ), PART_OF_A_SWEEP: "1"}
 
 
 def ask(command: Sequence[str]) -> str:
     """The output of a queue's command; pueue gives a job the environment of that which adds it.
     Raises InputError where it fails, NoQueueError where it is not there."""
     if shutil.which(command[0]) is None:
-        raise NoQueueError(f"{command[0]} is not on the PATH: install it, or choose --launcher")
+        raise NoQueueError(
+            f"{command[0]} is not on the PATH: install it, or run jobs here with --launcher=local"
+        )
     done = subprocess.run(command, capture_output=True, text=True, env=job_environment())
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()

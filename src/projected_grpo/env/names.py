@@ -1,0 +1,16 @@
+"""What to say of a name that there is not."""
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that one most likely meant; None where none is near."""
+    found = get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    return found[0] if found else None
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """The end of a sentence on an unknown name: the one that was meant, or all that there are."""
+    near = nearest(name, known)
+    return f"did you mean {near}?" if near else f"there are {', '.join(known)}"

@@ -1,0 +1,113 @@
+"""What is found before torch is imported, and what a run would be."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from loguru import logger
+
+from projected_grpo.cli import train_main
+from projected_grpo.config import PRESETS, MiniConfig, SmokeConfig, stored_config
+from projected_grpo.env.errors import InputError
+from projected_grpo.runs.command_line import parse
+from projected_grpo.runs.commands import PART_OF_A_SWEEP, ExtractConfig, named_settings
+from projected_grpo.runs.plan import plan
+from projected_grpo.runs.preflight import finished_already, require_extractable, require_startable
+from projected_grpo.runs.sweep.command import extraction
+from projected_grpo.runs.sweep.job import job_environment
+
+EARLIER = Path(__file__).parents[1] / "data" / "f542cc8" / "finished"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EARLIER, tmp_path / "run"))
+
+
+def files_of(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_finished_run_is_left_as_it_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_of(run)
+    preset = stored_config((run / "config.json").read_text()).preset_name
+    with pytest.raises(SystemExit) as stop:
+        train_main([preset, f"--resume={run}"])
+    assert stop.value.code == 0 and "nothing is left to do" in capsys.readouterr().err
+    assert files_of(run) == before
+
+
+@pytest.mark.parametrize("name", ["steps.jsonl", "rollouts.jsonl"])
+def test_a_run_that_says_so_but_lacks_rows_goes_on(name: str, run: Path) -> None:
+    (run / name).write_bytes((run / name).read_bytes()[:-30])
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(str(message)), level="WARNING")
+    try:
+        assert finished_already(SmokeConfig(resume=run)) is None
+    finally:
+        logger.remove(sink)
+    (sentence,) = said
+    assert f"its {name} lacks rows" in sentence and "of 6)" in sentence
+
+
+def test_a_place_that_cannot_be_written_is_found_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out_dir, said in (
+        (tmp_path / "file", "file is a file"),
+        (tmp_path / "file" / "runs", "file is a file"),
+        (Path("/proc/x"), "/proc is not writable"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        with pytest.raises(InputError, match=said):
+            require_startable([SmokeConfig(out_dir=out_dir)])
+    require_startable([SmokeConfig(out_dir=tmp_path / "new" / "runs")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_plan_says_what_is_known_and_writes_nothing(tmp_path: Path) -> None:
+    cfg = MiniConfig(arms=("vanilla", "projected"), seeds=(1, 2), lr=0.5, out_dir=tmp_path / "runs")
+    said = plan(cfg)
+    for words in (
+        "--lr 0.5 (preset: 0.03)",
+        "projected (seeds 1, 2): the hack directions",
+        "40 steps: 2560 rollouts a run",
+        "5.2 million numbers",
+        "has no run of this shape",
+        "4 folders",
+    ):
+        assert words in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_knows_how_long_runs_of_its_shape_took(run: Path) -> None:
+    cfg = stored_config((run / "config.json").read_text())
+    alike = type(cfg)(**{**vars(cfg), "out_dir": run.parent, "steps": 60})
+    assert "s a step (median of 6 steps of this shape" in plan(alike)
+    assert f"{run}: 6 of 6 steps have rows" in plan(type(cfg)(resume=run))
+
+
+def test_a_job_of_a_sweep_may_have_flags_that_act_in_another_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["smoke", "--gate=reverse", f"--out-dir={tmp_path / 'runs'}", "--dry-run"]
+    with pytest.raises(SystemExit) as stop:
+        train_main(words)
+    assert stop.value.code == 2
+    monkeypatch.setenv(PART_OF_A_SWEEP, job_environment()[PART_OF_A_SWEEP])
+    with pytest.raises(SystemExit) as stop:
+        train_main(words)
+    assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_extraction_of_a_sweep_is_a_command_that_extract_vhack_takes(
+    name: str, tmp_path: Path
+) -> None:
+    words = extraction([PRESETS[name](device="cpu")], tmp_path / "v")[1:]
+    asked = parse(ExtractConfig, words, "extract-vhack")
+    require_extractable(asked, named_settings(words))
+    assert asked.model == PRESETS[name]().model
