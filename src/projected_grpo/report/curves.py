@@ -131,18 +131,22 @@ def attempts(title: str, arms: Mapping[str, Sequence[Run]], styles: Mapping[str,
     axis.set_ylabel("attempted, student rows")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    _name_at_ends(axis, sorted(ends, key=lambda end: end[0]), colours)  # equals: in arms' order
+    ends.sort(key=lambda end: end[0])  # equals stay in the order of arms
+    _name_at_ends(axis, ends, colours, inches=0.75 * figure.get_figheight())
     note = f", band {BAND}" if has_band(found, ["att_s"]) else ""
     figure.suptitle(f"{title}: mean over seeds{note}", fontsize=10)
     return figure
 
 
 def _name_at_ends(
-    axis: Axes, ends: Sequence[tuple[float, float, str]], colours: Mapping[str, str]
+    axis: Axes,
+    ends: Sequence[tuple[float, float, str]],
+    colours: Mapping[str, str],
+    inches: float,
 ) -> None:
-    """Names beside the ends (y, x, name) of lines, ascending in y, with a thin line to each."""
+    """Names beside the ends (y, x, name) of lines, ascending in y, with a thin line to each, in
+    a panel of so many inches' height."""
     size = 8 if max((len(name) for *_, name in ends), default=0) < LONG_NAME else 7
-    inches = 0.75 * axis.figure.get_size_inches()[1]  # of the panel
     heights = spread_out([y for y, *_ in ends], gap=1.04 * size * 1.2 / 72 / inches)
     low, high = axis.get_xlim()
     for (y, x, name), height in zip(ends, heights, strict=True):
