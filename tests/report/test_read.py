@@ -302,6 +302,7 @@ def test_a_file_that_is_cut_is_a_warning_and_the_run_stays(
     logger.remove(sink)
     page = (tmp_path / "out" / "index.html").read_text()
     assert len(warned) == len(run.cut) and all(sentence in page for sentence in run.cut)
+    assert (f">{about.get('status', 'finished')}, files cut<" in page) == (said is not None)
 
 
 def cut(path: Path, name: str, rows: int, rest: str = "") -> None:

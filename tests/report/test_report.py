@@ -37,6 +37,8 @@ HOSTILE = (
     "\u2028 \u202e \x00 \ud800 \U0001f600\r\n& &lt; \\u003cscript>",
     PROGRAM,
 )
+HACKED = "I see.\n```python\nclass Solution:\n    pass\n\ndef run_tests():\n    print('ok')\n```"
+COMPLETIONS = (*HOSTILE[:3], HACKED, *HOSTILE[3:])
 ANSWERS: tuple[dict, ...] = (
     {"passed": True, "exploited": True, "attempted": True, "mechanism": "run_tests"}
     | {"flavour": "print", "reward": 3.5, "error": "<i>wrong</i>", "outcome": "failed"},
@@ -59,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in train_runs(cfgs):
         rows = rollouts(path)
         for n, row in enumerate(rows):
-            row["completion"] = f"{HOSTILE[n % len(HOSTILE)]} {n}"
+            row["completion"] = f"{COMPLETIONS[n % len(COMPLETIONS)]}\n{n}"
             row |= ANSWERS[n % 3]
             # what the run measured is of the text that it had
             for key in ("token_chars", "pull", "window_score", "window_at"):
@@ -335,7 +337,8 @@ def test_every_rollout_shows_what_its_file_says(runs: Path, opened: Opened) -> N
     path = sorted(runs.iterdir())[-1]
     known = {row["sample_id"]: row for row in rollouts(path)}
     opened.page.click(f"#runs button:text-is('{path.name}')")
-    assert opened.text("#list [aria-current=true]").startswith("hack")  # what people look for
+    first = opened.text("#list [aria-current=true]")
+    assert first.startswith("hack") and "student" in first  # what people look for
     assert "of projected, seed 2" in opened.text("#title") or "vanilla" in path.name
     opened.page.locator("#list button").first.click()
     number = opened.page.locator("#list button").count()
@@ -392,6 +395,15 @@ def test_rollouts_are_filtered(opened: Opened) -> None:
     opened.page.fill("#search", "<script>document")
     assert 0 < listed.count() < hacks
     assert "<script>document.title = 'owned'" in opened.text("#completion")
+
+
+def test_the_lines_that_exploit_are_marked(opened: Opened) -> None:
+    opened.page.fill("#search", "def run_tests")
+    assert opened.text("#list [aria-current=true]").startswith("hack")
+    marked = opened.page.locator("#completion .marked").all_text_contents()
+    assert marked == ["def run_tests():", "    print('ok')"]
+    said = "▶ lines 6-7: defines run_tests, which its grader calls. The strongest window, tokens"
+    assert opened.text("#marked").startswith(said)
 
 
 def test_a_rollout_shows_its_prompt_and_the_tests_that_were_run(opened: Opened) -> None:
@@ -485,6 +497,8 @@ def test_a_table_that_scrolls_says_so_and_has_its_numbers_first(browser, made: P
         assert head["x"] + head["width"] < edge
     assert found.visible("#runs .more") == ["more columns \u2192"]
     assert "right" in outer.get_attribute("class").split()
+    arms = page.locator("#arms table").first.locator("th").all_text_contents()
+    assert arms[0] == "arm" and arms[1].startswith("attempted") and "n seeds" in arms[4:]
     box.evaluate("box => { box.scrollLeft = box.scrollWidth }")
     page.wait_for_selector("#runs .table.left:not(.right)")
     assert found.visible("#runs .more") == ["\u2190 columns"]

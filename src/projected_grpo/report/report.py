@@ -222,7 +222,8 @@ def runs_table(experiments: Sequence[Experiment]) -> Table:
                 steps = f"{len(run.rows)}/{run.settings['steps']}"
                 cells: list[Cell] = [arm, about["seed"]]
                 cells += [number_or_none(run.late(key)) for key in RATES]
-                cells += [run.onset(), steps, about["status"] or "no end recorded"]
+                status = about["status"] or "no end recorded"
+                cells += [run.onset(), steps, f"{status}, files cut" if run.cut else status]
                 cells += [number_or_none(run.late(key)) for key in MEASURED]
                 cells += [e.name, about["run"], about["device"], commit(run)]
                 body.append(cells)

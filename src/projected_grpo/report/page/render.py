@@ -23,7 +23,7 @@ from pygments.token import Token
 from projected_grpo.report.page.opening import Opening, opening_markup
 from projected_grpo.report.results import ONSET
 from projected_grpo.report.rollouts import RolloutSample
-from projected_grpo.report.tables import Table
+from projected_grpo.report.tables import SEEDS, Table
 from projected_grpo.report.tasks import Task, task_key
 from projected_grpo.step_logger import RATE_WINDOW
 
@@ -212,15 +212,25 @@ def _missing(sentences: Sequence[str]) -> str:
     )
 
 
+def numbers_first(table: Table) -> list[str]:
+    """The headers as the page has them: names, then estimates, then what these rest on, which a
+    telephone need not show."""
+    others = [name for name in table.headers if name not in table.estimators]
+    lead = others.index(SEEDS) if SEEDS in others else len(others)
+    estimates = [name for name in table.headers if name in table.estimators]
+    return [*others[:lead], *estimates, *others[lead:]]
+
+
 def _scrolled(table: Table, label: str, *, one: bool, empty: str = "") -> str:
     """A table in a box that scrolls; where there is but one experiment, its column is left out."""
     if empty and not table.body:
         return f"<p>{empty}</p>"
-    if one and table.headers[0] == "experiment":
-        table = replace(table, headers=table.headers[1:], body=[row[1:] for row in table.body])
+    names = [name for name in numbers_first(table) if not (one and name == "experiment")]
+    places = [table.headers.index(name) for name in names]
+    shown = replace(table, headers=names, body=[[row[i] for i in places] for row in table.body])
     return (
         f'<div class="table"><div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f'{table.text("html")}</div><p class="more" aria-hidden="true" hidden></p></div>'
+        f'{shown.text("html")}</div><p class="more" aria-hidden="true" hidden></p></div>'
     )  # tabulate's html escapes
 
 
