@@ -497,7 +497,8 @@ def test_a_table_that_scrolls_says_so_and_has_its_numbers_first(browser, made: P
         assert head["x"] + head["width"] < edge
     assert found.visible("#runs .more") == ["more columns \u2192"]
     assert "right" in outer.get_attribute("class").split()
-    arms = page.locator("#arms table").first.locator("th").all_text_contents()
+    heads = page.locator("#arms table").first.locator("th").all_text_contents()
+    arms = [text.strip() for text in heads]
     assert arms[0] == "arm" and arms[1].startswith("attempted") and "n seeds" in arms[4:]
     box.evaluate("box => { box.scrollLeft = box.scrollWidth }")
     page.wait_for_selector("#runs .table.left:not(.right)")
