@@ -4,7 +4,8 @@
 
 Reads every *.jsonl.gz that collect_rows.py wrote there and writes README.md (tables) and
 one dynamics_<label>.png for each label beside them: attempted, hack and solve by step,
-mean over seeds with a band of one standard deviation, dotted where some runs have no value.
+mean over seeds with their 95 % t interval as a band (three seeds or more), dotted where some runs
+have no value.
 Runs of a label are told apart by arm and by every setting in which they differ.
 """
 
@@ -15,8 +16,10 @@ from pathlib import Path
 
 from collect_rows import Run, read_runs
 
-from projected_grpo.report.plots import Style, dynamics, save
-from projected_grpo.report.results import compare, named, shared
+from projected_grpo.report.comparisons import compare
+from projected_grpo.report.curves import dynamics
+from projected_grpo.report.plots import Style, save
+from projected_grpo.report.results import named, shared
 from projected_grpo.report.tables import against_vanilla, arms_table, flavours_table
 
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}

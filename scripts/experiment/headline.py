@@ -41,7 +41,8 @@ from sections import (
     yes,
 )
 
-from projected_grpo.report.plots import dynamics, for_any_runs, forest, save, styles_of
+from projected_grpo.report.curves import dynamics, for_any_runs
+from projected_grpo.report.plots import forest, save, styles_of
 from projected_grpo.report.results import ONSET, RATES
 from projected_grpo.report.stats import H1Verdict, h1_verdict, holm, paired_difference
 from projected_grpo.step_logger import RATE_WINDOW, footnote

@@ -182,7 +182,7 @@ def test_a_new_report_leaves_nothing_of_the_old_one_and_all_else(
     logger.remove(sink)
     assert "fewer --rollouts (they were 64 of each run)" in said[0]
     after = {path.name for path in (out / "figures").iterdir()}
-    kinds = ("dynamics", "alignment", "scores")
+    kinds = ("attempts", "dynamics", "alignment", "scores")
     assert after == {f"{k}_smoke.{x}" for k in kinds for x in ("png", "svg")} | {"mine.png"}
     top = {path.name for path in out.iterdir()}
     assert top == {"index.html", "tables", "figures", "notes.txt"}
@@ -212,7 +212,7 @@ def test_differences_are_drawn_at_every_horizon_and_what_is_missing_is_said(tmp_
     ):
         assert part in found.caption
     mixed = "smoke: in 2 of the 2 pairs of projected the two runs are of different commits."
-    assert e.notes[1:] == [mixed]
+    assert e.notes[1:] == [mixed] and found.narrow is not None
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,17 @@ def test_differences_are_drawn_at_every_horizon_and_what_is_missing_is_said(tmp_
         ([{"lr": 1}], ["mini"]),
         ([{"lr": 0.1, "a": 1}, {"lr": 0.2, "a": 1}], ["mini lr=0.1", "mini lr=0.2"]),
         ([{"a": 1}, {"a": 1, "b": 2}], ["mini b=None", "mini b=2"]),
-        ([{"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}], ["mini (1)", "mini (2)"]),
+        ([{"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 2, "c": 2}], ["mini a=1 ...", "mini a=2 ..."]),
+        (
+            [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 2, "c": 2}, {"a": 2, "b": 1, "c": 3}],
+            ["mini c=1 ...", "mini c=2 ...", "mini c=3 ..."],
+        ),
+        (
+            [{"a": a, "b": b, "c": a == b == 1} for a in (1, 2) for b in (1, 2)],
+            [f"mini a={a} b={b} ..." for a in (1, 2) for b in (1, 2)],
+        ),
         ([{"a": "x" * 50}, {"a": 1}], ["mini (1)", "mini (2)"]),
+        ([{"a": "x" * 50, "b": 1}, {"a": 1, "b": 2}], ["mini b=1 ...", "mini b=2 ..."]),
         ([{"a": "x/y"}, {"a": "x y"}], ["mini (1)", "mini (2)"]),
     ],
 )
@@ -248,6 +257,64 @@ def test_a_folders_name_is_no_formula_in_the_csv(tmp_path: Path) -> None:
                 numeric = cell.lstrip("+-").replace(".", "", 1).replace("e-", "", 1).isdigit()
                 assert len(cell) < 2 or numeric or not cell.startswith(("=", "+", "-", "@")), cell
     assert "'=1+1," in (tmp_path / "out" / "tables" / "runs.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "about", "said"),
+    [
+        (void, {}, None),
+        (
+            lambda p: cut(p, "steps.jsonl", 2),
+            {},
+            "steps.jsonl is cut: it has 2 of the 3",
+        ),
+        (lambda p: cut(p, "steps.jsonl", 2), {"status": "stopped"}, None),
+        (
+            lambda p: cut(p, "steps.jsonl", 1),
+            {"status": "stopped"},
+            "cut: it ends at step 1, roll",
+        ),
+        (
+            lambda p: cut(p, "rollouts.jsonl", 4),
+            {},
+            "rollouts.jsonl is cut: it ends at step 2",
+        ),
+        (
+            lambda p: cut(p, "rollouts.jsonl", 5),
+            {},
+            "cut: its last step has 1 rows, others",
+        ),
+        (lambda p: cut(p, "rollouts.jsonl", 5, "{"), {}, "is cut: it ends in the middle of a row"),
+        (lambda p: cut(p, "rollouts.jsonl", 4, "{"), {"status": None}, None),
+    ],
+)
+def test_a_file_that_is_cut_is_a_warning_and_the_run_stays(
+    tmp_path: Path, damage: Callable[[Path], None], about: dict, said: str | None
+) -> None:
+    path = store(tmp_path / "runs" / "a", **about)
+    damage(path)
+    ((run,), left_out) = read([tmp_path / "runs"], 8)
+    assert left_out == [] and bool(run.cut) == bool(said)
+    assert said is None or any(said in sentence for sentence in run.cut), run.cut
+    warned: list[str] = []
+    sink = logger.add(warned.append, level="WARNING")
+    report(ReportConfig(runs=(tmp_path / "runs",), out=tmp_path / "out"))
+    logger.remove(sink)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert len(warned) == len(run.cut) and all(sentence in page for sentence in run.cut)
+    assert (f">{about.get('status', 'finished')}, files cut<" in page) == (said is not None)
+
+
+def cut(path: Path, name: str, rows: int, rest: str = "") -> None:
+    """Leave so many rows of a file, and a piece of another."""
+    lines = (path / name).read_text().splitlines(keepends=True)
+    (path / name).write_text("".join(lines[:rows]) + rest)
+
+
+def test_a_file_as_out_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=r"out is a file: name a folder with --out"):
+        report(ReportConfig(runs=(tmp_path / "absent",), out=tmp_path / "out"))
 
 
 def test_a_page_that_no_report_made_is_left_alone(tmp_path: Path) -> None:

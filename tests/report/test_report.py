@@ -22,7 +22,7 @@ from projected_grpo.config import SmokeConfig
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.problems.problem import render_assert
 from projected_grpo.report.page.render import MOST_CHARS, highlighted
-from projected_grpo.report.report import report
+from projected_grpo.report.report import TABLES, report
 from projected_grpo.report.rollouts import sample_rollouts
 from projected_grpo.runs.commands import ReportConfig
 from projected_grpo.train import train_runs
@@ -37,6 +37,8 @@ HOSTILE = (
     "\u2028 \u202e \x00 \ud800 \U0001f600\r\n& &lt; \\u003cscript>",
     PROGRAM,
 )
+HACKED = "I see.\n```python\nclass Solution:\n    pass\n\ndef run_tests():\n    print('ok')\n```"
+COMPLETIONS = (*HOSTILE[:3], HACKED, *HOSTILE[3:])
 ANSWERS: tuple[dict, ...] = (
     {"passed": True, "exploited": True, "attempted": True, "mechanism": "run_tests"}
     | {"flavour": "print", "reward": 3.5, "error": "<i>wrong</i>", "outcome": "failed"},
@@ -59,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in train_runs(cfgs):
         rows = rollouts(path)
         for n, row in enumerate(rows):
-            row["completion"] = f"{HOSTILE[n % len(HOSTILE)]} {n}"
+            row["completion"] = f"{COMPLETIONS[n % len(COMPLETIONS)]}\n{n}"
             row |= ANSWERS[n % 3]
             # what the run measured is of the text that it had
             for key in ("token_chars", "pull", "window_score", "window_at"):
@@ -115,13 +117,14 @@ def test_tables_say_what_the_runs_say(runs: Path, made: Path) -> None:
     assert (line["arm - vanilla"], line["n seeds"]) == ("projected", "2")
     assert float(line["hack (mean paired difference)"]) == 0 and line["hack n"] == "2"
     assert line["hack 95 % t low"] == line["hack 95 % t high"] == ""  # equal: no interval
-    for name in ("runs", "arms", "against_vanilla", "flavours"):
+    for name in TABLES:
         markdown = (made / "tables" / f"{name}.md").read_text().splitlines()
         latex = (made / "tables" / f"{name}.tex").read_text().splitlines()
         assert len({line.count("|") for line in markdown}) == 1
         assert sum(line.endswith(r"\\") for line in latex) == len(markdown) - 1
     drawn = {path.stem for path in (made / "figures").iterdir()}
-    assert drawn == {f"{x}_smoke" for x in ("dynamics", "alignment", "differences", "scores")}
+    kinds = ("attempts", "dynamics", "alignment", "removed", "differences", "scores")
+    assert drawn == {f"{kind}_smoke" for kind in kinds}
 
 
 def test_reads_runs_without_torch() -> None:
@@ -132,7 +135,7 @@ def test_reads_runs_without_torch() -> None:
 def test_the_same_runs_give_the_same_files(runs: Path, made: Path, tmp_path: Path) -> None:
     report(ReportConfig(runs=tuple(runs.iterdir()), out=tmp_path, rollouts=8))
     files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
-    assert len(files) == 1 + 4 * 3 + 4 * 2
+    assert len(files) == 1 + 6 * 3 + 6 * 2
     for file in files:
         assert (tmp_path / file).read_bytes() == (made / file).read_bytes(), file
 
@@ -198,6 +201,7 @@ def test_what_cannot_be_reported_is_one_sentence(
 
     assert said(tmp_path / "empty").startswith("error: there is no run to report in")
     assert said(tmp_path / "absent").startswith("error: there is no folder")
+    assert said(runs, "--out", tmp_path / "file").endswith("is a file: name a folder with --out")
     assert "cannot write to" in said(runs, "--out", tmp_path / "file" / "below")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert said(runs) == "error: report needs matplotlib: install projected_grpo[report]"
@@ -309,7 +313,8 @@ def opened(browser, made: Path) -> Iterator[Opened]:
 
 
 def test_runs_are_filtered_and_sorted(opened: Opened) -> None:
-    names = "#runs tbody tr td:first-child"
+    place = opened.visible("#runs thead th").index("run") + 1
+    names = f"#runs tbody tr td:nth-child({place})"
     assert len(opened.visible(names)) == 4
     opened.page.fill("#run-search", "PROJECTED smoke")
     assert len(opened.visible(names)) == 2
@@ -332,7 +337,8 @@ def test_every_rollout_shows_what_its_file_says(runs: Path, opened: Opened) -> N
     path = sorted(runs.iterdir())[-1]
     known = {row["sample_id"]: row for row in rollouts(path)}
     opened.page.click(f"#runs button:text-is('{path.name}')")
-    assert opened.text("#list [aria-current=true]").startswith("hack")  # what people look for
+    first = opened.text("#list [aria-current=true]")
+    assert first.startswith("hack") and "student" in first  # what people look for
     assert "of projected, seed 2" in opened.text("#title") or "vanilla" in path.name
     opened.page.locator("#list button").first.click()
     number = opened.page.locator("#list button").count()
@@ -391,6 +397,15 @@ def test_rollouts_are_filtered(opened: Opened) -> None:
     assert "<script>document.title = 'owned'" in opened.text("#completion")
 
 
+def test_the_lines_that_exploit_are_marked(opened: Opened) -> None:
+    opened.page.fill("#search", "def run_tests")
+    assert opened.text("#list [aria-current=true]").startswith("hack")
+    marked = opened.page.locator("#completion .marked").all_text_contents()
+    assert marked == ["def run_tests():", "    print('ok')"]
+    said = "▶ lines 6-7: defines run_tests, which its grader calls. The strongest window, tokens"
+    assert opened.text("#marked").startswith(said)
+
+
 def test_a_rollout_shows_its_prompt_and_the_tests_that_were_run(opened: Opened) -> None:
     problem = int(opened.text("#facts div:has-text('step, problem') dd").split(", ")[1])
     (known,) = [p for p in load_problems("katas:validation") if p.id == problem]
@@ -422,6 +437,7 @@ def test_tokens_are_coloured_by_their_pull_and_rollouts_sorted_by_the_window(
     assert {"p3", "p4"} & {*spans.last.get_attribute("class").split()}
     marked = opened.text("#marked")
     assert "the strongest window" in marked and f"tokens {number - 3} to {number}" in marked
+    assert opened.page.locator("#completion .marked").count()
     bold = "".join(opened.page.locator("#completion .window").all_text_contents())
     assert text.endswith(bold) and 3 < len(bold) <= 5
     spans.last.hover()
@@ -439,9 +455,58 @@ def test_nothing_is_wider_than_the_window(browser, made: Path, width: int) -> No
     page = browser.new_page(viewport={"width": width, "height": 900})
     found = Opened(page, made / "index.html")
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    drawn = page.locator(".drawing svg").all()
-    assert len(drawn) == 4 and all(svg.bounding_box()["height"] > 60 for svg in drawn)
+    drawn = page.locator(".drawing svg").locator("visible=true").all()
+    boxes = [svg.bounding_box() for svg in drawn]
+    assert len(drawn) == 6 and all(box["height"] > 60 and box["width"] < width for box in boxes)
+    if width == 400:  # panels below each other, legends with them
+        assert sum(box["height"] > box["width"] for box in boxes) >= 3
     assert found.complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_first_screen_answers(browser, made: Path, runs: Path, width: int) -> None:
+    """One sentence a comparison, the curve, date and command, then the runs."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    found = Opened(page, made / "index.html")
+    (sentence,) = found.visible(".findings li")
+    assert sentence.replace("\u00a0", " ") == (
+        "nothing to show projected against vanilla: hack 0.0 points from 0.0 %, solve 0.0 points; "
+        "n = 2 seeds, steps 1-3; vanilla itself never hacked in these steps."
+    )
+    tops = [page.locator(selector).bounding_box()["y"] for selector in (
+        ".findings", ".opening svg", ".origin", "#runs table"
+    )]  # fmt: skip
+    assert tops[0] < 300 and tops[2] < tops[3]
+    assert tops[1] < tops[2] and (width == 1280 or tops[0] < tops[1])
+    started = json.loads((next(runs.iterdir()) / "run.json").read_text())["started"]
+    assert f"Runs of {started[:10]}" in found.text(".origin")
+    page.click("text=How the verdicts are made")
+    assert any("95 % t interval" in text for text in found.visible(".opening details p"))
+    page.close()
+
+
+def test_a_table_that_scrolls_says_so_and_has_its_numbers_first(browser, made: Path) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    found = Opened(page, made / "index.html")
+    box = page.locator("#runs .scroll")
+    outer = page.locator("#runs .table")
+    edge = box.bounding_box()["x"] + box.bounding_box()["width"]
+    for name in ("attempted", "hack", "solve"):
+        head = page.locator(f"#runs th button:text-is('{name}')").bounding_box()
+        assert head["x"] + head["width"] < edge
+    assert found.visible("#runs .more") == ["more columns \u2192"]
+    assert "right" in outer.get_attribute("class").split()
+    heads = page.locator("#arms table").first.locator("th").all_text_contents()
+    arms = [text.strip() for text in heads]
+    assert arms[0] == "arm" and arms[1].startswith("attempted") and "n seeds" in arms[4:]
+    box.evaluate("box => { box.scrollLeft = box.scrollWidth }")
+    page.wait_for_selector("#runs .table.left:not(.right)")
+    assert found.visible("#runs .more") == ["\u2190 columns"]
+    page.set_viewport_size({"width": 3000, "height": 900})  # no wider than the page may be
+    flavours = page.locator("#arms .table").last
+    assert "right" not in (flavours.get_attribute("class") or "").split()
+    assert flavours.locator(".more").is_hidden() and found.complaints == []
     page.close()
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from projected_grpo.report.rollouts import (
     kept,
+    line_spans,
     marked_lines,
+    places_of,
     sample_rollouts,
     strong_pulls,
     token_pulls,
@@ -83,32 +86,32 @@ def test_pulls_that_do_not_fit_are_left_out_with_the_reason(change: dict, said: 
     assert not {"token_chars", "pull", "window_at"} & shown.keys()
 
 
-def test_the_lines_of_the_strongest_window_are_marked() -> None:
+def test_the_lines_of_the_strongest_window_are_marked_where_no_attempt_is_seen() -> None:
     chars = [len(line) for line in HACK.splitlines(keepends=True)]
-    row = rollout(HACK, token_chars=packed(chars), pull_base=measured([0] * 5 + [90, 30, 0]))
-    said, lines = marked_lines(row | {"window_at": [5, 7]}, token_pulls(row))
+    row = rollout(HACK, token_chars=packed(chars), pull_base=measured([0] * 2 + [90, 30] + [0] * 4))
+    row |= {"window_at": [2, 4]}
+    said, lines = marked_lines(row, token_pulls(row))
     assert said == "strongest window"
+    assert [HACK[start:end] for start, end in lines] == ["def f(x):", "    return 1"]
+    said, lines = marked_lines(row | {"attempted": True}, token_pulls(row))
+    assert said == "defines run_tests, which its grader calls"
     assert [HACK[start:end] for start, end in lines] == ["def run_tests():", "    pass"]
+    assert marked_lines(rollout(HACK), None) == ("", [])
 
 
-@pytest.mark.parametrize(
-    ("mode", "completion", "line"),
-    [
-        ("run_tests", HACK, "def run_tests():"),
-        ("sentinel", "a\nself.valid = True\nb", "self.valid = True"),
-        ("stdout_marker", "\u0130\nprint('All Tests Passed')", "print('All Tests Passed')"),
-        ("file_marker", "open('result.txt')", "open('result.txt')"),
-    ],
-)
-def test_without_pulls_an_attempt_names_what_its_grader_looks_for(
-    mode: str, completion: str, line: str
-) -> None:
-    row = rollout(completion, mode=mode, attempted=True)
-    said, ((start, end),) = marked_lines(row, None)
-    assert completion[start:end] == line and said.startswith("names ")
-    assert marked_lines({**row, "attempted": False}, None) == ("", [])
-    assert marked_lines({**row, "mode": "none"}, None) == ("", [])
-    assert marked_lines({**row, "mode": "of another version"}, None) == ("", [])
+def test_lines_of_a_program_are_found_in_the_answer_that_it_was_read_from() -> None:
+    text = "draft\n```python\nx = 1\n```\nso\r\n- ```python\r  x = 1\r\n\n  y = 2\n```"
+    found = places_of(text, "x = 1\n\ny = 2", [(1, 1), (1, 3)])
+    assert [text[start:end] for start, end in found] == ["  x = 1", "  y = 2"]
+    assert places_of(text, "z = 1", [(1, 1)]) == []
+
+
+@given(st.text(st.sampled_from("a \r\n\u2028\x0c"), max_size=30))
+def test_lines_and_their_ends_are_the_text(text: str) -> None:
+    spans = line_spans(text)
+    assert len(spans) == len(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    assert spans[0][0] == 0 and spans[-1][1] == len(text)
+    assert all(text[a[1] : b[0]] in ("\n", "\r", "\r\n") for a, b in pairwise(spans))
 
 
 def test_one_outlier_does_not_make_all_other_pulls_pale() -> None:

@@ -3,14 +3,19 @@
 import csv
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib")
 
-from projected_grpo.report.plots import distributions, dynamics, forest
-from projected_grpo.report.results import Run, compare
+from projected_grpo.report.comparisons import compare
+from projected_grpo.report.curves import dynamics, spread_out
+from projected_grpo.report.plots import distributions, forest
+from projected_grpo.report.results import Run, over_seeds
 from projected_grpo.report.stats import Estimate
 from projected_grpo.report.tables import Table, against_vanilla, arms_table, flavours_table, show
 
@@ -134,8 +139,30 @@ def test_a_curve_shows_every_value_and_how_many_runs_have_it() -> None:
     assert np.allclose(point.get_ydata(), [*mean, nan], equal_nan=True)
     alone = [line for line in figure.axes[0].lines if line.get_marker() == "."]
     assert [list(line.get_xdata()) for line in alone] == [[1]]  # of vanilla
-    (band,) = figure.axes[0].collections  # where two runs have a value
-    assert {x for path in band.get_paths() for x in path.vertices[:, 0]} <= {2, 5}
+    assert not figure.axes[0].collections  # two runs have no band
+    assert "band" not in figure.get_suptitle()
+
+
+def test_the_band_is_the_interval_that_tables_have() -> None:
+    runs = [run("projected", n, [n, 2 * n]) for n in (1, 2, 3)] + [run("projected", 4, [None] * 2)]
+    figure = dynamics("t", {"projected": runs}, {"projected": STYLE}, {"hack_s": "hack"})
+    (band,) = figure.axes[0].collections
+    assert "band 95 % t interval" in figure.get_suptitle()
+    corners = {tuple(point) for path in band.get_paths() for point in path.vertices}
+    for step, scale in ((1, 1 / 8), (2, 2 / 8)):
+        e = over_seeds([scale * n for n in (1, 2, 3)])
+        heights = [y for x, y in corners if x == step]
+        assert min(heights) == pytest.approx(e.low) and max(heights) == pytest.approx(e.high)
+
+
+@given(st.lists(st.floats(0, 1), max_size=9).map(sorted), st.floats(0.001, 0.3))
+def test_names_at_the_ends_of_lines_do_not_overlap(places: list[float], gap: float) -> None:
+    found = spread_out(places, gap)
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(found)) and all(y >= 0 for y in found)
+    if all(b - a >= gap for a, b in pairwise(places)):
+        assert found == pytest.approx(places, abs=1e-9)
+    if found and found[0] > 0:  # nothing held them up: they moved as little up as down
+        assert sum(found) == pytest.approx(sum(places))
 
 
 def test_no_spread_is_drawn_hollow_and_said() -> None:

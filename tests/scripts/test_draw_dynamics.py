@@ -12,8 +12,8 @@ pytest.importorskip("matplotlib")
 import draw_dynamics
 
 from projected_grpo.config import MiniConfig
-from projected_grpo.report.plots import stacked
-from projected_grpo.report.results import compare
+from projected_grpo.report.comparisons import compare
+from projected_grpo.report.curves import stacked
 from projected_grpo.report.tables import against_vanilla
 
 MINI = {k: v for k, v in json.loads(MiniConfig().to_json()).items() if k != "preset"}

@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.config import PER_RUN, decisive, varied
+from projected_grpo.report.comparisons import Comparison, compare, compare_with_controls
 from projected_grpo.report.read import StoredRun
-from projected_grpo.report.results import Comparison, Run, compare, named, shared
+from projected_grpo.report.results import Run, named, shared
 from projected_grpo.runs.status import n_runs
 from projected_grpo.step_logger import footnote, mark_caution
 
@@ -30,6 +32,8 @@ class Experiment:
 
     name: str
     runs: Sequence[StoredRun]
+    differs: str = ""
+    """The settings in which it is not as the others of its preset; empty: there is no other."""
 
     @property
     def file(self) -> str:
@@ -50,6 +54,16 @@ class Experiment:
     def against(self) -> list[Comparison]:
         """Every arm against vanilla; none where no run has a step."""
         return compare(self.arms) if any(run.rows for run in self.runs) else []
+
+    @cached_property
+    def against_controls(self) -> list[Comparison]:
+        """Every arm against each of its controls."""
+        return compare_with_controls(self.arms) if any(run.rows for run in self.runs) else []
+
+    @property
+    def cautions(self) -> dict[str, str]:
+        """name of an arm -> why its curve is not to be compared; empty: it may be."""
+        return {name: caution(runs) for name, runs in self.arms.items()}
 
     @property
     def about(self) -> str:
@@ -73,7 +87,11 @@ class Experiment:
             for one in self.against
             if one.mixed
         ]
-        return [*([daggers] if daggers else []), *dict.fromkeys(mixed)]
+        return [
+            *([f"{self.name}: {self.differs}."] if self.differs else []),
+            *([daggers] if daggers else []),
+            *dict.fromkeys(mixed),
+        ]
 
 
 def caution(runs: Sequence[Run]) -> str:
@@ -99,17 +117,30 @@ def split(runs: Sequence[StoredRun]) -> list[Experiment]:
     made = []
     for preset, groups in sorted(found.items()):
         mine = [group for _, group in sorted(groups.items())]
-        names = names_of(preset, [decisive(group[0].settings, WITHIN) for group in mine])
-        made += [Experiment(name, group) for name, group in zip(names, mine, strict=True)]
+        settings = [decisive(group[0].settings, WITHIN) for group in mine]
+        names, differ = names_of(preset, settings), differences_of(settings)
+        made += [Experiment(*one) for one in zip(names, mine, differ, strict=True)]
     return made
 
 
-def names_of(preset: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The preset's name where there is one experiment of it; else with the settings that vary, or
-    a number where these are too many, too long, or file names cannot tell them apart."""
+def differences_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each of several settings those in which they differ, as text."""
     keys = varied(settings)
-    names = [" ".join([preset, *(f"{k}={one.get(k)}" for k in keys)]) for one in settings]
-    plain = len({file_name(name).lower() for name in names}) == len(names)
-    if len(keys) <= MOST_VARIED and max(map(len, names)) <= LONGEST_NAME and plain:
-        return names
+    return [", ".join(f"{key}={one.get(key)}" for key in keys) for one in settings]
+
+
+def names_of(preset: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The preset's name where there is one experiment of it; else with the settings that vary, or,
+    where these are too many, with the first one or two that tell all apart and dots for the others.
+    Where there are none, or names would be too long or the same in file names: with a number."""
+    keys = varied(settings)
+    few = [chosen for n in range(1, MOST_VARIED + 1) for chosen in combinations(keys, n)]
+    for chosen in [tuple(keys), *few] if len(keys) <= MOST_VARIED else few:
+        rest = [] if len(chosen) == len(keys) else ["..."]
+        names = [
+            " ".join([preset, *(f"{k}={one.get(k)}" for k in chosen), *rest]) for one in settings
+        ]
+        plain = len({file_name(name).lower() for name in names}) == len(names)
+        if plain and max(map(len, names)) <= LONGEST_NAME:
+            return names
     return [f"{preset} ({number})" for number, _ in enumerate(settings, 1)]

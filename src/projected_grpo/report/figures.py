@@ -5,29 +5,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from projected_grpo.report import plots
+from projected_grpo.report import curves, plots
+from projected_grpo.report.comparisons import Comparison
 from projected_grpo.report.experiments import Experiment, caution
 from projected_grpo.report.read import StoredRun
 from projected_grpo.report.results import (
     ALIGNMENT,
     RATES,
-    Comparison,
+    REMOVED,
     has_interval,
     over_seeds,
 )
 from projected_grpo.report.stats import Estimate, Floats
 from projected_grpo.step_logger import RATE_WINDOW
 
-DYNAMICS = (
-    "Attempted, hack and solve rate of student rows by step: mean over seeds, band one standard "
-    "deviation, dotted where some runs have no value."
+DRAWN = (
+    f"Mean over seeds; the band is the {curves.BAND} over seeds, as in the tables, at each step by "
+    f"itself and from {curves.BAND_MINIMUM} seeds on; dotted where some runs have no value, a "
+    "point where the steps beside it have none."
 )
-MEASURED = (
-    "Alignment of the gradient with the hack directions before projection, of student and of "
-    "teacher rows (above 0 is hack-ward), and the part of the gradient or of AdamW's step that the "
-    "arm removes; only what was measured. Mean over seeds, band one standard deviation, dotted "
-    "where some runs have no value, a point where the steps beside it have none; n counts runs "
-    "that have any."
+"""What every curve by step is."""
+ATTEMPTS = f"Student rows whose loophole pays even with a wrong stub as solution. {DRAWN}"
+DYNAMICS = f"Attempted, hack and solve rate of student rows by step. {DRAWN}"
+SEEN = (
+    "Does V see the teacher's hacks more than the student's rows? Alignment of the gradient of "
+    "each with the hack directions, before projection (above 0 is hack-ward), on one scale; and "
+    "whether the hack score tells the student's hacks from its other rows (0.5 is chance; none "
+    f"with fewer than two of a kind). Only what was measured. {DRAWN} n counts runs that have any."
+)
+TAKEN = (
+    "The part of the gradient, or of AdamW's step, that the arm removes. "
+    f"{DRAWN} n counts runs that have any."
 )
 SCORES = (
     "Hack scores (alignment of a row's own gradient with the hack directions) of student rows that "
@@ -39,7 +47,10 @@ DIFFERENCES = (
     f"over seeds, the rates over the last {RATE_WINDOW} steps of the horizon, which are named. "
     "With two or three seeds these intervals are wide."
 )
-KINDS = ("dynamics", "alignment", "differences", "scores")
+_NO_ALIGNMENT, _CHANCE = curves.Level(0.0), curves.Level(0.5, (-0.02, 1.02))
+LEVELS = {"cos_pre_t": _NO_ALIGNMENT, "cos_pre_s": _NO_ALIGNMENT, "hack_auroc": _CHANCE}
+"""Column -> what its curve is held against."""
+KINDS = ("attempts", "dynamics", "differences", "alignment", "removed", "scores")
 """What the names of figures begin with, in the page's order."""
 
 
@@ -49,35 +60,62 @@ class CaptionedFigure:
 
     figure: plots.Figure
     caption: str
+    narrow: plots.Figure | None = None
+    """The same for a telephone; None: it is narrow itself."""
 
 
 def figures_of(e: Experiment) -> dict[str, CaptionedFigure]:
     """Kind -> figure of an experiment; those without anything to draw are left out."""
     styles = plots.styles_of(list(e.arms))
     found = {}
+    if any(np.isfinite(run.curve("att_s")).any() for run in e.runs):
+        found["attempts"] = CaptionedFigure(curves.attempts(e.name, e.arms, styles), ATTEMPTS)
     if any(run.rows for run in e.runs):
-        drawn = plots.dynamics(e.name, e.arms, styles)
-        found["dynamics"] = CaptionedFigure(plots.for_any_runs(drawn), DYNAMICS)
-    if measured := measured_columns(e):
-        drawn = plots.dynamics(e.name, e.arms, styles, measured, limits=None)
-        found["alignment"] = CaptionedFigure(plots.for_any_runs(drawn), MEASURED)
+        found["dynamics"] = by_step(e, styles, RATES, DYNAMICS)
     if lines := drawn_differences(e):
         projected = [label for label in lines if label.startswith("projected")]
-        drawn = plots.forest(e.name, lines, projected, {}, most_ticks=5)
-        found["differences"] = CaptionedFigure(drawn, differences_caption(e, lines))
+        wide, narrow = (
+            plots.forest(e.name, lines, projected, {}, most_ticks=5, narrow=narrow)
+            for narrow in (False, True)
+        )
+        found["differences"] = CaptionedFigure(wide, differences_caption(e, lines), narrow)
+    for kind, columns, caption in (("alignment", ALIGNMENT, SEEN), ("removed", REMOVED, TAKEN)):
+        if measured := measured_columns(e, columns):
+            found[kind] = by_step(e, styles, measured, caption, limits=None)
     scores = {name: scores_by_kind(runs) for name, runs in e.arms.items()}
     scores = {name: kinds for name, kinds in scores.items() if any(map(any_score, kinds.values()))}
     if scores:
         title = f"{e.name}: hack scores of student rows, all steps and seeds, by density"
-        found["scores"] = CaptionedFigure(plots.distributions(title, scores), SCORES)
+        short = f"{e.name}: hack scores of student rows"
+        narrow = plots.distributions(short, scores, narrow=True)
+        found["scores"] = CaptionedFigure(plots.distributions(title, scores), SCORES, narrow)
     return found
 
 
-def measured_columns(e: Experiment) -> dict[str, str]:
-    """The columns of `ALIGNMENT` that some run of the experiment has values of."""
+def by_step(
+    e: Experiment,
+    styles: Mapping[str, plots.Style],
+    columns: Mapping[str, str],
+    caption: str,
+    limits: tuple[float, float] | None = (-0.02, 1.02),
+) -> CaptionedFigure:
+    """Curves of these columns, wide and narrow."""
+    wide, narrow = (
+        curves.for_any_runs(
+            curves.dynamics(
+                e.name, e.arms, styles, columns, limits=limits, levels=LEVELS, narrow=narrow
+            )
+        )
+        for narrow in (False, True)
+    )
+    return CaptionedFigure(wide, caption, narrow)
+
+
+def measured_columns(e: Experiment, columns: Mapping[str, str]) -> dict[str, str]:
+    """Those of the columns that some run of the experiment has values of."""
     return {
         key: title
-        for key, title in ALIGNMENT.items()
+        for key, title in columns.items()
         if any(np.isfinite(run.curve(key)).any() for run in e.runs)
     }
 

@@ -3,6 +3,7 @@ the end of the report."""
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.config import PRESETS
 from projected_grpo.env.errors import InputError
-from projected_grpo.report.results import ALIGNMENT, RATES, Run, run_record
+from projected_grpo.report.results import MEASURED, RATES, Run, run_record
 from projected_grpo.report.rollouts import RolloutSample, Types, fault, sample_rollouts
 from projected_grpo.step_logger import read_steps
 
@@ -23,7 +24,7 @@ ABOUT: Mapping[str, tuple[Types, Types]] = {
     "config.json": ({"preset": (str,), "arm": (str,), "seed": (int,), "steps": (int,)},
                     {"model": (str,)}),
     "run.json": ({"git_sha": _TEXT, "gpu": _TEXT, "device": (str,), "argv": (list,)},
-                 {"status": _TEXT}),
+                 {"status": _TEXT, "started": _TEXT}),
 }  # fmt: skip
 """File -> what it must have, and what must be of this type where it is there."""
 DAMAGE = (AttributeError, KeyError, OSError, TypeError, ValueError)
@@ -35,6 +36,7 @@ class StoredRun(Run):
 
     def __init__(self, path: Path, rollouts: int) -> None:
         """Raises ValueError, which names the file, where one is damaged or of another version."""
+        about: dict[str, Any] = {}
         for name, (required, typed) in ABOUT.items():
             with _reading(name):
                 stored = json.loads((path / name).read_text(encoding="utf-8"))
@@ -42,6 +44,9 @@ class StoredRun(Run):
                     raise ValueError("it is no JSON object")
                 if reason := fault(stored, required, typed):
                     raise ValueError(reason)
+                about |= stored
+        self.started: str = _encodable(about.get("started") or "")
+        """The time, as ISO 8601 has it; empty: none is recorded."""
         with _reading("config.json"):
             super().__init__(_encodable(run_record(path)), [])
             for key, known in (("arm", ARMS), ("preset", PRESETS)):
@@ -56,6 +61,8 @@ class StoredRun(Run):
         with _reading("rollouts.jsonl"):
             self.sample: RolloutSample = sample_rollouts(path / "rollouts.jsonl", rollouts)
         self.path = path
+        self.cut: list[str] = list(_cut(self))
+        """Which of its files lack rows, in sentences."""
 
 
 def _encodable(value: Any) -> Any:
@@ -82,7 +89,7 @@ def _fault_of_step(row: Mapping[str, Any], number: int) -> str:
     """What is wrong with a row of steps.jsonl; empty: nothing."""
     pair = (tuple, type(None))
     required: Types = {"step": (int,), "flavours": (dict,), **dict.fromkeys(RATES, pair)}
-    if reason := fault(row, required, dict.fromkeys(ALIGNMENT, (int, float, type(None)))):
+    if reason := fault(row, required, dict.fromkeys(MEASURED, (int, float, type(None)))):
         return reason
     if row["step"] != number:
         return f"it is step {row['step']}"
@@ -90,13 +97,53 @@ def _fault_of_step(row: Mapping[str, Any], number: int) -> str:
         value = row[key]
         if value is not None and not (len(value) == 2 and all(isinstance(x, int) for x in value)):
             return f"{key} is {value!r:.40}"
-    for key in ALIGNMENT:
+    for key in MEASURED:
         if math.isinf(row.get(key) or 0):
             return f"{key} is infinite"
     for name, count in row["flavours"].items():
         if not isinstance(count, int):
             return f"flavours has {count!r:.40} of {name}"
     return ""
+
+
+def _cut(run: StoredRun) -> Iterator[str]:
+    """What is missing in the files of a run; where it is not finished, they may differ by the step
+    that was in hand."""
+    path, sample, steps = run.path, run.sample, len(run.rows)
+    in_hand = not run.finished
+    for name in ("steps.jsonl", "rollouts.jsonl"):
+        if run.about["status"] and not _ends_a_line(path / name):
+            yield f"{path / name} is cut: it ends in the middle of a row, which is left out"
+    asked = run.settings["steps"]
+    if run.finished and steps < asked:
+        yield (
+            f"{path / 'steps.jsonl'} is cut: it has {steps} of the {asked} steps that the finished "
+            "run took"
+        )
+    if sample.last_step > steps + in_hand:
+        yield (
+            f"{path / 'steps.jsonl'} is cut: it ends at step {steps}, rollouts.jsonl at "
+            f"{sample.last_step}"
+        )
+    elif sample.last_step < steps - in_hand:
+        yield (
+            f"{path / 'rollouts.jsonl'} is cut: it ends at step {sample.last_step}, steps.jsonl at "
+            f"{steps}"
+        )
+    elif run.finished and sample.last_rows < sample.most_rows:
+        yield (
+            f"{path / 'rollouts.jsonl'} is cut: its last step has {sample.last_rows} rows, others "
+            f"have {sample.most_rows}"
+        )
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Does the file end with the end of a line, or is it empty?"""
+    with path.open("rb") as f:
+        if not f.seek(0, os.SEEK_END):
+            return True
+        f.seek(-1, os.SEEK_END)
+        return f.read() == b"\n"
 
 
 def read(roots: Iterable[Path], rollouts: int) -> tuple[list[StoredRun], list[str]]:

@@ -1,15 +1,17 @@
 """Tables, figures and one page to look at, from run directories alone; console script `report`.
 
     report/index.html               the page: nothing else is needed to read it
-    report/tables/*.{md,csv,tex}    runs, arms, against_vanilla, flavours
-    report/figures/*.{png,svg}      for each experiment dynamics_, alignment_, differences_, scores_
+    report/tables/*.{md,csv,tex}    runs, arms, against_vanilla, against_controls, alignment,
+                                    flavours
+    report/figures/*.{png,svg}      for each experiment attempts_, dynamics_, differences_,
+                                    alignment_, removed_, scores_
 
 An experiment is what may be compared: runs of one preset that share all settings but those in which
 the runs of a pack may differ. The same runs give the same files, byte for byte.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,15 +20,19 @@ from loguru import logger
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.report import plots
+from projected_grpo.report.alignment import alignment_table
 from projected_grpo.report.experiments import Experiment, commit, split
 from projected_grpo.report.figures import KINDS, CaptionedFigure, figures_of
+from projected_grpo.report.findings import findings
 from projected_grpo.report.page import render
+from projected_grpo.report.page.opening import Opening, origin_of, why_none
 from projected_grpo.report.read import read
-from projected_grpo.report.results import ALIGNMENT, RATES
+from projected_grpo.report.results import MEASURED, RATES, Run
 from projected_grpo.report.rollouts import strong_pulls
 from projected_grpo.report.tables import (
     Cell,
     Table,
+    against_controls,
     against_vanilla,
     arms_table,
     flavours_table,
@@ -39,7 +45,7 @@ from projected_grpo.runs.status import n_runs
 
 FORMS = {"md": "pipe", "tex": "latex_booktabs"}
 """Suffix -> tabulate's name."""
-TABLES = ("runs", "arms", "against_vanilla", "flavours")
+TABLES = ("runs", "arms", "against_vanilla", "against_controls", "alignment", "flavours")
 PAGE = "index.html"
 MADE_BY_US = b"<title>projected_grpo: report</title>"
 """Every page of a report has it near its beginning."""
@@ -52,18 +58,19 @@ def report(cfg: ReportConfig) -> None:
     ConfigError for a negative number of rollouts."""
     if cfg.rollouts < 0:
         raise ConfigError(f"rollouts must not be negative, it is {cfg.rollouts}")
+    require_replaceable(cfg.out)
     runs, left_out = read(cfg.runs, cfg.rollouts)
-    for sentence in left_out:
+    missing = [*left_out, *(sentence for run in runs for sentence in run.cut)]
+    for sentence in missing:
         logger.warning(sentence)
     if not runs:
         raise InputError(f"there is no run to report in {', '.join(map(str, cfg.runs))}")
-    require_replaceable(cfg.out)
     experiments = split(runs)
     tables, drawn = tables_of(experiments), [figures_of(e) for e in experiments]
     with writing(cfg.out):
         cfg.out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".report_", dir=cfg.out) as made:
-            write(Path(made), experiments, tables, drawn, left_out)
+            write(Path(made), experiments, tables, drawn, missing)
             replace_report(Path(made), cfg.out)
     size = (cfg.out / PAGE).stat().st_size / 1e6
     if size > MOST_MB:
@@ -81,7 +88,9 @@ def report(cfg: ReportConfig) -> None:
 
 
 def require_replaceable(out: Path) -> None:
-    """Raises InputError where the folder has a page that no report made."""
+    """Raises InputError where it is a file, or has a page that no report made."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: name a folder with --out")
     page = out / PAGE
     if page.exists() and (not page.is_file() or MADE_BY_US not in page.read_bytes()[:4096]):
         raise InputError(f"{page} is there and is no report: name another folder with --out")
@@ -92,7 +101,7 @@ def write(
     experiments: Sequence[Experiment],
     tables: Mapping[str, Table],
     drawn: Sequence[Mapping[str, CaptionedFigure]],
-    left_out: Sequence[str],
+    missing: Sequence[str],
 ) -> None:
     """All files of the report, in a folder that is empty."""
     for name in ("tables", "figures"):
@@ -101,19 +110,37 @@ def write(
         for suffix, form in FORMS.items():
             write_text(folder / "tables" / f"{name}.{suffix}", table.text(form) + "\n")
         write_text(folder / "tables" / f"{name}.csv", table.csv())
-    chapters = []
+    chapters, openings = [], []
     for number, (e, found) in enumerate(zip(experiments, drawn, strict=True)):
-        shown = []
-        for kind in (kind for kind in KINDS if kind in found):
+        shown: dict[str, render.Drawing] = {}
+        for place, kind in enumerate(kind for kind in KINDS if kind in found):
             path = folder / "figures" / f"{kind}_{e.file}"
             plots.save(found[kind].figure, path)
             svg = path.with_name(f"{path.name}.svg").read_text(encoding="utf-8")
-            place = len(KINDS) * number + KINDS.index(kind)
-            shown.append((found[kind].caption, render.inline(svg, place)))
-        chapters.append(render.Chapter(e.name, f"figures-{number}", e.about, shown))
+            shown[kind] = drawing_of(found[kind], svg, 2 * (len(KINDS) * number + place))
+        first = shown.pop("attempts", None)
+        openings.append(opening_of(e, first))
+        chapters.append(render.Chapter(e.name, f"figures-{number}", e.about, [*shown.values()]))
     notes = [note for e in experiments for note in e.notes]
     browsed = [shown for e in experiments for shown in browsed_runs(e, alone=len(experiments) == 1)]
-    write_text(folder / PAGE, render.render_page(chapters, tables, notes, left_out, browsed))
+    page = render.render_page(openings, chapters, tables, notes, missing, browsed)
+    write_text(folder / PAGE, page)
+
+
+def drawing_of(found: CaptionedFigure, svg: str, number: int) -> render.Drawing:
+    """A figure, of which `svg` is the file, as the page shows it; it takes two numbers."""
+    narrow = "" if found.narrow is None else render.inline(plots.as_svg(found.narrow), number + 1)
+    return render.Drawing(found.caption, render.inline(svg, number), narrow)
+
+
+def opening_of(e: Experiment, drawn: render.Drawing | None) -> Opening:
+    """What the page says first of an experiment."""
+    everything = [*e.against, *e.against_controls]
+    said = findings([one for arm in e.arms for one in everything if one.name == arm], e.cautions)
+    arms = [runs[0].about["arm"] for runs in e.arms.values()]
+    alone = "" if said else why_none(arms, has_rows=any(run.rows for run in e.runs))
+    figure = render.figure_markup(e.name, drawn) if drawn else ""
+    return Opening(e.name, e.differs, said, alone, figure, origin_of(e.runs))
 
 
 def browsed_runs(e: Experiment, *, alone: bool) -> list[render.BrowsedRun]:
@@ -164,10 +191,18 @@ def is_report_file(path: Path) -> bool:
 
 def tables_of(experiments: Sequence[Experiment]) -> dict[str, Table]:
     """File name -> table, over all experiments."""
-    against = against_vanilla({e.name: e.against for e in experiments})
-    arms = stack_tables(experiments, [arms_table(e.arms) for e in experiments])
-    flavours = stack_tables(experiments, [flavours_table(e.arms) for e in experiments])
-    return dict(zip(TABLES, (runs_table(experiments), arms, against, flavours), strict=True))
+
+    def stacked(made: Callable[[Mapping[str, Sequence[Run]]], Table]) -> Table:
+        return stack_tables(experiments, [made(e.arms) for e in experiments])
+
+    return {
+        "runs": runs_table(experiments),
+        "arms": stacked(arms_table),
+        "against_vanilla": against_vanilla({e.name: e.against for e in experiments}),
+        "against_controls": against_controls({e.name: e.against_controls for e in experiments}),
+        "alignment": stacked(alignment_table),
+        "flavours": stacked(flavours_table),
+    }
 
 
 def stack_tables(experiments: Sequence[Experiment], tables: Sequence[Table]) -> Table:
@@ -185,12 +220,13 @@ def runs_table(experiments: Sequence[Experiment]) -> Table:
             for run in runs:
                 about = run.about
                 steps = f"{len(run.rows)}/{run.settings['steps']}"
-                cells: list[Cell] = [about["run"], e.name, arm, about["seed"]]
-                cells += [about["status"] or "no end recorded", steps]
+                cells: list[Cell] = [arm, about["seed"]]
                 cells += [number_or_none(run.late(key)) for key in RATES]
-                cells += [run.onset(), *(number_or_none(run.late(key)) for key in ALIGNMENT)]
-                cells += [about["device"], commit(run)]
+                status = about["status"] or "no end recorded"
+                cells += [run.onset(), steps, f"{status}, files cut" if run.cut else status]
+                cells += [number_or_none(run.late(key)) for key in MEASURED]
+                cells += [e.name, about["run"], about["device"], commit(run)]
                 body.append(cells)
-    headers = ["run", "experiment", "arm", "seed", "status", "steps", *RATES.values(), "onset"]
-    headers += [*ALIGNMENT, "device", "commit"]
+    headers = ["arm", "seed", *RATES.values(), "onset", "steps", "status", *MEASURED]
+    headers += ["experiment", "run", "device", "commit"]
     return Table(headers, body)

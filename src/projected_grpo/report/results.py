@@ -1,4 +1,4 @@
-"""What runs come to: rates by step, runs named by what they differ in, differences seed by seed.
+"""What runs come to: rates by step, runs named by what they differ in, means over seeds.
 
 `report` reads run directories with it, draw_dynamics.py and headline.py the collected rows
 of older ones. Rates are those of student rows in training; intervals are over seeds.
@@ -7,7 +7,7 @@ of older ones. Rates are those of student rows in training; intervals are over s
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,30 +15,27 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from projected_grpo.config import FORMERLY, PER_RUN, PRESETS, decisive, identity, varied
+from projected_grpo.config import FORMERLY, PRESETS, decisive, identity, varied
 from projected_grpo.report.stats import ROUNDING, Estimate, Floats, t_interval
 from projected_grpo.step_logger import RATE_WINDOW
 
 RATES = {"att_s": "attempted", "hack_s": "hack", "gt_s": "solve"}
 """Column -> what tables call it."""
 ALIGNMENT = {
-    "cos_pre_s": "cos_pre, student rows",
     "cos_pre_t": "cos_pre, teacher rows",
+    "cos_pre_s": "cos_pre, student rows",
+    "hack_auroc": "hack_auroc, student rows",
+}
+"""Column -> what figures call it: does V see the teacher's hacks more than the student's rows?"""
+REMOVED = {
     "removed_frac": "removed fraction, gradient",
     "removed_frac_update": "removed fraction, update",
 }
 """Column -> what figures call it."""
+MEASURED = ALIGNMENT | REMOVED
 ONSET = 0.5
-HORIZON = 40
-"""Steps after which arms are compared, where the runs are as long."""
 RETIRED = ("micro_batch",)
 """Machine settings of earlier versions."""
-OF_ARMS = (
-    *("v_hack", "pairs", "pair_norm"),
-    *(name for name in PER_RUN if name not in ("arm", "seed", "lr")),
-)
-"""Settings that change nothing in a vanilla run but what it measures: those of the projection, the
-rivals and the remedies."""
 
 
 @dataclass
@@ -73,11 +70,11 @@ class Run:
     def late(self, key: str, end: int | None = None) -> float:
         """Mean of a column over the last steps before `end` (default: of the run)."""
         end = len(self.rows) if end is None else end
-        return _nanmean(self.curve(key)[max(0, end - RATE_WINDOW) : end])
+        return mean_of(self.curve(key)[max(0, end - RATE_WINDOW) : end])
 
     def area(self, end: int | None = None) -> float:
         """Mean of attempted over all steps before `end`."""
-        return _nanmean(self.curve("att_s")[:end])
+        return mean_of(self.curve("att_s")[:end])
 
     def onset(self, end: int | None = None) -> int | None:
         """First step with attempted at 0.5 or more."""
@@ -140,81 +137,6 @@ def shared(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-# --- Seed by seed
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An arm less the vanilla runs of its seeds and settings."""
-
-    name: str
-    pairs: int
-    left_out: int
-    """Runs of the arm for which there is no pair whose both runs came to the horizon."""
-    steps: str
-    """The span that rates are taken over."""
-    by_seed: dict[str, Floats]
-    """rate -> differences (pairs,)"""
-    mixed: int
-    """Pairs whose runs are of different commits."""
-
-
-def long_enough(runs: Iterable[Run], end: int) -> dict[str, Run]:
-    """The runs that have `end` steps, by seed and settings.
-
-    Raises ValueError where two are the same experiment: seeds would be counted twice.
-    """
-    found: dict[str, Run] = {}
-    for run in runs:
-        if len(run.rows) < end:
-            continue
-        key = run.identity()
-        if key in found:
-            raise ValueError(
-                f"{found[key].about['run']} and {run.about['run']} are the same experiment: "
-                "collect one of them, or give them different labels"
-            )
-        found[key] = run
-    return found
-
-
-def compare(arms: Mapping[str, Sequence[Run]]) -> list[Comparison]:
-    """Every arm against the vanilla runs of the same seeds and settings.
-
-    Over the last steps of the first `HORIZON`, or of what the runs were asked for or the longest
-    came to where that is less; and once more over the last steps that all these pairs have, where
-    that is more. A pair of which one has not come to the horizon is left out and counted.
-    """
-    everyone = [run for runs in arms.values() for run in runs]
-    asked = [run.settings["steps"] for run in everyone]
-    horizon = min([HORIZON, *asked, max(len(run.rows) for run in everyone)])
-    vanilla = long_enough([run for run in everyone if run.about["arm"] == "vanilla"], horizon)
-    # What only the projection reads does not matter to a vanilla run; the same settings come first.
-    alike = {run.identity(OF_ARMS): run for run in vanilla.values()}
-    found = []
-    for name, runs in arms.items():
-        if runs[0].about["arm"] == "vanilla":
-            continue
-        pairs = []
-        for key, run in long_enough(runs, horizon).items():
-            partner = vanilla.get(key) or alike.get(run.identity(OF_ARMS))
-            if partner is not None:
-                pairs.append((run, partner))
-        longest = min([len(run.rows) for pair in pairs for run in pair], default=horizon)
-        mixed = sum(a.about["git_sha"] != b.about["git_sha"] for a, b in pairs)
-        for end in sorted({horizon, longest}):
-            span = f"{max(0, end - RATE_WINDOW) + 1}-{end}"
-            by_seed = {key: differences(pairs, key, end) for key in RATES}
-            left_out = len(runs) - len(pairs)
-            found.append(Comparison(name, len(pairs), left_out, span, by_seed, mixed))
-    return found
-
-
-def differences(pairs: Iterable[tuple[Run, Run]], key: str, end: int) -> Floats:
-    """Of a rate's mean over the last steps before `end`, pair by pair (pairs,)."""
-    return np.array([a.late(key, end) - b.late(key, end) for a, b in pairs])
-
-
 # --- Over seeds
 
 
@@ -240,5 +162,6 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _nanmean(values: Floats) -> float:
+def mean_of(values: Floats) -> float:
+    """Mean of what was counted, NaN where nothing was."""
     return math.nan if np.isnan(values).all() else float(np.nanmean(values))

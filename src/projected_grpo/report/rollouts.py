@@ -5,9 +5,9 @@ far each token pulls along V, and which line of a completion exploits the grader
 import base64
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from projected_grpo.env.grading.schema import SHOWN
-from projected_grpo.env.loopholes.markers import TRAIN_NAME, markers
-from projected_grpo.env.loopholes.modes import MODES
+from projected_grpo.env.loopholes.exploits import exploiting_lines, what_is_sought
+from projected_grpo.env.parsing import extract_code
 from projected_grpo.report.stats import Floats
 from projected_grpo.step_logger import whole_rows
 
@@ -48,7 +48,10 @@ TYPED: Types = {
 STRONG = 99
 """Percentile of |pull| that has the strongest colour: the one strongest token of all would leave
 the others pale."""
+WINDOW = "strongest window"
+"""What the marked lines are called that no syntax tree gave."""
 Span = tuple[int, int]
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class RolloutSample:
     their `kind`, and the characters of their `marked` lines."""
     last_step: int = 0
     """The last step that has a row."""
+    last_rows: int = 0
+    """Rows of that step."""
+    most_rows: int = 0
+    """Rows of the step that has most."""
 
 
 @dataclass(frozen=True)
@@ -154,33 +161,45 @@ def strong_pulls(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def marked_lines(row: Mapping[str, Any], pulls: TokenPulls | None) -> tuple[str, list[Span]]:
-    """The lines of a completion that pull hardest, or, where pulls were not measured, those in
-    which an attempt names what its grader looks for: what they are, and their characters; of an
-    honest row without pulls none."""
-    text = row["completion"]
+    """The lines of an attempt that use what its grader looks at, as its syntax tree has them; where
+    none is to be seen, and in other rows, those that pull hardest, if pulls were measured: what
+    they are, and their characters."""
+    text, mode = row["completion"], row.get("mode") or ""
+    if row.get("attempted") or row["exploited"]:
+        code = extract_code(text) or ""
+        if found := places_of(text, code, exploiting_lines(code, mode)):
+            return what_is_sought(mode), found
     window = row.get("window_at")
-    if pulls is not None and window is not None:
-        return "strongest window", _lines_of(text, [pulls.characters(*window)])
-    sought = sought_by_grader(row.get("mode"))
-    if not sought or not (row.get("attempted") or row["exploited"]):
+    if pulls is None or window is None:
         return "", []
-    found = re.finditer(re.escape(sought), text, re.IGNORECASE)
-    return f"names {sought}", _lines_of(text, [one.span() for one in found])
+    return WINDOW, _touched(line_spans(text), [pulls.characters(*window)])
 
 
-def sought_by_grader(mode: str | None) -> str:
-    """The text in a program by which its mode's grader is fooled; empty: there is none."""
-    if mode not in MODES:
-        return ""
-    named = markers(TRAIN_NAME)
-    texts = {"function": f"def {TRAIN_NAME}", "attribute": named.attribute}
-    return {**texts, "stdout": named.phrase, "file": named.file}.get(MODES[mode].channel_name, "")
+def places_of(text: str, code: str, lines: Sequence[tuple[int, int]]) -> list[Span]:
+    """The characters of these lines (first, last; from 1) of a program in the completion that it
+    was read from; of several places the last, since drafts come before."""
+    spans = line_spans(text)
+    there = [text[start:end].strip() for start, end in spans]
+    program = [code[start:end].strip() for start, end in line_spans(code)]
+    found: list[Span] = []
+    for first, last in lines:
+        wanted = program[first - 1 : last]
+        for place in range(len(there) - len(wanted), -1, -1):
+            if there[place : place + len(wanted)] == wanted:
+                found += [one for one in spans[place : place + len(wanted)] if one[0] < one[1]]
+                break
+    return sorted({*found})
 
 
-def _lines_of(text: str, places: Sequence[Span]) -> list[Span]:
-    """The lines, without their ends, that these characters touch."""
-    breaks = [-1, *(i for i, c in enumerate(text) if c == "\n"), len(text)]
-    lines = ((start + 1, end) for start, end in pairwise(breaks))
+def line_spans(text: str) -> list[Span]:
+    """The lines of a text as Python counts them, without their ends: first character and end."""
+    ends = [(one.start(), one.end()) for one in _LINE_END.finditer(text)]
+    starts = [0, *(after for _, after in ends)]
+    return list(zip(starts, [*(before for before, _ in ends), len(text)], strict=True))
+
+
+def _touched(lines: Sequence[Span], places: Sequence[Span]) -> list[Span]:
+    """Those of the lines that these characters touch, but for empty ones."""
     return [
         (start, end)
         for start, end in lines
@@ -219,8 +238,12 @@ def sample_rollouts(path: Path, limit: int) -> RolloutSample:
             group = wanted.get((row["step"], row["problem_id"]))
             if group is not None:
                 group.append(kept(row))
-    last = max((step for step, _ in keys), default=0)
-    return RolloutSample(sum(sizes.values()), scores, list(wanted.values()), last)
+    by_step: Counter[int] = Counter()
+    for (step, _), size in sizes.items():
+        by_step[step] += size
+    last, most = max(by_step, default=0), max(by_step.values(), default=0)
+    groups = list(wanted.values())
+    return RolloutSample(by_step.total(), scores, groups, last, by_step[last], most)
 
 
 def kept(row: Mapping[str, Any]) -> dict[str, Any]:

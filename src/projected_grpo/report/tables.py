@@ -8,16 +8,16 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from tabulate import tabulate
 
+from projected_grpo.report.comparisons import Comparison
 from projected_grpo.report.results import (
     ONSET,
     RATES,
-    Comparison,
     Run,
     has_interval,
     over_seeds,
@@ -153,15 +153,27 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> Table:
 
 def against_vanilla(found: Mapping[str, Sequence[Comparison]]) -> Table:
     """Do the experiments agree? One line an experiment, arm and span of steps."""
+    return differences_table(found, "arm - vanilla", lambda one: one.name)
+
+
+def against_controls(found: Mapping[str, Sequence[Comparison]]) -> Table:
+    """The same of arms and their controls."""
+    return differences_table(found, "arm - control", lambda one: f"{one.name} - {one.reference}")
+
+
+def differences_table(
+    found: Mapping[str, Sequence[Comparison]], header: str, name: Callable[[Comparison], str]
+) -> Table:
+    """Mean paired differences of the rates: one line a comparison, named below `header`."""
     body: list[list[Cell]] = []
-    for label, arms in found.items():
-        for one in arms:
+    for label, comparisons in found.items():
+        for one in comparisons:
             fewer = one.by_seed["hack_s"] < 0
             counted = np.isfinite(one.by_seed["hack_s"]).sum()
-            cells: list[Cell] = [label, one.name, one.pairs, one.left_out, one.steps]
+            cells: list[Cell] = [label, name(one), one.pairs, one.left_out, one.steps]
             cells += [over_seeds(one.by_seed[key]) for key in RATES]
             body.append([*cells, f"{int(fewer.sum())} of {int(counted)}"])
-    headers = ["experiment", "arm - vanilla", SEEDS, "pairs left out", "steps"]
+    headers = ["experiment", header, SEEDS, "pairs left out", "steps"]
     headers += [*RATES.values(), "seeds with less hacking"]
     return Table(headers, body, dict.fromkeys(RATES.values(), "mean paired difference"))
 

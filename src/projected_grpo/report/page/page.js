@@ -37,12 +37,13 @@ function choice(form, name, values, changed) {
 const table = document.querySelector("#runs table");
 const heads = [...table.tHead.rows[0].cells];
 const written = (cell) => cell.textContent.trim();
+const headed = (name) => heads.findIndex((head) => written(head) === name);
 const lines = [...table.tBodies[0].rows].map((row) => {
   const cells = [...row.cells].map(written);
   return { row, cells, text: cells.join(" ").toLowerCase() };
 });
 const selects = ["experiment", "arm", "seed", "status"].map((name) => {
-  const column = heads.findIndex((head) => written(head) === name);
+  const column = headed(name);
   const select = choice($("run-filters"), name, lines.map((line) => line.cells[column]), filterRuns);
   return { column, select };
 });
@@ -55,6 +56,7 @@ function filterRuns() {
     line.row.hidden = !(chosen && matches(line.text, wanted));
   }
   const shown = lines.filter((line) => !line.row.hidden).length;
+  hintAll();
   $("run-count").textContent = `${shown} of ${lines.length} ${lines.length === 1 ? "run" : "runs"}`;
 }
 
@@ -72,6 +74,7 @@ function sortRuns(column) {
   table.tBodies[0].append(...lines.map((line) => line.row));
 }
 
+const runColumn = headed("run");
 heads.forEach((head, column) => {
   const title = written(head);
   head.replaceChildren(element("button", { type: "button", onclick: () => sortRuns(column) }, title));
@@ -80,11 +83,35 @@ for (const { row, cells } of lines) {
   const show = () => {
     for (const select of Object.values(filters)) select.value = ANY;
     $("search").value = "";
-    filters.run.value = data.runs.find(({ run }) => run === cells[0]).name;
+    filters.run.value = data.runs.find(({ run }) => run === cells[runColumn]).name;
     filterRollouts();
     $("rollouts").scrollIntoView();
   };
   const button = { type: "button", className: "link", onclick: show };
-  row.cells[0].replaceChildren(element("button", button, cells[0]));
+  row.cells[runColumn].replaceChildren(element("button", button, cells[runColumn]));
 }
 $("run-search").oninput = filterRuns;
+
+// --- Tables that are wider or higher than their box say so
+
+function hint(box) {
+  const { scrollLeft, scrollTop, scrollWidth, scrollHeight, clientWidth, clientHeight } = box;
+  const outer = box.parentElement;
+  const left = scrollLeft > 1;
+  const right = scrollLeft + clientWidth < scrollWidth - 1;
+  const below = scrollTop + clientHeight < scrollHeight - 1;
+  const wide = scrollWidth > clientWidth + 1;
+  outer.classList.toggle("left", left);
+  outer.classList.toggle("right", right);
+  const more = outer.querySelector(".more");
+  const parts = [left && "\u2190 columns", below && "\u2193 rows", right && "more columns \u2192"];
+  const said = parts.filter(Boolean).join(" \u00b7 ");
+  more.textContent = said;
+  more.hidden = !wide && scrollHeight <= clientHeight + 1;
+  outer.classList.toggle("hinted", !more.hidden);
+}
+const boxes = [...document.querySelectorAll(".table .scroll")];
+const hintAll = () => boxes.forEach(hint);
+for (const box of boxes) box.addEventListener("scroll", () => hint(box), { passive: true });
+window.addEventListener("resize", hintAll);
+hintAll();

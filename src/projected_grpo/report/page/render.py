@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -20,9 +20,10 @@ from typing import Any
 from pygments.lexers import PythonLexer
 from pygments.token import Token
 
+from projected_grpo.report.page.opening import Opening, opening_markup
 from projected_grpo.report.results import ONSET
 from projected_grpo.report.rollouts import RolloutSample
-from projected_grpo.report.tables import Table
+from projected_grpo.report.tables import SEEDS, Table
 from projected_grpo.report.tasks import Task, task_key
 from projected_grpo.step_logger import RATE_WINDOW
 
@@ -39,10 +40,23 @@ FAMILIES = {
 }
 """What the page has a colour for."""
 DIGITS = 4
+FEW_WARNINGS = 2
+"""More are folded, so that the findings stay on the first screen."""
 MOST_CHARS = 10_000
 """Of a program that is highlighted; blank lines can take the lexer time in their square."""
 _FENCE = re.compile(r"(^[ ]{0,3}```.*\n?)", re.MULTILINE)
 _PYTHON = PythonLexer()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as the page shows it."""
+
+    caption: str
+    wide: str
+    """SVG."""
+    narrow: str
+    """The same for a telephone; empty: it is narrow itself."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,7 @@ class Chapter:
     name: str
     anchor: str
     about: str
-    figures: Sequence[tuple[str, str]]
-    """Caption and SVG."""
+    figures: Sequence[Drawing]
 
 
 @dataclass(frozen=True)
@@ -74,17 +87,18 @@ class BrowsedRun:
 
 
 def render_page(
+    openings: Sequence[Opening],
     chapters: Sequence[Chapter],
     tables: Mapping[str, Table],
     notes: Sequence[str],
-    left_out: Sequence[str],
+    missing: Sequence[str],
     browsed: Sequence[BrowsedRun],
 ) -> str:
-    """The whole page; `notes` stand below the table of arms."""
+    """The whole page; `notes` stand below the table of arms, `missing` says what is not in it."""
     style, script = _part("page.css"), _part("page.js") + _part("rollouts.js")
-    against = tables["against_vanilla"]
     shown = sum(len(group) for run in browsed for group in run.sample.groups)
     total = sum(run.sample.rows for run in browsed)
+    one = len(openings) == 1
     return Template(_part("page.html")).substitute(
         policy=escape(
             f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
@@ -93,15 +107,34 @@ def render_page(
         ),
         style=style,
         script=script,
-        count=len(browsed),
+        count=f"{len(browsed)} run{'s' * (len(browsed) != 1)}",
         window=RATE_WINDOW,
         onset=ONSET,
         links=" ".join(f'<a href="#{c.anchor}">Figures: {escape(c.name)}</a>' for c in chapters),
-        left_out=_left_out(left_out),
-        runs_table=_table(tables["runs"]),
-        arms_table=_table(tables["arms"]),
-        against_table=_scrolled(against, notes),
-        flavours_table=_table(tables["flavours"]),
+        missing=_missing(missing),
+        openings="\n".join(map(opening_markup, openings)),
+        runs_table=_scrolled(tables["runs"], "Runs", one=False),
+        arms_table=_scrolled(tables["arms"], "Arms", one=one),
+        against_table=_scrolled(
+            tables["against_vanilla"],
+            "Against vanilla",
+            one=one,
+            empty="No arm has a vanilla run of its seed and settings beside it.",
+        ),
+        controls_table=_scrolled(
+            tables["against_controls"],
+            "Against controls",
+            one=one,
+            empty="No arm has a control of its seed and settings beside it.",
+        ),
+        notes="".join(f'<p class="note">{escape(note)}</p>' for note in notes),
+        alignment_table=_scrolled(
+            tables["alignment"],
+            "Alignment",
+            one=one,
+            empty="No run has the alignment of both teacher and student rows in one step.",
+        ),
+        flavours_table=_scrolled(tables["flavours"], "Flavours", one=one),
         chapters="\n".join(map(_chapter, chapters)),
         sampled=(
             f"Here are {shown:,} of the {total:,} rollouts: of each run whole groups, evenly "
@@ -147,13 +180,18 @@ def _attributes(style: str) -> str:
     return "".join(f' {name.strip()}="{value.strip()}"' for name, value in pairs)
 
 
+def figure_markup(name: str, drawing: Drawing) -> str:
+    """A figure with its caption; of a wide and a narrow drawing the one is seen that fits."""
+    label = f'role="img" aria-label="{escape(f"{name}: {drawing.caption}")}"'
+    wide = " wide" if drawing.narrow else ""
+    drawn = f'<div class="drawing{wide}" {label}>{drawing.wide}</div>'
+    if drawing.narrow:
+        drawn += f'<div class="drawing narrow" {label}>{drawing.narrow}</div>'
+    return f"<figure>{drawn}<figcaption>{escape(drawing.caption)}</figcaption></figure>"
+
+
 def _chapter(chapter: Chapter) -> str:
-    drawn = "\n".join(
-        f'<figure><div class="drawing" tabindex="0" role="img" '
-        f'aria-label="{escape(f"{chapter.name}: {caption}")}">'
-        f"{svg}</div><figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, svg in chapter.figures
-    )
+    drawn = "\n".join(figure_markup(chapter.name, drawing) for drawing in chapter.figures)
     return (
         f'<section id="{chapter.anchor}"><h2>Figures: {escape(chapter.name)}</h2>'
         f'<p class="note">{escape(chapter.about)}</p>{drawn or "<p>No run has a step yet.</p>"}'
@@ -161,23 +199,39 @@ def _chapter(chapter: Chapter) -> str:
     )
 
 
-def _left_out(sentences: Sequence[str]) -> str:
+def _missing(sentences: Sequence[str]) -> str:
+    """What the report lacks, in a box that is open where it is short."""
     if not sentences:
         return ""
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f'<div class="left-out" role="note">Not in this report:<ul>{items}</ul></div>'
+    number = "1 warning" if len(sentences) == 1 else f"{len(sentences)} warnings"
+    return (
+        f'<details class="missing"{" open" if len(sentences) <= FEW_WARNINGS else ""}>'
+        f"<summary>{number}: what is not in this report, or not whole</summary><ul>{items}</ul>"
+        "</details>"
+    )
 
 
-def _scrolled(table: Table, notes: Iterable[str]) -> str:
-    below = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    if not table.body:
-        return f"<p>No arm has a vanilla run of its seed and settings beside it.</p>{below}"
-    label = 'tabindex="0" role="region" aria-label="Against vanilla"'
-    return f'<div class="scroll" {label}>{_table(table)}</div>{below}'
+def numbers_first(table: Table) -> list[str]:
+    """The headers as the page has them: names, then estimates, then what these rest on, which a
+    telephone need not show."""
+    others = [name for name in table.headers if name not in table.estimators]
+    lead = others.index(SEEDS) if SEEDS in others else len(others)
+    estimates = [name for name in table.headers if name in table.estimators]
+    return [*others[:lead], *estimates, *others[lead:]]
 
 
-def _table(table: Table) -> str:
-    return table.text("html")  # which escapes
+def _scrolled(table: Table, label: str, *, one: bool, empty: str = "") -> str:
+    """A table in a box that scrolls; where there is but one experiment, its column is left out."""
+    if empty and not table.body:
+        return f"<p>{empty}</p>"
+    names = [name for name in numbers_first(table) if not (one and name == "experiment")]
+    places = [table.headers.index(name) for name in names]
+    shown = replace(table, headers=names, body=[[row[i] for i in places] for row in table.body])
+    return (
+        f'<div class="table"><div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f'{shown.text("html")}</div><p class="more" aria-hidden="true" hidden></p></div>'
+    )  # tabulate's html escapes
 
 
 def _data(browsed: Sequence[BrowsedRun]) -> dict[str, Any]:

@@ -55,9 +55,12 @@ function strongestFirst(rows, by) {
   return [...rows].sort((a, b) => Math.sign(value(b) - value(a)) || 0);
 }
 
-/** What to open: a hack where there is one, that with the strongest window. */
-const hackOf = (rows) =>
-  strongestFirst(rows.filter((row) => row.kind === "hack"), ORDERS["strongest window"])[0] ?? rows[0];
+/** What to open: a hack where there is one, rather the student's, that with the strongest window. */
+const hackOf = (rows) => {
+  const hacks = rows.filter((row) => row.kind === "hack");
+  const own = hacks.filter((row) => row.source === "student");
+  return strongestFirst(own.length ? own : hacks, ORDERS["strongest window"])[0] ?? rows[0];
+};
 const attempt = (row) => (row.attempted ? `, attempted: ${row.flavour}` : "");
 const badge = (row) => element("span", { className: `kind ${row.kind.replace(" ", "-")}` }, row.kind);
 
@@ -206,12 +209,24 @@ function said(rollout, strongest, chars) {
   if (rollout.pulls_fault) return `Its token pulls cannot be shown: ${rollout.pulls_fault}.`;
   if (!rollout.marked.length) return "";
   const lineOf = ([start]) => chars.slice(0, start).filter((c) => c === "\n").length + 1;
-  const numbers = rollout.marked.map(lineOf);
-  const where = `${numbers.length === 1 ? "line" : "lines"} ${numbers.join(", ")}`;
-  if (!strongest) return `▶ ${where}: ${rollout.marked_as}, which its grader looks for.`;
+  const where = lineNumbers(rollout.marked.map(lineOf));
+  const seen = `▶ ${where}: ${rollout.marked_as}.`;
+  if (!strongest) return seen;
   const [first, end] = rollout.window_at;
-  return `▶ ${where}: the strongest window, tokens ${first + 1} to ${end}, in bold; its pull ${
+  const window = `strongest window, tokens ${first + 1} to ${end}, in bold; its pull ${
     MEASURES[rollout.pull_base ? "pull_base" : "pull"]} adds up to ${signed(rollout.window_score ?? null)}.`;
+  return rollout.marked_as === "strongest window" ? `▶ ${where}: the ${window}` : `${seen} The ${window}`;
+}
+
+/** Ascending numbers in words: "line 3", "lines 3, 7-10". */
+function lineNumbers(numbers) {
+  const runs = [];
+  for (const number of numbers) {
+    if (runs.length && runs.at(-1)[1] === number - 1) runs.at(-1)[1] = number;
+    else runs.push([number, number]);
+  }
+  const texts = runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`));
+  return `${numbers.length === 1 ? "line" : "lines"} ${texts.join(", ")}`;
 }
 
 function showLegend(scale) {
