@@ -12,6 +12,9 @@ COMMANDS = {
     "probe-distill": cli.distill_main,
     "sweep": cli.sweep_main,
     "grade": regrade.main,
+    "evaluate": cli.evaluate_main,
+    "sample": cli.sample_main,
+    "merge": cli.merge_main,
 }
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from projected_grpo.runs.commands import (
     named_settings,
     train_settings,
 )
+from projected_grpo.runs.policy_commands import EvaluateConfig, MergeConfig, SampleConfig
 from projected_grpo.runs.ranks import Place, alone_of, place_of
 from projected_grpo.runs.sweep.settings import (
     SweepResume,
@@ -171,3 +172,42 @@ def report_main(argv: Sequence[str] | None = None) -> None:
         report(cfg)
 
     sys.exit(say_and_exit(work))
+
+
+def evaluate_main(argv: Sequence[str] | None = None) -> None:
+    """`evaluate runs/... [--n=4] [--out=evaluation.json]`."""
+    cfg = tyro.cli(EvaluateConfig, args=argv, prog="evaluate")
+
+    def work() -> None:
+        cfg.require()
+        from projected_grpo.report.held_out import evaluate_runs
+
+        evaluate_runs(cfg)
+
+    sys.exit(say_and_exit(work, place=lambda: alone_of(os.environ)))
+
+
+def sample_main(argv: Sequence[str] | None = None) -> None:
+    """`sample runs/<run> [--prompt=... | --problem=ID]`."""
+    cfg = tyro.cli(SampleConfig, args=argv, prog="sample")
+
+    def work() -> None:
+        cfg.require()
+        from projected_grpo.runs.sample import talk
+
+        talk(cfg, sys.stdin)
+
+    sys.exit(say_and_exit(work, place=lambda: alone_of(os.environ)))
+
+
+def merge_main(argv: Sequence[str] | None = None) -> None:
+    """`merge runs/<run> --out=merged`."""
+    cfg = tyro.cli(MergeConfig, args=argv, prog="merge")
+
+    def work() -> None:
+        cfg.require()
+        from projected_grpo.runs.merge import merge
+
+        merge(cfg)
+
+    sys.exit(say_and_exit(work, place=lambda: alone_of(os.environ)))
