@@ -162,6 +162,9 @@ class RunSettings:
     """For people: why this run is made and what would settle it; kept in config.json."""
     checkpoint_every: Annotated[int, Above(0), Role.MACHINE] = 5
     """Steps between checkpoints."""
+    keep_checkpoints: Annotated[int, AtLeast(0), Role.MACHINE, Formerly(0)] = 2
+    """Keep this many of the newest checkpoints; 0 keeps all, as measuring a run's policies again
+    needs. The last whole one is never removed."""
     track: Annotated[TrackName, Role.MACHINE] = "none"
     """Also send every row to tensorboard, wandb or trackio (docs/watching.md); steps.jsonl has it
     anyway."""

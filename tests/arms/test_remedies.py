@@ -51,8 +51,9 @@ from projected_grpo.train import (
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
     start = SmokeConfig(
-        out_dir=tmp_path, steps=3, problems="katas:validation", labels=False, arm="projected"
-    )
+        out_dir=tmp_path, steps=3, problems="katas:validation", labels=False, arm="projected",
+        keep_checkpoints=0,
+    )  # fmt: skip
     return replace(start, **overrides)
 
 

@@ -116,9 +116,10 @@ def test_flagged_tokens_leave_the_gradient_and_nothing_else(tmp_path: Path) -> N
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(
         settings(
-            tmp_path_factory.mktemp("runs"), screen="row", screen_fpr=0.1, refresh_every=2, group=4
+            tmp_path_factory.mktemp("runs"), screen="row", screen_fpr=0.1, refresh_every=2, group=4,
+            keep_checkpoints=0,
         )
-    )
+    )  # fmt: skip
 
 
 def test_a_threshold_is_calibrated_at_the_start_and_with_every_new_v(calibrated: Path) -> None:

@@ -24,8 +24,9 @@ from projected_grpo.train import train, train_runs
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
     start = SmokeConfig(
-        out_dir=tmp_path, steps=5, problems="katas:validation", arm="projected", refresh_every=2
-    )
+        out_dir=tmp_path, steps=5, problems="katas:validation", arm="projected", refresh_every=2,
+        keep_checkpoints=0,
+    )  # fmt: skip
     return replace(start, **overrides)
 
 

@@ -46,9 +46,12 @@ def open_runs(
     return cfgs, runs
 
 
-def restore(s: Session, runs: Sequence[RunDir]) -> tuple[Session, int, list[int]]:
+def restore(
+    s: Session, runs: Sequence[RunDir], stack: ExitStack
+) -> tuple[Session, int, list[int]]:
     """The session as of the newest checkpoint that all the runs have, its step, and the tokens that
-    each run had seen by then."""
+    each run had seen by then. Runs that are extended have their new settings from here on, under a
+    lock until `stack` ends."""
     with s.world.fail_together():
         for n, run in enumerate(runs):
             run.require_data(s.data_digest(n))
@@ -62,6 +65,8 @@ def restore(s: Session, runs: Sequence[RunDir]) -> tuple[Session, int, list[int]
     s.world.require_same(step=str(done))
     for run in runs if s.world.first else ():
         run.note_resume(done, s.device, s.lm.commit)
+        if s.cfg.steps != run.stored_config().steps:
+            run.extend(s.cfg.steps, stack)
     return s, done, [one.num_tokens for one in found] or [0] * len(runs)
 
 

@@ -30,11 +30,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import torch
 from loguru import logger
@@ -188,18 +188,31 @@ class RunDir:
         with writing(self.path):
             file = (self.path / "config.json").open("rb+")
         with file as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"{self.path} is running in another process: stop that one, or wait"
-                ) from error
-            except OSError as error:
-                logger.warning(
-                    "{} cannot be locked ({}): see to it that no other process resumes it",
-                    self.path, error.strerror,
-                )  # fmt: skip
+            self._lock(f)
             yield
+
+    def _lock(self, file: BinaryIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{self.path} is running in another process: stop that one, or wait"
+            ) from error
+        except OSError as error:
+            logger.warning(
+                "{} cannot be locked ({}): see to it that no other process resumes it",
+                self.path, error.strerror,
+            )  # fmt: skip
+
+    def extend(self, steps: int, stack: ExitStack) -> None:
+        """Let the run have more steps: from now on it is the run that was asked for with so many.
+        The new config.json is locked before it takes the old one's place, until `stack` ends."""
+        aside, target = self.path / "config.json.tmp", self.path / "config.json"
+        text = extended(self.stored_config(), steps).to_json()
+        with writing(self.path):
+            aside.write_text(text + "\n", encoding="utf-8")
+            self._lock(stack.enter_context(aside.open("rb+")))
+            os.replace(aside, target)
 
     def require_idle(self) -> None:
         """Raises InputError while another process of this host runs it: both would write rows."""
@@ -386,6 +399,9 @@ def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> C
     stored = run.stored_config(type(asked))
     default = vars(type(asked)())
     given = {k: value for k, value in vars(asked).items() if value != default[k] or k in named}
+    if given.get("steps", 0) > stored.steps:
+        require_extendable(run.path, stored, given["steps"])
+        stored = extended(stored, given.pop("steps"))
     for name, wanted in given.items():
         had = vars(stored)[name]
         if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
@@ -395,3 +411,25 @@ def resumed_config(asked: Config, run: RunDir, named: Collection[str] = ()) -> C
             )
     logger.info("resuming {} with the settings it was started with", run.path)
     return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
+
+
+def require_extendable(run: Path, stored: Config, steps: int) -> None:
+    """Raises ConfigError where the first steps of a run would not be those of one with more."""
+    length = f"{run} has {stored.steps} steps and cannot be extended to {steps}"
+    if stored.lr_schedule != "constant":
+        raise ConfigError(
+            f"{length}: under lr_schedule {stored.lr_schedule} every step's learning rate follows "
+            "from the number of steps, and is 0 at their end; begin a run of that length, or one "
+            "with --lr-schedule=constant, which can be extended"
+        )
+    if stored.v_hack_k_end:
+        raise ConfigError(
+            f"{length}: its k grows to v_hack_k_end {stored.v_hack_k_end} at the last step, so "
+            "that its first steps would have had a smaller k; begin a run of that length"
+        )
+
+
+def extended(stored: Config, steps: int) -> Config:
+    """The settings of a run that is extended. As many steps warm up as did: warmup_frac is a share,
+    and becomes one of the new number of steps."""
+    return replace(stored, steps=steps, warmup_frac=stored.warmup_steps / steps)
