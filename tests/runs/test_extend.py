@@ -1,7 +1,6 @@
 """A run that is extended, and the checkpoints that stay."""
 
 import json
-import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -96,8 +95,7 @@ def test_the_last_whole_checkpoint_stays(finished: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["step_000006"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may remove everything")
 def test_a_checkpoint_that_cannot_be_removed_ends_no_run(finished: Path) -> None:
-    (finished / "checkpoints").chmod(0o500)
+    (finished / "checkpoints" / ".step_000003").write_text("in the way")
     rotate(finished / "checkpoints", finished, 1)
-    assert len(list((finished / "checkpoints").iterdir())) == 2
+    assert len(list((finished / "checkpoints").glob("step_*"))) == 2

@@ -5,17 +5,25 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.sandbox.sandbox import Outcome
+from projected_grpo.model.load import LanguageModel, load
+from projected_grpo.model.lora import LoRA
 from projected_grpo.report.held_out import by_problem, differences, evaluate_runs, text_of
+from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord
 from projected_grpo.runs.held_out import Evaluation, Policy, evaluate_held_out
-from projected_grpo.runs.policy_commands import EvaluateConfig
+from projected_grpo.runs.merge import merge
+from projected_grpo.runs.policy_commands import EvaluateConfig, MergeConfig
+from projected_grpo.runs.trained import open_trained
 
 DATA = Path(__file__).parents[1] / "data" / "f542cc8"
 
@@ -134,3 +142,59 @@ def test_differences_are_paired_by_problem() -> None:
     assert (one["policy"], one["less"], one["problems"]) == ("run", "base", 2)
     solve, _, hack = one["of"]
     assert solve.estimate == pytest.approx(0.25) and hack.estimate == pytest.approx(0.5)
+
+
+# --- merge
+
+
+def lora_run(runs: Path) -> Path:
+    """A finished run whose adapter is a LoRA that moved."""
+    run = runs / "finished"
+    change(run, adapter="lora", lora_rank=2, lora_alpha=4)
+    lora = LoRA(tiny().model, 2, 4)
+    g = torch.Generator().manual_seed(0)
+    for value in lora.trained.values():
+        value.data = 0.1 * torch.randn(value.shape, generator=g)
+    lora.save(run / "adapter" / "adapter.safetensors")
+    return run
+
+
+def tiny() -> LanguageModel:
+    return load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
+
+
+@torch.no_grad()
+def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids).logits.float()
+
+
+@pytest.mark.parametrize("adapter", ["antipasto", "lora"])
+def test_a_merged_run_opens_in_plain_transformers(adapter: str, runs: Path, tmp_path: Path) -> None:
+    run = lora_run(runs) if adapter == "lora" else runs / "finished"
+    out = merge(MergeConfig(run=run, out=tmp_path / "made" / "merged", device="cpu"))
+    trained = open_trained(RunDir.open(run), torch.device("cpu"))
+    messages = ({"role": "user", "content": "Write a function."},)
+    ids = torch.tensor([trained.lm.prompt_ids(messages)])
+    expected, base = logits(trained.lm.model, ids), logits(tiny().model, ids)
+
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    assert tokenizer.encode(text, add_special_tokens=False) == ids[0].tolist()
+    plain = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert plain.dtype == torch.float32 and type(plain).__name__ == "Qwen3ForCausalLM"
+    assert torch.allclose(logits(plain, ids), expected, atol=1e-4)
+    assert float((expected - base).abs().max()) > 1e-2
+    assert plain.generation_config.eos_token_id == tokenizer.eos_token_id
+    card = (out / "README.md").read_text()
+    assert "After step 6, and merged: tiny-random" in card and "AutoTokenizer" in card
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {
+        (out / "README.md").stat().st_mode & 0o777
+    }
+    with pytest.raises(InputError, match="merged is there already"):
+        MergeConfig(run=run, out=out).require()
+
+    half = merge(MergeConfig(run=run, out=tmp_path / "half", dtype="bfloat16", device="cpu"))
+    rounded = AutoModelForCausalLM.from_pretrained(half, dtype="auto")
+    assert rounded.dtype == torch.bfloat16
+    assert float((logits(rounded.float(), ids) - expected).abs().mean()) < 0.02
+    assert len(list(tmp_path.glob(".*"))) == 0

@@ -31,10 +31,10 @@ from projected_grpo.antipasto import (
     delta_weight,
     factored_linear,
     fingerprint_of,
-    round_by_dither,
 )
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES, require_untied
+from projected_grpo.model.rounding import round_by_dither
 from projected_grpo.model.svd import cached_decompose, default_cache_dir, sketch
 
 NAME = "ANTIPASTO"
@@ -145,7 +145,7 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         W = weight.detach() if self.unmerged is None else self.unmerged
         with torch.no_grad():
             delta = delta_weight(self.U, self._total(names), self.Vh)
-            merged = round_by_dither(W.to(delta.dtype) + delta, W, self.seed)
+            merged = round_by_dither(W.to(delta.dtype) + delta, W.dtype, self.seed)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"merging {', '.join(names)} gives a weight that is not finite")
         weight.data, self.unmerged, self.merged_adapters = merged, W, names

@@ -202,6 +202,15 @@ class Adapter(ABC):
         """Write one run's vectors as an adapter that PEFT opens, and beside it what `load` reads
         (adapter.safetensors)."""
 
+    @abstractmethod
+    def merge(self, run: int = 0, dtype: torch.dtype | None = None) -> nn.Module:
+        """Put plain Linears with what one run has trained back into the model, which is returned in
+        that dtype, or in the smallest that loses nothing; the adapter is spent.
+
+        In bf16 what was trained is rounded up or down by a fixed draw of each weight. Raises
+        ValueError where a trained vector is not finite, with the model as it was.
+        """
+
     def save(self, path: Path, run: int = 0, *, quarantine: bool = False) -> None:
         """Write one run's vectors (1, r), or its quarantine, with the fingerprint of its
         coordinates (safetensors)."""
