@@ -37,6 +37,7 @@ TORCH_FREE = (
     *(
         "runs.commands",
         "runs.policy_commands",
+        "runs.settings_file",
         "runs.ranks",
         "runs.status",
         "runs.sweep.command",

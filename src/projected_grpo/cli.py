@@ -28,6 +28,7 @@ from projected_grpo.runs.commands import (
 )
 from projected_grpo.runs.policy_commands import EvaluateConfig, MergeConfig, SampleConfig
 from projected_grpo.runs.ranks import Place, alone_of, place_of
+from projected_grpo.runs.settings_file import with_file
 from projected_grpo.runs.sweep.settings import (
     SweepResume,
     SweepRun,
@@ -75,14 +76,18 @@ def refusal(error: ConfigError, prefix: str = "") -> int:
 def train_main(argv: Sequence[str] | None = None) -> None:
     """`train {smoke,fast,full} [--arm=...] [flags]`."""
     try:
-        cfg = train_settings(argv)
+        words = with_file(sys.argv[1:] if argv is None else argv)
+        cfg = train_settings(words)
     except ConfigError as error:
         sys.exit(refusal(error))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
     def work() -> None:
         from projected_grpo.train import train_runs
 
-        named = named_settings(sys.argv[1:] if argv is None else argv)
+        named = named_settings(words)
         train_runs(cfg.runs(), named, bar=True)
 
     sys.exit(say_and_exit(work, place=lambda: place_of(os.environ)))

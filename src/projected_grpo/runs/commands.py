@@ -20,6 +20,7 @@ from projected_grpo.config import (
     DtypeName,
     PairNorm,
 )
+from projected_grpo.runs.settings_file import with_file
 
 ARM_NAMES = f"{{{','.join(ARMS)}}}"
 SHOWN = {
@@ -32,17 +33,18 @@ SHOWN = {
 def train_settings(argv: Sequence[str] | None) -> Config:
     """The settings of a `train` command line.
 
-    argv: what follows `train`; None reads this process's.
+    argv: what follows `train`; None reads this process's. A file that --config names is read.
     Exits as an argument parser does: --help with 0, what it cannot read with 2. Raises ConfigError
-    for settings that contradict each other or the arm.
+    for settings that contradict each other or the arm, and as `with_file`.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = with_file(sys.argv[1:] if argv is None else argv)
     try:
         asked = tyro.extras.subcommand_cli_from_dict(
             {name: grouped(preset) for name, preset in PRESETS.items()},
             args=words,
             prog="train",
-            description="GRPO with the hack directions projected out.",
+            description="GRPO with the hack directions projected out. --config=FILE reads settings "
+            "from a YAML file, such as a run's run.yaml; flags override it.",
             config=(tyro.conf.OmitArgPrefixes,),
         )
     except SystemExit:

@@ -4,6 +4,7 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   run.json              id, argv, git sha and diff, versions, device, start, end, exit status; the
                         commits of base model and problems on the hub
   config.json           every setting
+  run.yaml              those that are not the preset's: `train --config=run.yaml` makes it again
   prompt.txt            the first prompt as the chat template rendered it, special tokens and all;
                         run.json has its number of tokens, and what `enable_thinking` was
   steps.jsonl           one row a step, raw values
@@ -59,6 +60,7 @@ from projected_grpo.runs.checkpoints import (
 )
 from projected_grpo.runs.files import GrowingFile, sha256_of, write_aside, writing
 from projected_grpo.runs.provenance import git, provenance
+from projected_grpo.runs.settings_file import NAME, settings_file
 from projected_grpo.runs.status import (
     model_commit,
     read_record,
@@ -124,6 +126,7 @@ class RunDir:
         try:
             aside.checkpoints.mkdir()
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
+            (aside.path / NAME).write_text(settings_file(cfg, made_from), encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
             if v_hack.axes:  # otherwise nothing is measured
                 v_hack.save(aside.v_hack)
@@ -208,11 +211,12 @@ class RunDir:
         """Let the run have more steps: from now on it is the run that was asked for with so many.
         The new config.json is locked before it takes the old one's place, until `stack` ends."""
         aside, target = self.path / "config.json.tmp", self.path / "config.json"
-        text = extended(self.stored_config(), steps).to_json()
+        longer = extended(self.stored_config(), steps)
         with writing(self.path):
-            aside.write_text(text + "\n", encoding="utf-8")
+            aside.write_text(longer.to_json() + "\n", encoding="utf-8")
             self._lock(stack.enter_context(aside.open("rb+")))
             os.replace(aside, target)
+            write_aside(self.path / NAME, settings_file(longer, read_record(self.path)))
 
     def require_idle(self) -> None:
         """Raises InputError while another process of this host runs it: both would write rows."""
