@@ -404,6 +404,9 @@ class GradingSettings:
     """Address space of one graded program."""
     labels: bool = True
     """Also give every rollout the public benchmark's category; costs about as much as all else."""
+    reward: Annotated[str, Formerly("")] = ""
+    """A reward of your own, module:function, called with (text, problem, grade); the number that it
+    returns takes the place of the grader's (docs/commands.md). "" is the grader's."""
     sandbox: Annotated[Literal["namespaces", "process"], Role.MACHINE] = "namespaces"
     """process gives up isolation where the system has no namespaces; only for completions you
     trust."""
@@ -565,6 +568,7 @@ class Config(
             *self._remedy_contradictions(),
             *self._screen_contradictions(),
             *self._group_contradictions(),
+            *self._reward_contradictions(),
         ]
 
     def _out_of_range(self) -> list[str]:
@@ -699,6 +703,13 @@ class Config(
         if mix > 0 and self.teacher_pool != "templates" and not any(pool.glob("prompt_*.jsonl.gz")):
             return [f"mix_ratio {mix} needs a teacher pool, but {pool} holds no prompt_*.jsonl.gz"]
         return []
+
+    def _reward_contradictions(self) -> list[str]:
+        module, _, function = self.reward.partition(":")
+        names = [*module.split("."), function]
+        if not self.reward or all(name.isidentifier() for name in names):
+            return []
+        return [f"reward {self.reward!r} is not module:function, such as rewards:short"]
 
     def to_json(self) -> str:
         """Every setting, the preset's name first."""

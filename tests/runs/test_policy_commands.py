@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.schema import Grade
+from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.load import LanguageModel, load
 from projected_grpo.model.lora import LoRA
@@ -22,7 +24,8 @@ from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord
 from projected_grpo.runs.held_out import Evaluation, Policy, evaluate_held_out
 from projected_grpo.runs.merge import merge
-from projected_grpo.runs.policy_commands import EvaluateConfig, MergeConfig
+from projected_grpo.runs.policy_commands import EvaluateConfig, MergeConfig, SampleConfig
+from projected_grpo.runs.sample import printable, talk
 from projected_grpo.runs.trained import open_trained
 
 DATA = Path(__file__).parents[1] / "data" / "f542cc8"
@@ -198,3 +201,49 @@ def test_a_merged_run_opens_in_plain_transformers(adapter: str, runs: Path, tmp_
     assert rounded.dtype == torch.bfloat16
     assert float((logits(rounded.float(), ids) - expected).abs().mean()) < 0.02
     assert len(list(tmp_path.glob(".*"))) == 0
+
+
+# --- sample
+
+
+def said_by(capsys: pytest.CaptureFixture[str], asked: SampleConfig, lines: str = "") -> str:
+    capsys.readouterr()
+    talk(asked, StringIO(lines))
+    return capsys.readouterr().out
+
+
+def test_a_run_answers_a_prompt_and_a_conversation(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = SampleConfig(run=runs / "finished", max_new=6, device="cpu")
+    two = said_by(capsys, replace(ask, prompt="hello", n=2))
+    assert two == said_by(capsys, replace(ask, prompt="hello", n=2)) and "answer 2 of 2" in two
+    assert two != said_by(capsys, replace(ask, prompt="hello", n=2, base=True))
+    assert two != said_by(capsys, replace(ask, prompt="hello", n=2, seed=1))
+    once = said_by(capsys, replace(ask, prompt="hello"))
+    again = said_by(capsys, ask, "hello\n\n/new\nhello\nhello\n")
+    assert again.startswith(once + once) and len(again) > 2 * len(once)
+    greedy = replace(ask, prompt="hello", greedy=True)
+    assert said_by(capsys, greedy) == said_by(capsys, replace(greedy, seed=1))
+
+
+def test_a_problem_is_asked_as_in_training_and_its_answer_graded(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (kata,) = load_problems("katas:test", 1)
+    ask = SampleConfig(run=runs / "finished", problem=kata.id, max_new=6, device="cpu")
+    said = said_by(capsys, ask)
+    assert "graded by calling run_tests()" in said and "--- answer: not solved, reward 0" in said
+    assert "graded by calling" not in said_by(capsys, replace(ask, hint=False))
+    for words, asked in {
+        "no kata has the id 5": {"problem": 5},
+        "are two questions": {"prompt": "x"},
+        "n is 0": {"n": 0},
+        "no run at": {"run": runs},
+    }.items():
+        with pytest.raises((ConfigError, InputError), match=words):
+            said_by(capsys, replace(ask, **asked))
+
+
+def test_an_answer_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2J\tb\n\x07") == "a\ufffd[2J\tb\n\ufffd"

@@ -6,6 +6,7 @@ from functools import partial
 
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.optimizer import stack_states
+from projected_grpo.arms.own_reward import describe_reward, load_reward
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack
@@ -43,6 +44,7 @@ def open_runs(
         RunDir.require_writable(cfgs[0].out_dir)
     for cfg in cfgs:
         require_arms(cfg)
+    load_reward(cfgs[0].reward)
     return cfgs, runs
 
 
@@ -55,6 +57,7 @@ def restore(
     with s.world.fail_together():
         for n, run in enumerate(runs):
             run.require_data(s.data_digest(n))
+            run.require_reward(describe_reward(s.cfg.reward))
         found = _newest_in_common(s, runs)
         _load_checkpoints(s, found)
         done = found[0].step if found else 0

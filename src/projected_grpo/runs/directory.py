@@ -171,6 +171,15 @@ class RunDir:
                 f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
             )
 
+    def require_reward(self, now: Mapping[str, Any] | None) -> None:
+        """Raises InputError where the run's own reward (own_reward.py) is in another file now."""
+        had = read_record(self.path).get("reward")
+        if had and now and had["sha256"] != now["sha256"]:
+            raise InputError(
+                f"the file of the reward {now['name']} ({now['file']}) was changed since "
+                f"{self.path} was started: restore it, or start a new run"
+            )
+
     @property
     def model_commit(self) -> str | None:
         """The commit of the hub that its base model was loaded at, as far as that is known."""

@@ -91,7 +91,7 @@ class EvalPlan:
     """Columns of the key-value cache in use at once."""
 
 
-class _NoAdapter:
+class NoAdapter:
     """The base model alone."""
 
     @contextmanager
@@ -172,7 +172,7 @@ def _evaluate_batch(
     sampling = SamplingParams(
         plan.max_new, plan.temperature, top_p, top_k, lm.eos_ids, lm.pad_id, plan.sampling_tokens
     )
-    rows = adapter or cast(Adapter, _NoAdapter())
+    rows = adapter or cast(Adapter, NoAdapter())
     with rows.ablate():
         groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling, runs)
     drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]
