@@ -15,7 +15,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.schema import Grade
@@ -61,7 +61,7 @@ def load_reward(name: str) -> OwnReward | None:
             f"--reward={name}: it is called with (text, problem, grade), which it does not take: "
             f"{error}"
         ) from error
-    return found
+    return cast(OwnReward, found)
 
 
 def paid_by(own: OwnReward, text: str, problem: Problem, grade: Grade) -> Grade:

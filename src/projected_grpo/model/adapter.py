@@ -82,7 +82,53 @@ class TokenLayer(Protocol):
     """(B, T): a factor on what every token adds to the gradient."""
 
 
-class Adapter(ABC):
+class SeesTokens(ABC):
+    """Looks at single tokens in the backward of a batch whose rows have vectors of their own."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Mapping[str, TokenLayer]:
+        """Name -> the layer that computes the gradient of that vector."""
+
+    @staticmethod
+    @abstractmethod
+    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
+        """v g_t of every token (B, T, D): v (r, D) or (B, r, D), and what a layer tells of its
+        tokens' gradients."""
+
+    @contextmanager
+    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
+        """Measure the tokens of the batches whose backward runs inside `rows` and this."""
+        pull = TokenPull(directions)
+
+        def measure(name: str, *factors: Tensor, gradient: Tensor) -> None:
+            pull.add(self.part_along(directions[name].to(factors[0]), *factors), gradient)
+
+        for name in directions:
+            self.layers[name].measure = partial(measure, name)
+        try:
+            yield pull
+        finally:
+            for name in directions:
+                self.layers[name].measure = None
+
+    @contextmanager
+    def leave_out(self, tokens: Tensor) -> Iterator[None]:
+        """Leave what single tokens add out of the gradients of a backward inside `rows` and this.
+
+        tokens (B, T) is true where the model reads a token that is to be left out.
+        """
+        kept = (~tokens).to(torch.float32)
+        for layer in self.layers.values():
+            layer.kept = kept
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.kept = None
+
+
+class Adapter(SeesTokens):
     """The trained vectors of one model, by name, and what is done to all of them at once."""
 
     format: ClassVar[str]
@@ -134,48 +180,6 @@ class Adapter(ABC):
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
         sequence's own gradient with respect to its run's vector.
         """
-
-    @property
-    @abstractmethod
-    def layers(self) -> Mapping[str, TokenLayer]:
-        """Name -> the layer that computes the gradient of that vector."""
-
-    @staticmethod
-    @abstractmethod
-    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
-        """v g_t of every token (B, T, D): v (r, D) or (B, r, D), and what a layer tells of its
-        tokens' gradients."""
-
-    @contextmanager
-    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
-        """Measure the tokens of the batches whose backward runs inside `rows` and this."""
-        pull = TokenPull(directions)
-
-        def measure(name: str, *factors: Tensor, gradient: Tensor) -> None:
-            pull.add(self.part_along(directions[name].to(factors[0]), *factors), gradient)
-
-        for name in directions:
-            self.layers[name].measure = partial(measure, name)
-        try:
-            yield pull
-        finally:
-            for name in directions:
-                self.layers[name].measure = None
-
-    @contextmanager
-    def leave_out(self, tokens: Tensor) -> Iterator[None]:
-        """Leave what single tokens add out of the gradients of a backward inside `rows` and this.
-
-        tokens (B, T) is true where the model reads a token that is to be left out.
-        """
-        kept = (~tokens).to(torch.float32)
-        for layer in self.layers.values():
-            layer.kept = kept
-        try:
-            yield
-        finally:
-            for layer in self.layers.values():
-                layer.kept = None
 
     @abstractmethod
     def disable(self) -> AbstractContextManager[None]:
