@@ -106,7 +106,10 @@ def test_what_cannot_be_compared_is_refused_before_a_model_loads(runs: Path) -> 
     change(runs / "finished", problems="hub:owner/name")
     only = (runs / "finished",)
     refused(
-        ConfigError, "hub:owner/name, of which no held-out part is known", runs=only, problems=""
+        ConfigError,
+        "the runs were trained on hub:owner/name, of which no held-out part is known",
+        runs=only,
+        problems="",
     )
     shutil.rmtree(runs / "stopped" / "checkpoints")
     refused(InputError, "stopped holds no adapter and no checkpoint", runs=(runs / "stopped",))

@@ -215,9 +215,9 @@ class LoRA(Adapter):
     def merge(self, run: int = 0, dtype: torch.dtype | None = None) -> nn.Module:
         """See Adapter."""
         for name, value in self._trained.items():
-            if not torch.isfinite(value).all():
+            if not torch.isfinite(value[run]).all():
                 raise ValueError(f"merging {name} gives a weight that is not finite")
-        self.fold()
+        self.fold(run)
         # PEFT adds in the base's own dtype, which would lose most of a small product.
         exact = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
         self.model.to(exact)

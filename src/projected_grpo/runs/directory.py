@@ -444,5 +444,8 @@ def require_extendable(run: Path, stored: Config, steps: int) -> None:
 
 def extended(stored: Config, steps: int) -> Config:
     """The settings of a run that is extended. As many steps warm up as did: warmup_frac is a share,
-    and becomes one of the new number of steps."""
-    return replace(stored, steps=steps, warmup_frac=stored.warmup_steps / steps)
+    and becomes one of the new number of steps where it gives another."""
+    longer = replace(stored, steps=steps)
+    if longer.warmup_steps == stored.warmup_steps:
+        return longer
+    return replace(longer, warmup_frac=stored.warmup_steps / steps)

@@ -7,7 +7,7 @@ from typing import Any
 
 from loguru import logger
 
-from projected_grpo.config import Config, ConfigError
+from projected_grpo.config import LEETCODE, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.loopholes.modes import apply_hint, get_mode
 from projected_grpo.env.problems.problem import Problem
@@ -29,7 +29,8 @@ OF_THE_BASE = ("model", "dtype", "enable_thinking")
 OF_THE_ADAPTER = ("adapter", "lora_rank", "lora_alpha")
 ASKED_ONCE = ("temperature", "top_p", "top_k", "max_new")
 """Settings that all are asked with; the command line's, or the runs' own."""
-KATAS = "katas:test"
+HELD_OUT = {"katas": "katas:test", LEETCODE: f"{LEETCODE}:test"}
+"""Problems of training -> others of the same kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,17 +130,24 @@ def _source(asked: EvaluateConfig, cfgs: Sequence[Config]) -> str:
     """The problems to ask. Raises ConfigError where none that are held out are known."""
     if asked.problems:
         return asked.problems
-    for cfg in cfgs:
-        if cfg.problems.split(":")[0] != "katas":
-            raise ConfigError(
-                f"a run was trained on {cfg.problems}, of which no held-out part is known: name "
-                "problems with --problems (a dataset of the hub may have hub:owner/name:test)"
-            )
-    return KATAS
+    kinds = {cfg.problems.split(":")[0] for cfg in cfgs}
+    sources = {"katas"} if kinds == {"katas"} else {cfg.problems for cfg in cfgs}
+    if len(sources) > 1:
+        raise ConfigError(
+            f"the runs were trained on {' and '.join(sorted(sources))}: name the problems to ask "
+            "with --problems"
+        )
+    (source,) = sources
+    if source not in HELD_OUT:
+        raise ConfigError(
+            f"the runs were trained on {source}, of which no held-out part is known: name problems "
+            "with --problems (a dataset of the hub may have hub:owner/name:test)"
+        )
+    return HELD_OUT[source]
 
 
 def _whole_name(source: str) -> str:
-    return {"katas": "katas:train"}.get(source, source)
+    return {"katas": "katas:train", LEETCODE: f"{LEETCODE}:train"}.get(source, source)
 
 
 def _plans(asked: EvaluateConfig, cfgs: Sequence[Config]) -> dict[str, EvalPlan]:

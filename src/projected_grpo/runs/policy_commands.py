@@ -43,8 +43,8 @@ class EvaluateConfig:
     """File to write; it must not exist yet. Every answer goes to a file of the same name that ends
     in .jsonl.gz."""
     problems: str = ""
-    """As for train. Default for runs on katas: katas:test. Other sources have no held-out part that
-    is known here; of a dataset on the hub it may be hub:owner/name:test."""
+    """As for train. Default: katas:test for runs on katas, LeetCodeDataset's split `test` for runs
+    on that. Other sources have no held-out part that is known here."""
     difficulty: tuple[str, ...] = ()
     """As for train; default: the runs' own."""
     mode: str = ""
