@@ -412,6 +412,7 @@ def _run_steps(
                 run.save_checkpoint(
                     step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine, s.learned_axes
                 )
+            for run in runs if due and s.world.first else ():  # all have this step by now
                 rotate(run.checkpoints, run.path, cfg.keep_checkpoints)
             if stopping and step < cfg.steps:
                 return "stopped"

@@ -48,9 +48,7 @@ def open_runs(
     return cfgs, runs
 
 
-def restore(
-    s: Session, runs: Sequence[RunDir], stack: ExitStack
-) -> tuple[Session, int, list[int]]:
+def restore(s: Session, runs: Sequence[RunDir], stack: ExitStack) -> tuple[Session, int, list[int]]:
     """The session as of the newest checkpoint that all the runs have, its step, and the tokens that
     each run had seen by then. Runs that are extended have their new settings from here on, under a
     lock until `stack` ends."""
