@@ -24,7 +24,9 @@ CHANGED = [
 ]
 
 
-@pytest.mark.parametrize(("preset", "changed"), zip(PRESETS, CHANGED, strict=True), ids=PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "changed"), list(zip(PRESETS, CHANGED, strict=True)), ids=PRESETS
+)
 def test_the_file_of_a_run_gives_its_settings(preset: str, changed: dict, tmp_path: Path) -> None:
     cfg = PRESETS[preset](**changed)
     file = tmp_path / "run.yaml"
