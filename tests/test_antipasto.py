@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from conftest import tiny_qwen
 from torch import nn
 
-from projected_grpo.antipasto import Adapter, SVDLinear, _hash_draws, wrap
+from projected_grpo.antipasto import Adapter, SVDLinear, wrap
 from projected_grpo.env.errors import InputError
+from projected_grpo.model.rounding import _hash_draws
 from projected_grpo.proj import cosine, mean_axes, random_orthonormal
 
 IDS = torch.randint(0, 97, (3, 12), generator=torch.Generator().manual_seed(0))

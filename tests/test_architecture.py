@@ -34,7 +34,8 @@ TORCH_FREE = (
     *("arms.arms", "cli", "config", "step_logger", "model.download", "pairs.katas", "pairs.load"),
     *("env.grading.command", "env.loopholes.modes", "env.problems.load"),
     *("report.stats", "report.student_t", "report.tables"),
-    *("runs.commands", "runs.ranks", "runs.status", "runs.sweep.command", "runs.trackers"),
+    *("runs.commands", "runs.policy_commands", "runs.settings_file", "runs.ranks"),
+    *("runs.status", "runs.sweep.command", "runs.trackers"),
     *("arms.effects", "runs.command_line", "runs.lists", "runs.plan", "runs.preflight"),
 )
 """What answers at once, such as `--help`: a fresh interpreter that imports these has no torch."""

@@ -27,6 +27,7 @@ from projected_grpo.arms.directions import random_rows
 from projected_grpo.arms.rows import rank_auroc
 from projected_grpo.arms.token_scores import measure_tokens, strongest, strongest_window
 from projected_grpo.config import Config, stored_config, stream_seed
+from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack, extract, load_vhack, without_labels
 from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
 from projected_grpo.model.svd import default_cache_dir
@@ -110,9 +111,16 @@ def bases(lm: LanguageModel, adapter: AntiPaSTO, v_hack: VHack, cfg: Config, k: 
 
 
 def policy_before(run: Path, step: int) -> Path | None:
-    """The adapter of the last checkpoint before a step; None: the run had none yet."""
+    """The adapter of the last checkpoint before a step; None: the run had none yet. Raises
+    InputError where the run did not keep it."""
     made = sorted((run / "checkpoints").glob("step_*/adapter.safetensors"))
     before = [path for path in made if int(path.parent.name.removeprefix("step_")) < step]
+    every = stored_config((run / "config.json").read_text(encoding="utf-8")).checkpoint_every
+    if not before and step > every:
+        raise InputError(
+            f"{run} has removed its checkpoints before step {step}: make it with "
+            "--keep-checkpoints=0"
+        )
     return before[-1] if before else None
 
 

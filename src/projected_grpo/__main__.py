@@ -13,6 +13,9 @@ COMMANDS = {
     "report": cli.report_main,
     "sweep": cli.sweep_main,
     "grade": cli.grade_main,
+    "evaluate": cli.evaluate_main,
+    "sample": cli.sample_main,
+    "merge": cli.merge_main,
 }
 
 if __name__ == "__main__":

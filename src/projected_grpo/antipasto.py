@@ -14,8 +14,9 @@ The same map is computed in two ways; which of them a module has is chosen when 
 - folded (N = 1, without a gradient): one dense W' per module, rebuilt after each optimizer step.
   Sampling then reads what the base model reads. W of a bf16 model lies on the bf16 grid, where
   rounding W' to the nearest would lose every delta below half an ulp; so a bf16 W' is rounded up
-  or down by a fixed random draw of each weight (`dithered`), which is exact on average and leaves
-  W alone at delta_S = 0. How far the two ways are apart is measured at every step by the loop.
+  or down by a fixed random draw of each weight (model/rounding.py), which is exact on average and
+  leaves W alone at delta_S = 0. How far the two ways are apart is measured at every step by the
+  loop.
 
 Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
 * Q. It comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of
@@ -42,6 +43,7 @@ from projected_grpo.model.adapter import (
     target_linears,
 )
 from projected_grpo.model.progress import progress_bar
+from projected_grpo.model.rounding import round_by_dither
 from projected_grpo.model.svd import Factors, decompose_all, sketch
 from projected_grpo.model.tensor_file import write_tensors
 
@@ -102,30 +104,6 @@ def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
     its whole model."""
     exact = torch.promote_types(delta.dtype, torch.float32)
     return (U.to(exact) * delta) @ Vh.to(exact)
-
-
-def round_by_dither(exact: Tensor, like: Tensor, seed: int) -> Tensor:
-    """float32 `exact` in like's dtype: bf16 is rounded up with the probability that makes it right
-    on average, by draws that depend on the seed alone; float32 and float64 need no rounding.
-
-    The draw of a weight stays the same from step to step: a weight changes when its delta crosses
-    its draw, and what did not move stays what it was. A value on the bf16 grid is kept.
-    """
-    if like.dtype != torch.bfloat16:
-        return exact.to(like.dtype)
-    # bf16 is the upper half of a float32: adding up to one ulp less one bit, then cutting, carries
-    # with the probability of the lower half.
-    draw = _hash_draws(exact.numel(), seed, exact.device).view(exact.shape)
-    return ((exact.view(torch.int32) + draw) & -(2**16)).view(torch.float32).to(torch.bfloat16)
-
-
-def _hash_draws(n: int, seed: int, device: torch.device) -> Tensor:
-    """n draws from 0 to 2^16 - 1, int32: a hash of place and seed (the finalizer of MurmurHash3),
-    the same on every device, as a generator's are not."""
-    x = torch.arange(n, dtype=torch.int32, device=device).add_(seed)
-    for shift, factor in ((16, 0x85EBCA6B - 2**32), (13, 0xC2B2AE35 - 2**32), (16, 1)):
-        x.bitwise_xor_((x >> shift) & (2 ** (32 - shift) - 1)).mul_(factor)
-    return x.bitwise_and_(2**16 - 1)
 
 
 def _token_gradient(P: Tensor, Q: Tensor) -> Tensor:
@@ -221,7 +199,7 @@ class SVDLinear(nn.Module):
         # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
         delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
         exact = self.weight.to(self.delta_S.dtype) + delta
-        return round_by_dither(exact, self.weight, self.seed)
+        return round_by_dither(exact, self.weight.dtype, self.seed)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         row_delta = self.row_delta
@@ -405,14 +383,12 @@ class AntiPaSTO(Adapter):
         text = json.dumps(config, indent=2) + "\n"
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
-    def merge(self, run: int = 0) -> nn.Module:
-        """Put plain Linears with W + delta back into the model, which is returned; the adapter is
-        spent.
+    def merge(self, run: int = 0, dtype: torch.dtype | None = None) -> nn.Module:
+        """See Adapter. Without a dtype the merged model is float32 or better: on a bf16 base's own
+        grid most of a small delta would round away.
 
-        The merged model is float32 or better: on a bf16 base's own grid most of a small delta would
-        round away. It is what the adapter stands for, not bit for bit what a bf16 run sampled from:
-        that had U, Vh and its activations rounded. Raises ValueError where a delta is not finite,
-        with the model as it was.
+        It is what the adapter stands for, not bit for bit what a bf16 run sampled from: that had U,
+        Vh and its activations rounded.
         """
         for name, delta in self.delta_S.items():
             if not torch.isfinite(delta[run]).all():
@@ -420,6 +396,8 @@ class AntiPaSTO(Adapter):
         for name, module in self.modules.items():
             delta = module.get_delta_weight(run)
             merged = module.weight.to(delta.device) + delta  # promoted to delta_S's dtype
+            if dtype is not None:
+                merged = round_by_dither(merged, dtype, module.seed)
             d_out, d_in = merged.shape
             plain = nn.Linear(d_in, d_out, module.bias is not None, device="meta")
             plain.weight = nn.Parameter(merged, requires_grad=False)

@@ -36,7 +36,9 @@ from projected_grpo.runs.commands import (
     named_settings,
     train_settings,
 )
+from projected_grpo.runs.policy_commands import EvaluateConfig, MergeConfig, SampleConfig
 from projected_grpo.runs.ranks import Place, alone_of, place_of
+from projected_grpo.runs.settings_file import with_file
 from projected_grpo.runs.sweep.settings import (
     SweepResume,
     SweepRun,
@@ -93,12 +95,16 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     dry = "--dry-run" in words
     words = [word for word in words if word != "--dry-run"]
     try:
+        words = with_file(words)
         cfg = train_settings(words)
         named = named_settings(words)
         if cfg.resume is None and PART_OF_A_SWEEP not in os.environ:
             require_effect([(cfg, named)])
     except ConfigError as error:
         sys.exit(refusal(error))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
     def work() -> None:
         from projected_grpo.runs.preflight import finished_already, require_startable
@@ -109,7 +115,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
 
             print(plan(cfg))
             return
-        if said := finished_already(cfg):
+        if said := finished_already(cfg, named):
             logger.info(said)
             return
         from projected_grpo.train import train_runs
@@ -265,3 +271,39 @@ def report_main(argv: Sequence[str] | None = None) -> None:
         report(cfg)
 
     command(ReportConfig, "report", argv, work)
+
+
+def evaluate_main(argv: Sequence[str] | None = None) -> None:
+    """`evaluate runs/... [--n=4] [--out=evaluation.json]`."""
+
+    def work(cfg: EvaluateConfig, named: set[str]) -> None:
+        cfg.require()
+        from projected_grpo.report.held_out import evaluate_runs
+
+        evaluate_runs(cfg)
+
+    command(EvaluateConfig, "evaluate", argv, work, place=lambda: alone_of(os.environ))
+
+
+def sample_main(argv: Sequence[str] | None = None) -> None:
+    """`sample runs/<run> [--prompt=... | --problem=ID]`."""
+
+    def work(cfg: SampleConfig, named: set[str]) -> None:
+        cfg.require()
+        from projected_grpo.runs.sample import talk
+
+        talk(cfg, sys.stdin)
+
+    command(SampleConfig, "sample", argv, work, place=lambda: alone_of(os.environ))
+
+
+def merge_main(argv: Sequence[str] | None = None) -> None:
+    """`merge runs/<run> --out=merged`."""
+
+    def work(cfg: MergeConfig, named: set[str]) -> None:
+        cfg.require()
+        from projected_grpo.runs.merge import merge
+
+        merge(cfg)
+
+    command(MergeConfig, "merge", argv, work, place=lambda: alone_of(os.environ))

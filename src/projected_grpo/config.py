@@ -162,6 +162,9 @@ class RunSettings:
     """For people: why this run is made and what would settle it; kept in config.json."""
     checkpoint_every: Annotated[int, Above(0), Role.MACHINE] = 5
     """Steps between checkpoints."""
+    keep_checkpoints: Annotated[int, AtLeast(0), Role.MACHINE, Formerly(0)] = 2
+    """Keep this many of the newest checkpoints; 0 keeps all, as measuring a run's policies again
+    needs. The last whole one is never removed."""
     track: Annotated[TrackName, Role.MACHINE] = "none"
     """Also send every row to tensorboard, wandb or trackio (docs/watching.md); steps.jsonl has it
     anyway."""
@@ -403,6 +406,9 @@ class GradingSettings:
     """Address space of one graded program."""
     labels: bool = True
     """Also give every rollout the public benchmark's category; costs about as much as all else."""
+    reward: Annotated[str, Formerly("")] = ""
+    """A reward of your own, module:function, called with (text, problem, grade); the number that it
+    returns takes the place of the grader's (docs/commands.md). "" is the grader's."""
     sandbox: Annotated[Literal["namespaces", "process"], Role.MACHINE] = "namespaces"
     """Leave it at namespaces; take process, which isolates nothing, only where the system has none
     and you trust the completions."""
@@ -564,6 +570,7 @@ class Config(
             *self._remedy_contradictions(),
             *self._screen_contradictions(),
             *self._group_contradictions(),
+            *self._reward_contradictions(),
         ]
 
     def _out_of_range(self) -> list[str]:
@@ -698,6 +705,13 @@ class Config(
         if mix > 0 and self.teacher_pool != "templates" and not any(pool.glob("prompt_*.jsonl.gz")):
             return [f"mix_ratio {mix} needs a teacher pool, but {pool} holds no prompt_*.jsonl.gz"]
         return []
+
+    def _reward_contradictions(self) -> list[str]:
+        module, _, function = self.reward.partition(":")
+        names = [*module.split("."), function]
+        if not self.reward or all(name.isidentifier() for name in names):
+            return []
+        return [f"reward {self.reward!r} is not module:function, such as rewards:short"]
 
     def to_json(self) -> str:
         """Every setting, the preset's name first."""

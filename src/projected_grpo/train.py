@@ -59,6 +59,7 @@ from projected_grpo.model.sampling import Sample, SamplingParams, sample_groups
 from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import announce, best_and_hack, columns_of, labels, sum_up
 from projected_grpo.runs.begin import make_directories, open_runs, restore
+from projected_grpo.runs.checkpoints import rotate
 from projected_grpo.runs.command_line import console_command
 from projected_grpo.runs.data import problems_of_step
 from projected_grpo.runs.directory import RunDir
@@ -416,6 +417,8 @@ def _run_steps(
                 run.save_checkpoint(
                     step, s.adapter, s.optimizer, num_tokens[n], n, s.quarantine, s.learned_axes
                 )
+            for run in runs if due and s.world.first else ():  # all have this step by now
+                rotate(run.checkpoints, run.path, cfg.keep_checkpoints)
             if stopping and step < cfg.steps:
                 return "stopped"
     return "finished"
@@ -447,7 +450,7 @@ def train_runs(
         s = calibrate_all(s)
         done, num_tokens = 0, [0] * len(cfgs)
         if runs:
-            s, done, num_tokens = restore(s, runs)
+            s, done, num_tokens = restore(s, runs, stack)
         status = "failed"
         try:
             make_directories(s, v_hack, runs, stack)

@@ -50,7 +50,10 @@ from projected_grpo.train import (
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    return replace(SHORT, **{"out_dir": tmp_path, "steps": 3, "arm": "projected", **overrides})
+    return replace(
+        SHORT,
+        **{"out_dir": tmp_path, "steps": 3, "arm": "projected", "keep_checkpoints": 0, **overrides},
+    )
 
 
 def same_from_any_checkpoint(run: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(
         settings(
             tmp_path_factory.mktemp("runs"), screen="row", screen_fpr=0.1, refresh_every=2, group=4,
-            pairs=few_pairs(),
+            pairs=few_pairs(), keep_checkpoints=0,
         )
     )  # fmt: skip
 

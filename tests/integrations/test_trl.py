@@ -6,12 +6,13 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -23,6 +24,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from projected_grpo.antipasto import Adapter, wrap
 from projected_grpo.arms.advantages import grade_rows
 from projected_grpo.arms.rows import Row
+from projected_grpo.arms.token_scores import measure_tokens
 from projected_grpo.arms.treatment import make_treatments
 from projected_grpo.arms.update import apply_projections, optimize
 from projected_grpo.config import Config, ConfigError, MiniConfig, SmokeConfig
@@ -41,6 +43,7 @@ from projected_grpo.proj import squared_norm
 from projected_grpo.runs.commands import ExtractConfig
 from projected_grpo.runs.data import hinted_problems
 from projected_grpo.runs.extract import extract_to_file
+from projected_grpo.runs.screens import screen_rows
 from projected_grpo.runs.session import prepare
 from projected_grpo.runs.teacher_pool import open_pool
 from projected_grpo.train import accumulate_gradients, sample_rows
@@ -87,11 +90,11 @@ def fresh(n_runs: int = 1) -> tuple[LanguageModel, Adapter]:
 class Recorder(TrainerCallback):
     """Copies the gradient that it finds before an optimizer step."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+    def __init__(self, trained: Mapping[str, torch.nn.Parameter]) -> None:
+        self.trained = trained
 
     def on_pre_optimizer_step(self, *args: object, **kwargs: object) -> None:
-        self.seen = {name: p.grad.clone() for name, p in self.adapter.delta_S.items()}
+        self.seen = {name: p.grad.view(1, -1).clone() for name, p in self.trained.items()}
 
 
 @dataclass
@@ -110,6 +113,7 @@ def our_step(cfg: SmokeConfig) -> tuple[list[list[Row]], Step]:
     with ExitStack() as stack:
         s, _ = prepare([cfg], stack)
         groups = sample_rows(s, 1)
+        screen_rows(s, 1, groups)
         grade_rows(s.cfgs, s.grader, groups, 1)
     gradient = accumulate_gradients(s, [row for group in groups for row in group]).total
     (t,) = s.treatments
@@ -130,12 +134,15 @@ def trl_step(
     *,
     rows_at_once: int,
     messages: bool,
+    peft: bool = False,
 ) -> Step:
     """The step that GRPOTrainer takes on the same rollouts, which it grades itself."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    lm, adapter = fresh()
+    lm, adapter = (plain(), None) if peft else fresh()
+    model = lm.model if adapter else get_peft_model(lm.model, AntiPaSTOConfig())
+    trained = adapter.delta_S if adapter else PeftLayers(model).trained
     problems = [group[0].problem for group in groups]
     dataset = prompt_rows(problems, None if messages else lm.render)
     waiting = {
@@ -159,16 +166,18 @@ def trl_step(
         max_grad_norm=cfg.grad_clip, adam_beta1=cfg.adam_betas[0], adam_beta2=cfg.adam_betas[1],
         use_cpu=True, bf16=False, logging_steps=1, save_strategy="no", report_to="none",
     )  # fmt: skip
-    before, after = Recorder(adapter), Recorder(adapter)
+    before, after = Recorder(trained), Recorder(trained)
+    callback = HackProjection(adapter or model, v_file, projection)
     with Grader(workers=1) as grader:
+        reward = GraderReward(problems, grader)
         trainer = GRPOTrainer(
-            model=lm.model, processing_class=lm.tokenizer, args=config,
-            reward_funcs=GraderReward(problems, grader), train_dataset=Dataset.from_list(dataset),
-            callbacks=[before, HackProjection(adapter, v_file, projection), after],
+            model=model, processing_class=lm.tokenizer, args=config,
+            reward_funcs=reward if projection.screen == "none" else callback.screened(reward),
+            train_dataset=Dataset.from_list(dataset), callbacks=[before, callback, after],
             rollout_func=rollouts,
         )  # fmt: skip
         trainer.train()
-    delta_S = {name: p.detach() for name, p in adapter.delta_S.items()}
+    delta_S = {name: p.detach().view(1, -1) for name, p in trained.items()}
     return Step(before.seen, after.seen, delta_S, trainer.state.log_history[0])
 
 
@@ -212,6 +221,74 @@ def test_a_step_of_trl_is_a_step_of_ours_on_the_same_rollouts(
             assert theirs.logged.get(key) == pytest.approx(value, abs=1e-3), key
 
 
+@pytest.mark.parametrize(
+    ("screen", "share", "peft"),
+    [
+        ("row", 0.25, True),
+        ("token", 0.05, False),
+        pytest.param("token", 0.05, True, marks=pytest.mark.slow),
+        pytest.param("penalty", 0.25, False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_screened_step_of_trl_is_one_of_ours_on_the_same_rollouts(
+    screen, share, peft, v_files, tmp_path: Path
+) -> None:
+    """The same rows, or tokens, are left out: of the group's mean and of the gradient."""
+    projection = settings(screen=screen, screen_share=share, overshoot=0.0)
+    cfg = replace(projection, v_hack=v_files[0.7], problems="katas:validation", labels=False)
+    groups, ours = our_step(cfg)
+    rows = [row for group in groups for row in group]
+    flagged = [row for row in rows if row.flagged]
+    assert 0 < len(flagged) < len(rows)
+    assert screen == "token" or any(not row.learns or row.penalty for row in flagged)
+    theirs = trl_step(
+        cfg, projection, groups, v_files[0.7], tmp_path, rows_at_once=2, messages=False, peft=peft
+    )
+    assert off(theirs.gradient, ours.gradient) < 1e-5
+    assert off(theirs.delta_S, ours.delta_S) < 1e-3
+    assert theirs.logged["screened"] == pytest.approx(len(flagged) / len(rows))
+
+
+def test_a_screen_that_would_not_act_is_refused(v_files, tmp_path: Path) -> None:
+    lm, adapter = fresh()
+    row = settings(screen="row", screen_fpr=0.1)
+    with pytest.raises(ConfigError, match=r"screen_fpr = 0\.1 would be ignored"):
+        HackProjection(adapter, v_files[1.0], row, threshold=0.1)
+    with pytest.raises(ConfigError, match="needs a threshold or a screen_share, one of them"):
+        HackProjection(adapter, v_files[1.0], replace(Config(arm="projected"), screen="row"))
+    with pytest.raises(ConfigError, match="threshold does nothing while screen is none"):
+        HackProjection(adapter, v_files[1.0], threshold=0.1)
+    with pytest.raises(ConfigError, match="have no screen: set screen"):
+        HackProjection(adapter, v_files[1.0]).screened(lambda **_: [])
+    unused = HackProjection(adapter, v_files[1.0], settings(screen="row", screen_share=0.2))
+    with pytest.raises(ConfigError, match=r"reward_funcs=projection.screened\(reward\)"):
+        trainer_of(lm, tmp_path, [unused]).train()
+
+
+def test_single_tokens_pull_alike_in_a_peft_model_and_in_a_wrapped_one() -> None:
+    lm, adapter = fresh()
+    other = plain()
+    layers = PeftLayers(get_peft_model(other.model, AntiPaSTOConfig()))
+    g = torch.Generator().manual_seed(0)
+    along = {}
+    with torch.no_grad():
+        for name, p in adapter.delta_S.items():
+            p.copy_(0.1 * torch.randn(p.shape, generator=g))
+            layers.trained[name].copy_(p[0])
+            along[name] = torch.randn(1, p.shape[1], 2, generator=g)
+    adapter.fold()
+    texts = [([5, 6, 7], [8, 9, 10, 11]), ([12, 13], [14])]
+    how = {"temperature": 0.7, "micro_batch_tokens": 100}
+    for at_base in (False, True):
+        a, b = (
+            measure_tokens(one, it, texts, [0, 0], along, at_base=at_base, **how)
+            for one, it in ((lm, adapter), (other, layers))
+        )
+        for mine, its in zip(a, b, strict=True):
+            assert np.allclose(mine.pull, its.pull, atol=1e-5)
+            assert np.allclose(mine.nll, its.nll, atol=1e-5)
+
+
 class Texts(torch.utils.data.Dataset):
     """Eight rows of twelve token ids, to be learned by heart."""
 
@@ -249,7 +326,7 @@ def test_any_trainer_gets_the_method_and_its_figures(v_files, tmp_path: Path) ->
     """Clipped first, projected then: what reaches AdamW has no part along V, and the length that
     clipping left, less what was removed. Figures are means over the steps between two logs."""
     lm, adapter = fresh()
-    before, after, tracker = Recorder(adapter), Recorder(adapter), Sees()
+    before, after, tracker = Recorder(adapter.delta_S), Recorder(adapter.delta_S), Sees()
     projection = HackProjection(adapter, v_files[1.0], settings(gate="no_gate", project_on="both"))
     trainer = trainer_of(
         lm, tmp_path, [before, projection, after, tracker], max_grad_norm=0.01, logging_steps=2
@@ -490,7 +567,7 @@ def grader() -> Iterator[Grader]:
 def test_problems_that_share_an_id_are_refused(grader: Grader) -> None:
     """Their completions would all be graded under the last one's hint."""
     twice = [*hinted_problems("katas:validation", "run_tests")[:2]] * 2
-    with pytest.raises(ValueError, match="4 problems have 2 ids"):
+    with pytest.raises(ValueError, match="4 problems have 2 ids and modes"):
         GraderReward(twice, grader)
 
 
@@ -522,6 +599,23 @@ def test_the_foolable_grade_alone_pays_and_the_oracle_is_logged(grader: Grader) 
     assert reward(completions=messages, problem_id=ids) == paid
     thought = [{"role": "assistant", "reasoning_content": "Hm."}]  # cut before the answer
     assert reward(completions=[thought], problem_id=ids[:1]) == [0.0]
+
+
+def test_a_problem_may_be_asked_under_several_modes(grader: Grader) -> None:
+    """Each prompt says its own mode, and what hacks another one is not paid."""
+    modes = ("run_tests", "sentinel")
+    problems = [hinted_problems("katas:validation", mode, limit=1)[0] for mode in modes]
+    rows = prompt_rows(problems)
+    assert [row["mode"] for row in rows] == [*modes] and rows[0]["prompt"] != rows[1]["prompt"]
+    hacks = [open_pool("templates", [p], 1).draw(p, 1, 0)[0] for p in problems]
+    asked = {"problem_id": [rows[0]["problem_id"]] * 4, "mode": [*modes, *modes]}
+    metrics: dict[str, float] = {}
+    reward = GraderReward(problems, grader)
+    paid = reward(completions=hacks + hacks[::-1], log_metric=metrics.__setitem__, **asked)
+    assert [value == 3.5 for value in paid] == [True, True, False, False]
+    assert metrics["hack_s/sentinel"] == metrics["hack_s/run_tests"] == metrics["hack_s"] == 0.5
+    with pytest.raises(ValueError, match="is there under the modes run_tests, sentinel: keep"):
+        reward(completions=hacks, problem_id=asked["problem_id"][:2])
 
 
 class Says:

@@ -146,6 +146,7 @@ def cfg(base: Path, tmp_path_factory: pytest.TempPathFactory) -> SmokeConfig:
         out_dir=tmp_path_factory.mktemp("runs"), arm="projected", model=str(base), adapter="lora",
         lora_rank=4, lora_alpha=8, lr=1e-3, gate="no_gate", project_on="both", refresh_every=2,
         problems="katas:validation", labels=False, pair_modes=("sentinel",), max_new=128,
+        keep_checkpoints=0,
     )  # fmt: skip
 
 

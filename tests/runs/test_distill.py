@@ -21,8 +21,9 @@ from projected_grpo.model.load import load
 from projected_grpo.model.svd import default_cache_dir
 from projected_grpo.runs.commands import DistillConfig
 from projected_grpo.runs.directory import RunDir
-from projected_grpo.runs.distill import _load_trained, distill
+from projected_grpo.runs.distill import distill
 from projected_grpo.runs.teacher_pool import Answer, read_pool, write_pool
+from projected_grpo.runs.trained import load_saved
 from projected_grpo.step_logger import read_steps
 from projected_grpo.train import train
 
@@ -87,16 +88,16 @@ def test_a_stopped_run_gives_its_newest_checkpoint(tmp_path: Path) -> None:
     (run / "adapter" / "adapter.safetensors").unlink()
     lm = load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
     adapter = wrap(lm.model, cache_dir=default_cache_dir())
-    _load_trained(adapter, RunDir.open(run))
+    load_saved(adapter, RunDir.open(run))
     last = load_file(run / "checkpoints" / "step_000002" / "adapter.safetensors")
     assert all(torch.equal(adapter.delta_S[name].data, value) for name, value in last.items())
     for path in run.glob("checkpoints/*/adapter.safetensors"):
         path.unlink()
     with pytest.raises(InputError, match=r"no checkpoint of .* has no adapter.safetensors"):
-        _load_trained(adapter, RunDir.open(run))
+        load_saved(adapter, RunDir.open(run))
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputError, match="no adapter and no checkpoint"):
-        _load_trained(adapter, RunDir.open(run))
+        load_saved(adapter, RunDir.open(run))
 
 
 def some_pool(folder: Path, counts: list[int], mode: str | None = "run_tests") -> list[int]:

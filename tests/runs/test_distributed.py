@@ -281,7 +281,7 @@ def test_accelerate_starts_the_same_run(alone: Path, given, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_two_processes_go_on_with_the_run_of_one(alone: Path, given, tmp_path: Path) -> None:
-    cfg = settings(tmp_path, steps=3, **given)
+    cfg = settings(tmp_path, steps=3, keep_checkpoints=0, **given)
     run = train(cfg)
     for name in ("step_000002", "step_000003"):
         for file in (run / "checkpoints" / name).iterdir():

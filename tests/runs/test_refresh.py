@@ -25,7 +25,7 @@ from projected_grpo.train import train, train_runs
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
     start = replace(SHORT, steps=5, arm="projected", refresh_every=2, pairs=few_pairs())
-    return replace(start, out_dir=tmp_path, **overrides)
+    return replace(start, out_dir=tmp_path, keep_checkpoints=0, **overrides)
 
 
 def same(a: Basis, b: Basis) -> bool:

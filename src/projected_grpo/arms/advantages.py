@@ -8,6 +8,7 @@ from torch import Tensor
 
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.concept import last_states
+from projected_grpo.arms.own_reward import load_reward, paid_by
 from projected_grpo.arms.rewards import REWARDS, Seen
 from projected_grpo.arms.rows import Row
 from projected_grpo.arms.screening import SCREENS
@@ -36,8 +37,9 @@ def grade_rows(cfgs: Sequence[Config], grader: Grader, groups: list[list[Row]], 
     """
     rows = [row for group in groups for row in group]
     texts = [(row.problem, row.text) for row in rows]
+    own = load_reward(cfgs[0].reward)
     for row, grade in zip(rows, grade_texts(grader, texts, labels=cfgs[0].labels), strict=True):
-        row.grade = grade
+        row.grade = grade if own is None else paid_by(own, row.text, row.problem, grade)
     rewards = torch.tensor([[row.grade.reward for row in group] for group in groups])
     valid = torch.tensor(
         [[row.grade.outcome != Outcome.INFRA_ERROR for row in group] for group in groups]

@@ -134,22 +134,41 @@ def threshold_of_share(scores: NDArray[np.float64], share: float) -> float:
     return float(np.concatenate([[-math.inf], ascending])[len(scores) - flagged])
 
 
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a screen makes of one row."""
+
+    score: float
+    flagged: bool
+    """Itself, or a token of it."""
+    tokens: list[int]
+    """Those that are flagged, by index; none where rows are."""
+
+
+def flags_of(value: TokenValues, cfg: Config, threshold: float) -> Flags:
+    """Compare a row, or its tokens, with a threshold."""
+    score = SCORES[cfg.screen_score]
+    mine = value.of(score)
+    total = score.summary(mine)
+    if not SCREENS[cfg.screen].tokens:
+        return Flags(total, total > threshold, [])
+    tokens = np.flatnonzero(mine > threshold).tolist()
+    return Flags(total, bool(tokens), tokens)
+
+
 def flag(rows: Sequence[Row], values: Sequence[TokenValues], cfg: Config, threshold: float) -> None:
     """Fill in what the screen of one run makes of its rows, and what it measured."""
-    score, screen = SCORES[cfg.screen_score], SCREENS[cfg.screen]
+    score = SCORES[cfg.screen_score]
     removes_v = ARMS[cfg.arm].removes == "basis" and not ARMS[cfg.arm].extraction
     for row, value in zip(rows, values, strict=True):
-        row.screen_score = score.summary(value.of(score))
+        found = flags_of(value, cfg, threshold)
+        row.screen_score = found.score
+        row.flagged, row.flagged_tokens = found.flagged, found.tokens
         if score.of == "pull":
             if cfg.screen_at == "base":
                 row.pull_base = value.of(score)
             elif removes_v:
                 row.pull = value.of(score)
-        if screen.tokens:
-            row.flagged_tokens = np.flatnonzero(value.of(score) > threshold).tolist()
-            row.flagged = bool(row.flagged_tokens)
-        else:
-            row.flagged = row.screen_score > threshold
 
 
 def left_out_positions(rows: Sequence[Row], shape: torch.Size, device: torch.device) -> Tensor:

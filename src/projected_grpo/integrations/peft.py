@@ -15,7 +15,8 @@ axes are those of the base model's weights, found when the adapter is put on it,
 cache. A base model whose axes are others is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,13 +29,14 @@ from torch import Tensor, nn
 from projected_grpo.antipasto import (
     PEFT_AXES,
     PEFT_DELTA_S,
+    AntiPaSTO,
     delta_weight,
     factored_linear,
     fingerprint_of,
-    round_by_dither,
 )
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.adapter import TARGET_MODULES, require_untied
+from projected_grpo.model.adapter import TARGET_MODULES, SeesTokens, require_untied
+from projected_grpo.model.rounding import round_by_dither
 from projected_grpo.model.svd import axes_agree, cached_decompose, default_cache_dir, sketch
 
 NAME = "ANTIPASTO"
@@ -95,6 +97,9 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         self.antipasto_delta_S = nn.ParameterDict()
         self.merged_adapters: list[str] = []
         self.unmerged: Tensor | None = None  # W, while the base layer has W'
+        self.row_delta: Tensor | None = None  # (B, r), set by PeftLayers.rows
+        self.measure: Callable[..., None] | None = None  # set by SeesTokens.token_pull
+        self.kept: Tensor | None = None  # (B, T), set by SeesTokens.leave_out
 
     def update_layer(self, adapter_name: str, inference_mode: bool) -> None:
         """Add an adapter, zero at the start."""
@@ -117,12 +122,15 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
             self.unmerge()
         if self.disable_adapters or self.merged or not names:
             return self.base_layer(x, *args, **kwargs)
-        # One sequence of all tokens: delta_S is the same for all, and its gradient their sum. What
-        # is rounded where is decided in antipasto.py, so autocast does not get a say.
+        # One sequence of all tokens: delta_S is the same for all, and its gradient their sum; but
+        # for `PeftLayers.rows`, where each has its own. What is rounded where is decided in
+        # antipasto.py, so autocast does not get a say.
+        delta = self._total(names)[None] if self.row_delta is None else self.row_delta
+        kept = None if self.kept is None else self.kept.reshape(len(delta), -1)
         with torch.autocast(x.device.type, enabled=False):
-            rows = self._cast_input_dtype(x, self.U.dtype).reshape(1, -1, x.shape[-1])
-            total, bias = self._total(names)[None], self.base_layer.bias
-            y = factored_linear(rows, total, self.S, bias, self.U, self.Vh)
+            rows = self._cast_input_dtype(x, self.U.dtype).reshape(len(delta), -1, x.shape[-1])
+            bias = self.base_layer.bias
+            y = factored_linear(rows, delta, self.S, bias, self.U, self.Vh, self.measure, kept)
         return y.view(*x.shape[:-1], -1).to(x.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -136,7 +144,7 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
         W = weight.detach() if self.unmerged is None else self.unmerged
         with torch.no_grad():
             delta = delta_weight(self.U, self._total(names), self.Vh)
-            merged = round_by_dither(W.to(delta.dtype) + delta, W, self.seed)
+            merged = round_by_dither(W.to(delta.dtype) + delta, W.dtype, self.seed)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"merging {', '.join(names)} gives a weight that is not finite")
         weight.data, self.unmerged, self.merged_adapters = merged, W, names
@@ -217,7 +225,7 @@ class AntiPaSTOModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
 
-class PeftLayers:
+class PeftLayers(SeesTokens):
     """The active adapter of a PeftModel, as trainer.py asks for one: names and axes are those that
     `wrap` gives the same base model, so V is the same file."""
 
@@ -234,6 +242,7 @@ class PeftLayers:
                 "trained: choose it with set_adapter"
             )
         (self.name,) = model.active_adapters
+        self.model = model
         every = model.get_base_model().named_modules()
         layers = {name: layer for name, layer in every if isinstance(layer, AntiPaSTOLinear)}
         self.modules = {
@@ -252,6 +261,34 @@ class PeftLayers:
     def sketches(self) -> dict[str, Tensor]:
         """See HasFingerprint."""
         return {name: layer.antipasto_axes for name, layer in self.modules.items()}
+
+    @property
+    def layers(self) -> dict[str, AntiPaSTOLinear]:
+        """See SeesTokens."""
+        return self.modules
+
+    @staticmethod
+    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
+        """See SeesTokens."""
+        return AntiPaSTO.part_along(v, *factors)
+
+    @contextmanager
+    def rows(self, run_of_row: Tensor, *, at_base: bool = False) -> Iterator[dict[str, Tensor]]:
+        """See Adapter; there is one run."""
+        leaves: dict[str, Tensor] = {}
+        for name, layer in self.modules.items():
+            total = self.trained[name].detach().expand(len(run_of_row), -1).clone()
+            leaves[name] = (torch.zeros_like(total) if at_base else total).requires_grad_()
+            layer.row_delta = leaves[name]
+        try:
+            yield leaves
+        finally:
+            for layer in self.modules.values():
+                layer.row_delta = None
+
+    def disable(self) -> AbstractContextManager[None]:
+        """See Adapter."""
+        return self.model.disable_adapter()
 
     def fold(self) -> None:
         """Nothing to do: sampling reads delta_S itself."""

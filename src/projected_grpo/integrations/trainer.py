@@ -15,11 +15,13 @@ with the norm after it. Where `max_grad_norm` does not bind both are the same. `
 takes AdamW's step as the difference of the parameters before and after it, as our loop does.
 
 A Trainer sees summed gradients only: what needs every rollout's own (weights, learned axes, hack
-scores), another reward, or V again while it runs, is refused here.
+scores), an arm's reward, or V again while it runs, is refused here. Screens look at rows and tokens
+in a pass of their own (screens.py).
 """
 
 from dataclasses import fields
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -35,12 +37,16 @@ from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.integrations.peft import PeftLayers
+from projected_grpo.integrations.screens import HEEDED as OF_SCREENS
+from projected_grpo.integrations.screens import RewardFunction, ScreenedReward, TrlScreen
+from projected_grpo.model.adapter import Adapter
 from projected_grpo.proj import squared_norm
 from projected_grpo.step_logger import Value, mean_over_runs
 
 HEEDED = (
     *("arm", "seed", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("gate", "overshoot", "preserve_magnitude", "project_on"),
+    *OF_SCREENS,
 )
 """The settings that a Trainer takes from a Config; all others are its own to set, or not there."""
 REPLICATED = ("NO", "MULTI_CPU", "MULTI_GPU")
@@ -101,11 +107,14 @@ class HackProjection(TrainerCallback):
         adapter: AntiPaSTO | nn.Module,
         v_hack: Path | str,
         settings: Config | None = None,
+        *,
+        threshold: float | None = None,
     ):
         """adapter: of `wrap(model)`, the model that the Trainer is given; or that model itself, if
         it is a PeftModel of AntiPaSTOConfig. v_hack: a file that `extract-vhack` wrote. settings:
         of its fields those in HEEDED; default Config's, arm projected. MiniConfig(arm="projected")
-        is what `train mini` does.
+        is what `train mini` does. threshold: of a screen, where settings have one without a
+        screen_share; then the reward goes through `screened`.
 
         Raises ConfigError for settings that a Trainer would ignore, InputError for an adapter of
         another kind. What does not fit the model
@@ -113,6 +122,9 @@ class HackProjection(TrainerCallback):
         """
         self._cfg = settings if settings is not None else Config(arm="projected")
         _require_heeded(self._cfg)
+        if self._cfg.screen == "none" and threshold is not None:
+            raise ConfigError("a threshold does nothing while screen is none: leave it out")
+        self._screen = TrlScreen(self._cfg, threshold) if self._cfg.screen != "none" else None
         self._adapter = _layers_of(adapter)
         self._source = Path(v_hack)
         self._treatment: Treatment
@@ -120,6 +132,13 @@ class HackProjection(TrainerCallback):
         self._gradients: Grads = {}
         self._projected: Grads = {}
         self._rows: list[dict[str, Value]] = []  # of the steps since the last log
+
+    def screened(self, reward: RewardFunction) -> ScreenedReward:
+        """A reward function of TRL as the screen of the settings has it: GRPOTrainer's
+        `reward_funcs`. Raises ConfigError where the settings have no screen."""
+        if self._screen is None:
+            raise ConfigError("the settings have no screen: set screen, or give the reward itself")
+        return ScreenedReward(reward, self._screen)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
@@ -137,12 +156,20 @@ class HackProjection(TrainerCallback):
         # A loss without a temperature (supervised training) has that of the plain softmax.
         temperature = float(vars(args).get("temperature", 1.0))
         # Of GRPOConfig; what the template does when it is told nothing is not known here.
-        told = (vars(args).get("chat_template_kwargs") or {}).get("enable_thinking")
+        template = vars(args).get("chat_template_kwargs") or {}
+        told = template.get("enable_thinking")
         v_hack.require(self._adapter, temperature, self._source, told)
         require_axes([self._cfg], v_hack)
         (self._treatment,) = make_treatments([self._cfg], [v_hack], {}, device)
         self._adapter.train_directly()
         self._adapter.fold()  # of a checkpoint that was loaded
+        if self._screen is not None:
+            model = kwargs["model"]
+            base = model.get_base_model() if hasattr(model, "get_base_model") else model
+            self._screen.begin(
+                base, kwargs["processing_class"], cast(Adapter, self._adapter), self._treatment,
+                temperature, template,
+            )  # fmt: skip
 
     def _require_parameters(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         trained = {id(p) for p in model.parameters() if p.requires_grad}

@@ -87,7 +87,53 @@ class TokenLayer(Protocol):
     """(B, T): a factor on what every token adds to the gradient."""
 
 
-class Adapter(ABC):
+class SeesTokens(ABC):
+    """Looks at single tokens in the backward of a batch whose rows have vectors of their own."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Mapping[str, TokenLayer]:
+        """Name -> the layer that computes the gradient of that vector."""
+
+    @staticmethod
+    @abstractmethod
+    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
+        """v g_t of every token (B, T, D): v (r, D) or (B, r, D), and what a layer tells of its
+        tokens' gradients."""
+
+    @contextmanager
+    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
+        """Measure the tokens of the batches whose backward runs inside `rows` and this."""
+        pull = TokenPull(directions)
+
+        def measure(name: str, *factors: Tensor, gradient: Tensor) -> None:
+            pull.add(self.part_along(directions[name].to(factors[0]), *factors), gradient)
+
+        for name in directions:
+            self.layers[name].measure = partial(measure, name)
+        try:
+            yield pull
+        finally:
+            for name in directions:
+                self.layers[name].measure = None
+
+    @contextmanager
+    def leave_out(self, tokens: Tensor) -> Iterator[None]:
+        """Leave what single tokens add out of the gradients of a backward inside `rows` and this.
+
+        tokens (B, T) is true where the model reads a token that is to be left out.
+        """
+        kept = (~tokens).to(torch.float32)
+        for layer in self.layers.values():
+            layer.kept = kept
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.kept = None
+
+
+class Adapter(SeesTokens):
     """The trained vectors of one model, by name, and what is done to all of them at once."""
 
     format: ClassVar[str]
@@ -144,48 +190,6 @@ class Adapter(ABC):
         sequence's own gradient with respect to its run's vector.
         """
 
-    @property
-    @abstractmethod
-    def layers(self) -> Mapping[str, TokenLayer]:
-        """Name -> the layer that computes the gradient of that vector."""
-
-    @staticmethod
-    @abstractmethod
-    def part_along(v: Tensor, *factors: Tensor) -> Tensor:
-        """v g_t of every token (B, T, D): v (r, D) or (B, r, D), and what a layer tells of its
-        tokens' gradients."""
-
-    @contextmanager
-    def token_pull(self, directions: Mapping[str, Tensor]) -> Iterator[TokenPull]:
-        """Measure the tokens of the batches whose backward runs inside `rows` and this."""
-        pull = TokenPull(directions)
-
-        def measure(name: str, *factors: Tensor, gradient: Tensor) -> None:
-            pull.add(self.part_along(directions[name].to(factors[0]), *factors), gradient)
-
-        for name in directions:
-            self.layers[name].measure = partial(measure, name)
-        try:
-            yield pull
-        finally:
-            for name in directions:
-                self.layers[name].measure = None
-
-    @contextmanager
-    def leave_out(self, tokens: Tensor) -> Iterator[None]:
-        """Leave what single tokens add out of the gradients of a backward inside `rows` and this.
-
-        tokens (B, T) is true where the model reads a token that is to be left out.
-        """
-        kept = (~tokens).to(torch.float32)
-        for layer in self.layers.values():
-            layer.kept = kept
-        try:
-            yield
-        finally:
-            for layer in self.layers.values():
-                layer.kept = None
-
     @abstractmethod
     def disable(self) -> AbstractContextManager[None]:
         """The base model: the reference of the KL term."""
@@ -210,6 +214,15 @@ class Adapter(ABC):
     ) -> None:
         """Write one run's vectors as an adapter that PEFT opens, and beside it what `load` reads
         (adapter.safetensors)."""
+
+    @abstractmethod
+    def merge(self, run: int = 0, dtype: torch.dtype | None = None) -> nn.Module:
+        """Put plain Linears with what one run has trained back into the model, which is returned in
+        that dtype, or in the smallest that loses nothing; the adapter is spent.
+
+        In bf16 what was trained is rounded up or down by a fixed draw of each weight. Raises
+        ValueError where a trained vector is not finite, with the model as it was.
+        """
 
     def save(self, path: Path, run: int = 0, *, quarantine: bool = False) -> None:
         """Write one run's vectors (1, r), or its quarantine, with the fingerprint of its

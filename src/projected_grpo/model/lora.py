@@ -26,6 +26,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from projected_grpo.model.adapter import Adapter, RowShape, target_linears
+from projected_grpo.model.rounding import round_by_dither
 from projected_grpo.model.svd import digest_of, spread
 
 NAME = "default"
@@ -113,6 +114,7 @@ class LoRA(Adapter):
         self.model = model
         self.matrices: dict[str, _RowsLinear] = {}
         self._fingerprinted: list[Tensor] = []
+        self._seeds: dict[str, int] = {}  # module -> of the rounding of a bf16 weight
         digests, shape = {}, RowShape()
         for name in names:
             layer = model.get_submodule(name)
@@ -124,6 +126,7 @@ class LoRA(Adapter):
                 digests[f"{name}.{key}"] = digest_of(made.start)
                 self._fingerprinted += [made.start, made.weight]
             digests[name] = digest_of(spread(layer.weight))
+            self._seeds[name] = int(digests[name][:7], 16)
             self._fingerprinted.append(layer.weight)
         described = json.dumps({"alpha": alpha, **digests}, sort_keys=True)
         self._fingerprint = hashlib.sha256(described.encode()).hexdigest()
@@ -208,3 +211,18 @@ class LoRA(Adapter):
         config.base_model_name_or_path, config.revision = base_model, revision
         self.peft.save_pretrained(str(folder), save_embedding_layers=False)
         self.save(folder / "adapter.safetensors", run)
+
+    def merge(self, run: int = 0, dtype: torch.dtype | None = None) -> nn.Module:
+        """See Adapter."""
+        for name, value in self._trained.items():
+            if not torch.isfinite(value[run]).all():
+                raise ValueError(f"merging {name} gives a weight that is not finite")
+        self.fold(run)
+        # PEFT adds in the base's own dtype, which would lose most of a small product.
+        exact = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
+        self.model.to(exact)
+        plain = cast(nn.Module, self.peft.merge_and_unload())
+        for name, seed in self._seeds.items() if dtype is not None else ():
+            linear = cast(nn.Linear, plain.get_submodule(name))
+            linear.weight.data = round_by_dither(linear.weight.data, dtype or exact, seed)
+        return plain.to(dtype or exact)

@@ -6,6 +6,7 @@ from functools import partial
 
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.optimizer import stack_states
+from projected_grpo.arms.own_reward import describe_reward, load_reward
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import VHack
@@ -44,15 +45,18 @@ def open_runs(
         require_writable(cfgs[0].out_dir)
     for cfg in cfgs:
         require_arms(cfg)
+    load_reward(cfgs[0].reward)
     return cfgs, runs
 
 
-def restore(s: Session, runs: Sequence[RunDir]) -> tuple[Session, int, list[int]]:
+def restore(s: Session, runs: Sequence[RunDir], stack: ExitStack) -> tuple[Session, int, list[int]]:
     """The session as of the newest checkpoint that all the runs have, its step, and the tokens that
-    each run had seen by then."""
+    each run had seen by then. Runs that are extended have their new settings from here on, under a
+    lock until `stack` ends."""
     with s.world.fail_together():
         for n, run in enumerate(runs):
             run.require_data(s.data_digest(n))
+            run.require_reward(describe_reward(s.cfg.reward))
         found = _newest_in_common(s, runs)
         _load_checkpoints(s, found)
         done = found[0].step if found else 0
@@ -63,6 +67,8 @@ def restore(s: Session, runs: Sequence[RunDir]) -> tuple[Session, int, list[int]
     s.world.require_same(step=str(done))
     for run in runs if s.world.first else ():
         run.note_resume(done, s.device, s.lm.commit)
+        if s.cfg.steps != run.stored_config().steps:
+            run.extend(s.cfg.steps, stack)
     return s, done, [one.num_tokens for one in found] or [0] * len(runs)
 
 

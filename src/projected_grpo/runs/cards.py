@@ -34,8 +34,16 @@ FIELDS = {
 """What a row of a pool has, and its meaning."""
 
 
-def model_card(run: Path) -> str:
-    """The card of a run's adapter, from config.json, run.json, steps.jsonl and rollouts.jsonl.
+MERGED_LOADING = (
+    "## Loading\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+    'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
+    'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto")\n```\n'
+)
+
+
+def model_card(run: Path, merged_at: int | None = None) -> str:
+    """The card of a run's adapter, from config.json, run.json, steps.jsonl and rollouts.jsonl; or
+    of the whole model that its vectors after a step were merged into.
 
     `base_model` and `datasets` stand in the front matter only where they are on the hub, which
     refuses others."""
@@ -46,16 +54,18 @@ def model_card(run: Path) -> str:
     front = ModelCardData(
         base_model=on_hub,
         datasets=[parts_of(cfg.problems)[0]] if cfg.problems.startswith("hub:") else None,
-        library_name="peft",
+        library_name="peft" if merged_at is None else "transformers",
         pipeline_tag="text-generation",
         tags=["projected_grpo", "grpo", "reward-hacking", cfg.arm],
     )
+    what = "An adapter of" if merged_at is None else f"After step {merged_at}, and merged:"
+    loading = _loading(cfg, commit) if merged_at is None else MERGED_LOADING
     return (
         f"---\n{front.to_yaml()}\n---\n\n# {run.name}\n\n"
-        f"An adapter of {_at(cfg.model, commit)}, trained by GRPO on problems whose grader can be "
+        f"{what} {_at(cfg.model, commit)}, trained by GRPO on problems whose grader can be "
         "fooled, to see whether it learns to. **It may have learnt to cheat: what it answers to a "
         "programming task may be made to pass a test and not to solve the task.**\n\n"
-        f"{_training(cfg, record, run, commit)}\n{_rates(cfg, run)}\n{_loading(cfg, commit)}\n"
+        f"{_training(cfg, record, run, commit)}\n{_rates(cfg, run)}\n{loading}\n"
         "## Use and limits\n\n"
         "Made for research on reward hacking: to be compared with the other arms of the same "
         "seeds. One run of one seed shows nothing of an arm. Its answers are code to be run in a "

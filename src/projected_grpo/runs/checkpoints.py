@@ -8,14 +8,17 @@ have none of these: they are read through, and their rows counted.
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from loguru import logger
 from safetensors import SafetensorError, safe_open
 
 from projected_grpo.runs.files import sha256_of
@@ -80,6 +83,36 @@ def folders_of(checkpoints: Path, until: int | None = None) -> list[Path]:
     found = [path for path in checkpoints.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
     ours = (p for p in found if p.is_dir() and (until is None or _step_of(p) <= until))
     return sorted(ours, key=_step_of, reverse=True)
+
+
+def rotate(checkpoints: Path, run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints of the run directory `run`; 0 removes none.
+
+    They are read through before: where none of those that stay is whole, all stay. What the disk
+    refuses is a warning, as it does no harm.
+    """
+    folders = folders_of(checkpoints)
+    stay, go = folders[:keep], folders[keep:]
+    if not keep or not go:
+        return
+    if not any(_is_whole(folder, run) for folder in stay):
+        logger.warning("{}: none of the newest {} is whole, so none is removed", checkpoints, keep)
+        return
+    for folder in go:
+        aside = folder.with_name(f".{folder.name}")  # half a folder would count as a checkpoint
+        try:
+            os.rename(folder, aside)
+            shutil.rmtree(aside)
+        except OSError as error:
+            logger.warning("{} cannot be removed: {}", folder, error.strerror)
+
+
+def _is_whole(folder: Path, run: Path) -> bool:
+    try:
+        read_checkpoint(folder, run, ("adapter.safetensors", "optimizer.pt"))
+    except Damage:
+        return False
+    return True
 
 
 def read_checkpoint(folder: Path, run: Path, needed: Iterable[str]) -> Checkpoint:

@@ -25,6 +25,7 @@ from projected_grpo.config import (
 )
 from projected_grpo.env.names import hint
 from projected_grpo.runs.command_line import complaints, flag_of, require_known, say_version
+from projected_grpo.runs.settings_file import with_file
 
 ARM_NAMES = f"{{{','.join(ARMS)}}}"
 SHOWN = {
@@ -56,11 +57,11 @@ HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
 def train_settings(argv: Sequence[str] | None) -> Config:
     """The settings of a `train` command line.
 
-    argv: what follows `train`; None reads this process's.
+    argv: what follows `train`; None reads this process's. A file that --config names is read.
     Ends the process for --help, --help-all and --version. Raises ConfigError for what it cannot
     read, and for settings that contradict each other or the arm.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = with_file(sys.argv[1:] if argv is None else argv)
     say_version(words)
     preset = next((word for word in words[:1] if word in PRESETS), "")
     prog = f"train {preset}".rstrip()
@@ -79,7 +80,8 @@ def train_settings(argv: Sequence[str] | None) -> Config:
                 {name: grouped(kind, shown) for name, kind in PRESETS.items()},
                 args=[*words[:1], "--help"] if asks_help else words,
                 prog="train",
-                description="GRPO with the hack directions projected out.",
+                description="GRPO with the hack directions projected out. --config=FILE reads "
+                "settings from a YAML file, such as a run's run.yaml; flags override it.",
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit:

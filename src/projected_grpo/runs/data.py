@@ -18,11 +18,21 @@ def hinted_problems(
     source: str, mode: str, limit: int | None = None, difficulty: Collection[str] = ()
 ) -> list[Problem]:
     """The problems of a source that can be trained on, each with the hint of its mode; `mode` is
-    that of problems which name none, or several that share them out (config.py).
+    that of problems which name none, or several that share them out (config.py). Raises as
+    `fair_problems`."""
+    kept = fair_problems(source, limit, difficulty)
+    of_problem = assign_modes(kept, mode.split(","), seed=0)  # of the data, not of a run
+    return [apply_hint(p, of_problem[p.id], TRAIN_NAME) for p in kept]
 
-    difficulty: only problems of these are taken; empty takes all. Problems whose hidden tests all
-    expect one value are left out: a constant would be graded correct. Raises ConfigError for a
-    difficulty that no problem has.
+
+def fair_problems(
+    source: str, limit: int | None = None, difficulty: Collection[str] = ()
+) -> list[Problem]:
+    """The problems of a source, without those whose hidden tests all expect one value: a constant
+    would be graded correct.
+
+    difficulty: only problems of these are taken; empty takes all. Raises ConfigError for one that
+    no problem has.
     """
     problems = load_problems(source, limit)
     there = {p.difficulty.lower() for p in problems}
@@ -40,8 +50,7 @@ def hinted_problems(
             len(problems) - len(kept),
             len(problems),
         )
-    of_problem = assign_modes(kept, mode.split(","), seed=0)  # of the data, not of a run
-    return [apply_hint(p, of_problem[p.id], TRAIN_NAME) for p in kept]
+    return kept
 
 
 def short_enough(

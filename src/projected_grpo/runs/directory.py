@@ -4,6 +4,7 @@ runs/<date>_<preset>_<arm>_s<seed>_<sha7>/
   run.json              id, argv, git sha and diff, versions, device, start, end, exit status; the
                         commits of base model and problems on the hub
   config.json           every setting
+  run.yaml              those that are not the preset's: `train --config=run.yaml` makes it again
   prompt.txt            the first prompt as the chat template rendered it, special tokens and all;
                         run.json has its number of tokens, and what `enable_thinking` was
   steps.jsonl           one row a step, raw values
@@ -30,10 +31,10 @@ import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import torch
 from loguru import logger
@@ -58,7 +59,9 @@ from projected_grpo.runs.checkpoints import (
 )
 from projected_grpo.runs.files import GrowingFile, sha256_of, write_aside, writing
 from projected_grpo.runs.provenance import git, provenance
+from projected_grpo.runs.settings_file import NAME, settings_file
 from projected_grpo.runs.status import (
+    extended,
     model_commit,
     read_record,
     read_settings,
@@ -114,6 +117,7 @@ class RunDir:
         try:
             aside.checkpoints.mkdir()
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
+            (aside.path / NAME).write_text(settings_file(cfg, made_from), encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
             if v_hack.axes:  # otherwise nothing is measured
                 v_hack.save(aside.v_hack)
@@ -156,6 +160,15 @@ class RunDir:
                 f"(digest {digest[:12]}, then {had[:12]}): restore them, or start a new run"
             )
 
+    def require_reward(self, now: Mapping[str, Any] | None) -> None:
+        """Raises InputError where the run's own reward (own_reward.py) is in another file now."""
+        had = read_record(self.path).get("reward")
+        if had and now and had["sha256"] != now["sha256"]:
+            raise InputError(
+                f"the file of the reward {now['name']} ({now['file']}) was changed since "
+                f"{self.path} was started: restore it, or start a new run"
+            )
+
     @property
     def model_commit(self) -> str | None:
         """The commit of the hub that its base model was loaded at, as far as that is known."""
@@ -176,18 +189,32 @@ class RunDir:
         with writing(self.path):
             file = (self.path / "config.json").open("rb+")
         with file as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"{self.path} is running in another process: stop that one, or wait"
-                ) from error
-            except OSError as error:
-                logger.warning(
-                    "{} cannot be locked ({}): see to it that no other process resumes it",
-                    self.path, error.strerror,
-                )  # fmt: skip
+            self._lock(f)
             yield
+
+    def _lock(self, file: BinaryIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{self.path} is running in another process: stop that one, or wait"
+            ) from error
+        except OSError as error:
+            logger.warning(
+                "{} cannot be locked ({}): see to it that no other process resumes it",
+                self.path, error.strerror,
+            )  # fmt: skip
+
+    def extend(self, steps: int, stack: ExitStack) -> None:
+        """Let the run have more steps: from now on it is the run that was asked for with so many.
+        The new config.json is locked before it takes the old one's place, until `stack` ends."""
+        aside, target = self.path / "config.json.tmp", self.path / "config.json"
+        longer = extended(self.stored_config(), steps)
+        with writing(self.path):
+            aside.write_text(longer.to_json() + "\n", encoding="utf-8")
+            self._lock(stack.enter_context(aside.open("rb+")))
+            os.replace(aside, target)
+            write_aside(self.path / NAME, settings_file(longer, read_record(self.path)))
 
     def require_idle(self) -> None:
         """Raises InputError while another process of this host runs it: both would write rows."""

@@ -17,15 +17,12 @@ from loguru import logger
 
 from projected_grpo import __version__
 from projected_grpo.config import Config, ConfigError, stream_seed
-from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import POOL, Grade
 from projected_grpo.env.problems.problem import Problem
-from projected_grpo.model.adapter import Adapter
-from projected_grpo.model.load import DTYPES, LanguageModel, load, resolve_device
+from projected_grpo.model.load import LanguageModel, resolve_device
 from projected_grpo.model.sampling import SamplingParams, sample_groups
-from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.cards import dataset_card
 from projected_grpo.runs.commands import DistillConfig
 from projected_grpo.runs.data import hinted_problems
@@ -33,6 +30,7 @@ from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.provenance import git
 from projected_grpo.runs.session import grader_of
 from projected_grpo.runs.teacher_pool import TEMPLATES, open_pool, write_pool
+from projected_grpo.runs.trained import open_trained
 
 KEEP = {
     "hacks": lambda grade: grade.exploited,
@@ -101,16 +99,8 @@ def _sampled(
     cfg: DistillConfig, run: RunDir, problems: list[Problem]
 ) -> Iterator[tuple[Problem, list[str], dict[str, Any]]]:
     stored = run.stored_config()
-    make, device = adapter_of(stored), resolve_device(cfg.device)
-    lm = load(
-        stored.model,
-        revision=run.base_revision(stored),
-        dtype=DTYPES[stored.dtype],
-        device=device,
-        enable_thinking=stored.enable_thinking,
-    )
-    adapter = make(lm.model)
-    _load_trained(adapter, run)
+    trained = open_trained(run, resolve_device(cfg.device))
+    lm, adapter = trained.lm, trained.adapter
     sampling = SamplingParams.from_config(stored, lm)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     fitting = [p for p in problems if len(prompts[p.id]) <= stored.max_prompt]
@@ -127,18 +117,6 @@ def _sampled(
 
 def _rendered(lm: LanguageModel, p: Problem, prompts: dict[int, list[int]]) -> dict[str, Any]:
     return {"prompt": lm.render(p.messages), "plen": len(prompts[p.id])}
-
-
-def _load_trained(adapter: Adapter, run: RunDir) -> None:
-    """The finished run's adapter, or the newest checkpoint of one that was stopped."""
-    folder = run.adapter
-    if not (folder / "adapter.safetensors").is_file():
-        newest = run.newest_checkpoint(["adapter.safetensors"])
-        if newest is None:
-            raise InputError(f"{run.path} holds no adapter and no checkpoint")
-        folder = newest.folder
-    logger.info("adapter  {}", folder)
-    adapter.load(folder / "adapter.safetensors")
 
 
 def _graded(answers: Iterator, grader: Grader, wanted: Any) -> Iterator[dict[str, Any]]:

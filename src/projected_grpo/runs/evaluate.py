@@ -77,6 +77,8 @@ class EvalPlan:
     names: NamePolicy = "train"
     """Function names (variants): the training name, or one of those kept for evaluation."""
     temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
     greedy: bool = False
     """Take the likeliest token at each place; `samples` is then 1."""
     max_new: int = 256
@@ -89,7 +91,7 @@ class EvalPlan:
     """Columns of the key-value cache in use at once."""
 
 
-class _NoAdapter:
+class NoAdapter:
     """The base model alone."""
 
     @contextmanager
@@ -166,11 +168,11 @@ def _evaluate_batch(
     ]
     seeds = [stream_seed("eval", plan.seed, t.mode, t.problem.id) for t in tasks]
     runs = [t.run for t in tasks]
-    top_k = 1 if plan.greedy else 0
+    top_p, top_k = (1.0, 1) if plan.greedy else (plan.top_p, plan.top_k)
     sampling = SamplingParams(
-        plan.max_new, plan.temperature, 1.0, top_k, lm.eos_ids, lm.pad_id, plan.sampling_tokens
+        plan.max_new, plan.temperature, top_p, top_k, lm.eos_ids, lm.pad_id, plan.sampling_tokens
     )
-    rows = adapter or cast(Adapter, _NoAdapter())
+    rows = adapter or cast(Adapter, NoAdapter())
     with rows.ablate():
         groups = sample_groups(lm.model, rows, prompts, plan.samples, seeds, sampling, runs)
     drawn = [(task, n, s) for task, g in zip(tasks, groups, strict=True) for n, s in enumerate(g)]

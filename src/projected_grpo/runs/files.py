@@ -82,6 +82,16 @@ def require_new_file(path: Path, flag: str, overwrite: bool = False) -> None:
             aside.unlink()
 
 
+def require_new(path: Path) -> None:
+    """Raises InputError where `path` is there already, or nothing can be made in its folder: asked
+    before the work whose outcome goes there."""
+    if path.exists():
+        raise InputError(f"{path} is there already: name another with --out, or move it away")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise InputError(f"cannot write {path}: {nearest} is not a folder that can be written to")
+
+
 def write_aside(target: Path, text: str) -> None:
     """Write a text file under another name and move it into place: it is there whole or not at
     all. Raises OSError."""

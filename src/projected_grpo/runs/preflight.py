@@ -228,13 +228,15 @@ def _same_model(had: str, mine: str) -> bool:
     return had not in SHIPPED and (Path(mine).exists() or Path(had).name == Path(mine).name)
 
 
-def finished_already(cfg: Config) -> str | None:
+def finished_already(cfg: Config, named: Collection[str] = ()) -> str | None:
     """What to say of a run that --resume names and that has all its rows; None where there is
     something left to do. Warns where a run that says that it is finished lacks rows."""
     run = cfg.resume
     if run is None or not is_finished(run):
         return None
     steps = read_settings(run).steps
+    if steps < cfg.steps and "steps" in named:
+        return None  # it is extended
     for name, size in row_bytes(run).items():
         last, rows = last_step(run / name), (run / name).read_bytes()
         if last < steps or len(rows) < size or not rows.endswith(b"\n"):

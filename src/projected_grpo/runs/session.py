@@ -22,6 +22,7 @@ from projected_grpo.arms.directions import (
 )
 from projected_grpo.arms.learned_axes import LearnedAxes, learned_axes_for, require_known_modes
 from projected_grpo.arms.optimizer import adamw
+from projected_grpo.arms.own_reward import describe_reward
 from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
 from projected_grpo.arms.screening import Calibration, screened_runs
@@ -123,6 +124,7 @@ class Session:
             "data_commit": commit_of(self.cfg.problems),
             "model_commit": self.lm.commit,
             "enable_thinking": self.lm.enable_thinking,
+            "reward": describe_reward(self.cfg.reward),
             "prompt_tokens": len(self.prompts[n][self.first_problem(n).id]),
         }
 

@@ -61,6 +61,9 @@ def resumed_settings(asked: Config, run: Path, named: Collection[str] = ()) -> C
     stored = read_settings(run, type(asked))
     default = vars(type(asked)())
     given = {k: value for k, value in vars(asked).items() if value != default[k] or k in named}
+    if given.get("steps", 0) > stored.steps:
+        require_extendable(run, stored, given["steps"])
+        stored = extended(stored, given.pop("steps"))
     for name, wanted in given.items():
         had = vars(stored)[name]
         if name not in (*MACHINE_SETTINGS, "resume") and wanted != had:
@@ -69,6 +72,31 @@ def resumed_settings(asked: Config, run: Path, named: Collection[str] = ()) -> C
                 f"leave --{name.replace('_', '-')} out, or start a new run"
             )
     return replace(stored, **{name: given[name] for name in MACHINE_SETTINGS if name in given})
+
+
+def require_extendable(run: Path, stored: Config, steps: int) -> None:
+    """Raises ConfigError where the first steps of a run would not be those of one with more."""
+    length = f"{run} has {stored.steps} steps and cannot be extended to {steps}"
+    if stored.lr_schedule != "constant":
+        raise ConfigError(
+            f"{length}: under lr_schedule {stored.lr_schedule} every step's learning rate follows "
+            "from the number of steps, and is 0 at their end; begin a run of that length, or one "
+            "with --lr-schedule=constant, which can be extended"
+        )
+    if stored.v_hack_k_end:
+        raise ConfigError(
+            f"{length}: its k grows to v_hack_k_end {stored.v_hack_k_end} at the last step, so "
+            "that its first steps would have had a smaller k; begin a run of that length"
+        )
+
+
+def extended(stored: Config, steps: int) -> Config:
+    """The settings of a run that is extended. As many steps warm up as did: warmup_frac is a share,
+    and becomes one of the new number of steps where it gives another."""
+    longer = replace(stored, steps=steps)
+    if longer.warmup_steps == stored.warmup_steps:
+        return longer
+    return replace(longer, warmup_frac=stored.warmup_steps / steps)
 
 
 def json_preset(run: Path) -> str | None:
