@@ -97,7 +97,7 @@ def test_what_cannot_be_compared_is_refused_before_a_model_loads(runs: Path) -> 
         InputError, r"there is no run at .*nowhere \(no config.json\)", runs=(runs / "nowhere",)
     )
     refused(ConfigError, "n must not be negative, it is -1", n=-1)
-    refused(InputError, "unknown loophole mode 'telepathy'", mode="telepathy")
+    refused(InputError, "no loophole mode 'telepathy'", mode="telepathy")
     refused(ConfigError, r"top_p must lie in \(0, 1\], not 2.0", top_p=2.0)
     change(runs / "stopped", temperature=1.0)
     refused(ConfigError, "temperature = 0.7 and 1.0: choose one with --temperature")
