@@ -1,7 +1,10 @@
 """The direction: its identity, its sign, and what it does to completions it was not made from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from conftest import tiny_qwen
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.env.errors import InputError
@@ -187,6 +190,16 @@ def test_file_round_trip_and_what_is_refused(lm, adapter, v_hack, tmp_path) -> N
     adapter.save(tmp_path / "adapter.safetensors")
     with pytest.raises(InputError, match="not a file of hack directions"):
         load_vhack(tmp_path / "adapter.safetensors")
+
+
+def test_directions_fit_the_same_weights_decomposed_elsewhere_only(adapter, v_hack) -> None:
+    elsewhere = replace(v_hack, metadata={**v_hack.metadata, "fingerprint": "f" * 64})
+    assert elsewhere.fits(adapter) and v_hack.fits(adapter)
+    assert not replace(elsewhere, sketches={}).fits(adapter)  # a file of an earlier version
+    name = next(iter(v_hack.axes))
+    for one in (v_hack.sketches[name].roll(1), v_hack.sketches[name] * torch.nan):
+        assert not replace(elsewhere, sketches={**v_hack.sketches, name: one}).fits(adapter)
+    assert not elsewhere.fits(wrap(tiny_qwen(seed=5)))
 
 
 def test_too_few_pairs_are_refused(lm, adapter) -> None:

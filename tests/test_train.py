@@ -648,6 +648,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
 def test_a_v_of_another_model_is_refused(projected: Path, tmp_path: Path) -> None:
     v = load_vhack(projected / "v_hack.safetensors")
     v.metadata["fingerprint"] = "0" * 64
+    for one in v.sketches.values():
+        one.neg_()
     v.save(tmp_path / "v.safetensors")
     with pytest.raises(ValueError, match="was extracted from another model"):
         train(settings(tmp_path / "runs", v_hack=tmp_path / "v.safetensors"))

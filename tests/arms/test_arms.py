@@ -354,7 +354,8 @@ def test_a_control_is_refreshed_and_resumed_with_its_own_directions(
 
 def test_own_directions_of_another_model_are_refused(controls, tmp_path: Path) -> None:
     own = controls.own[0]
-    stale = replace(own, metadata={**own.metadata, "fingerprint": "0" * 64})
+    of_others = {name: -one for name, one in own.sketches.items()}
+    stale = replace(own, metadata={**own.metadata, "fingerprint": "0" * 64}, sketches=of_others)
     stale.save(tmp_path / "v_own.safetensors")
     with pytest.raises(ValueError, match="was extracted from another model"):
         own_directions(

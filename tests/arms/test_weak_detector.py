@@ -60,9 +60,9 @@ def test_runs_of_a_pack_measure_and_remove_v_of_their_own_pairs(tmp_path: Path) 
         (
             {"pair_modes": ("telepathy",)},
             InputError,
-            "no pair of mode 'telepathy'; known",
+            "no pair of mode 'telepathy': there are",
         ),
-        ({"pair_flavours": ("none",)}, InputError, "no pair of mechanism 'none'; known"),
+        ({"pair_flavours": ("none",)}, InputError, "no pair of flavour 'none': there are"),
         (
             {"pair_modes": ("sentinel",), "v_hack_k": 12},
             ConfigError,
