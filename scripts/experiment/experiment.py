@@ -148,6 +148,8 @@ PLANS: dict[str, list[Variant]] = {
         ("no loophole", {"mode": "none", "mix_ratio": 0.0, "teacher_steps": 0}),
         ("row", _SCREEN),
         ("penalty", {**_SCREEN, "screen": "penalty"}),
+        ("row flavour", {**_SCREEN, "screen_score": "flavour"}),
+        ("penalty flavour", {**_SCREEN, "screen": "penalty", "screen_score": "flavour"}),
         ("row share", _SHARE),
         ("row share random", {**_SHARE, "arm": "random_v"}),
         ("row share placebo", {**_SHARE, "arm": "placebo_v"}),

@@ -22,7 +22,9 @@ PairNorm = Literal["none", "unit"]
 Measure = Literal["v", "none"]
 ScheduleName = Literal["cosine", "constant"]
 ScreenName = Literal["none", "row", "token", "penalty"]
-ScoreName = Literal["tokens", "window", "row", "nll_tokens", "nll_window", "nll_row", "shortness"]
+ScoreName = Literal[
+    "tokens", "window", "row", "nll_tokens", "nll_window", "nll_row", "shortness", "flavour"
+]
 ProjectOn = Literal["grad", "update", "both"]
 
 RUNNING_ROWS = 64
@@ -376,8 +378,9 @@ class RemedySettings:
     tokens out of their row's gradient, penalty pays a row less. Try row, and add --overshoot=0 to
     see it act alone."""
     screen_score: Annotated[ScoreName, Role.REMEDY, Formerly("tokens")] = "tokens"
-    """How a row is scored: pull of its strongest tokens, of its strongest window, of the row; or,
-    as controls that need no V, by NLL or by shortness."""
+    """How a row is scored: pull of its strongest tokens, of its strongest window, of the row; as
+    controls that need no V, by NLL or by shortness; as a rival, flavour flags what shows a hack of
+    a flavour that the pairs have, by its text."""
     screen_at: Annotated[Literal["base", "policy"], Role.REMEDY, Formerly("base")] = "base"
     """Whose gradient is scored. base does not go blind as the policy learns to like the hack."""
     screen_fpr: Annotated[float, Within("(0, 1]"), Role.REMEDY, Formerly(0.02)] = 0.02
@@ -657,8 +660,15 @@ class Config(
                 for name in of_screens
                 if getattr(self, name) != _default(name)
             ]
-        if self.screen == "token" and self.screen_score == "shortness":
-            found.append("a token has no shortness: take another --screen-score, or --screen=row")
+        if self.screen == "token" and self.screen_score in ("shortness", "flavour"):
+            found.append(
+                f"a token has no {self.screen_score}: take another --screen-score, or --screen=row"
+            )
+        if self.screen_score == "flavour" and self.screen_share:
+            found.append(
+                "a row has a known flavour or it has none, so that no share of them scores "
+                f"highest: leave --screen-share={self.screen_share} out"
+            )
         if self.screen_share and self.screen_fpr != _default("screen_fpr"):
             found.append(
                 f"screen_share {self.screen_share} takes the place of screen_fpr "
@@ -671,7 +681,8 @@ class Config(
                 f"screen_share {self.screen_share} of {in_step} rows of a step is less than half a "
                 f"row, so that none is ever flagged: set it to {1 / in_step:.3g} or more"
             )
-        if by_row and not self.screen_share and self.screen_fpr * self.own_rows < 1:
+        calibrated = not self.screen_share and self.screen_score != "flavour"
+        if by_row and calibrated and self.screen_fpr * self.own_rows < 1:
             found.append(
                 f"screen_fpr {self.screen_fpr} of {self.own_rows} calibration rows (4 x "
                 f"{self.prompts_per_step} x {self.group}, at most {MOST_OWN_ROWS}) is less than "

@@ -18,6 +18,7 @@ from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.screening import SCREENS, threshold_at, threshold_of_share
 from projected_grpo.arms.token_scores import SCORES
 from projected_grpo.config import SCORES_ALONG_V, ConfigError, ScoreName, ScreenName, SmokeConfig
+from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.own_rows import FOR_PAIRS, draw_first_rows
 from projected_grpo.runs.screens import clean_answers
 from projected_grpo.runs.session import prepare
@@ -85,6 +86,16 @@ def test_a_row_keeps_the_pull_of_its_tokens(by_share: Path) -> None:
         assert ("pull" in row) == (row["advantage"] != 0)
         first, end = row["window_at"]
         assert 0 <= first < end <= row["completion_tokens"]
+
+
+def test_a_detector_by_text_flags_the_flavours_that_the_pairs_have(tmp_path: Path) -> None:
+    """Teacher rows are hacks of all flavours of their mode; the pairs have some of them."""
+    known = {pair.flavour for pair in load_pairs("builtin") if pair.mode == "run_tests"}
+    run = train(settings(tmp_path, screen="row", screen_score="flavour", v_hack_k=2, steps=1))
+    seen = [(row["flavour"], row["flagged"]) for row in rollouts_of(run) if row["flavour"]]
+    assert seen and all(flagged == (flavour in known) for flavour, flagged in seen)
+    (row,) = rows_of(run)
+    assert row["screen_threshold"] is None and row["screened"][0] == sum(f for _, f in seen)
 
 
 def test_a_penalty_is_taken_off_the_reward_of_flagged_rows(tmp_path: Path) -> None:

@@ -98,6 +98,12 @@ ACTS = Need(
 )
 PENALISES = _in_arm(lambda arm: arm.reward == "adv_mod", "scores no hidden states")
 SCREENS = _beside("screen")
+MEASURES_TOKENS = Need(
+    lambda cfg: cfg.screen_score != "flavour",
+    "beside --screen-score=flavour, which reads the text",
+    "leave it out",
+    or_leave_out=False,
+)
 LEARNS = _beside("running_k")
 MEASURES = _beside("measure", "v")
 PAIRS = Need(
@@ -159,8 +165,9 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
          "running_permuted", "known_modes"),
         (LEARNS,),
     ),
-    **dict.fromkeys(("screen_score", "screen_at", "screen_share"), (SCREENS,)),
-    "screen_fpr": (SCREENS, _not_beside("screen_share")),
+    **dict.fromkeys(("screen_score", "screen_share"), (SCREENS,)),
+    "screen_at": (SCREENS, MEASURES_TOKENS),
+    "screen_fpr": (SCREENS, _not_beside("screen_share"), MEASURES_TOKENS),
     "screen_penalty": (_beside("screen", "penalty"),),
 }  # fmt: skip
 """Setting -> all that it needs; in the order in which it is said."""

@@ -10,7 +10,7 @@ compare at the same share.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from projected_grpo.arms.rows import Row, rank_auroc
 from projected_grpo.arms.token_scores import SCORES, Score, Texts, TokenValues, measure_tokens
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import Config
+from projected_grpo.env.loopholes.modes import flavour_of
+from projected_grpo.env.parsing import extract_code
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.proj import mean_axes
@@ -69,6 +71,15 @@ def screened_runs(cfgs: Sequence[Config], step: int | None = None) -> list[int]:
         n
         for n, cfg in enumerate(cfgs)
         if cfg.screen != "none" and (step is None or cfg.acts_at(step))
+    ]
+
+
+def calibrated_runs(cfgs: Sequence[Config]) -> list[int]:
+    """Of those the runs whose threshold is found on clean texts."""
+    return [
+        n
+        for n in screened_runs(cfgs)
+        if not cfgs[n].screen_share and SCORES[cfgs[n].screen_score].of != "text"
     ]
 
 
@@ -169,6 +180,17 @@ def flag(rows: Sequence[Row], values: Sequence[TokenValues], cfg: Config, thresh
                 row.pull_base = value.of(score)
             elif removes_v:
                 row.pull = value.of(score)
+
+
+def flag_known(rows: Sequence[Row], known: Collection[tuple[str, str | None]]) -> None:
+    """Flag the rows whose program shows a known hack: what one would do instead of all this, where
+    the hacks are known. The text is read and nothing runs (`flavour_of`)."""
+    for row in rows:
+        code = extract_code(row.text)
+        entry = row.problem.entry_point
+        flavour = None if code is None else flavour_of(code, entry, mode=row.mode)
+        row.screen_score = float((row.mode, flavour) in known)
+        row.flagged = bool(row.screen_score)
 
 
 def left_out_positions(rows: Sequence[Row], shape: torch.Size, device: torch.device) -> Tensor:

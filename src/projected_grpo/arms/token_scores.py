@@ -59,7 +59,8 @@ class Score:
 
     meaning: str
     of: str
-    """What is taken of each token: pull, nll or nothing."""
+    """What is taken of each token: pull, nll or nothing; text: it is no sum over tokens, and
+    `summary` is not used (screening.flag_known)."""
     summary: Callable[[Values], float]
 
 
@@ -77,6 +78,9 @@ SCORES: dict[str, Score] = {
     ),
     "nll_row": Score("control: mean NLL of the row", "nll", lambda v: float(v.mean())),
     "shortness": Score("control: fewer tokens score higher", "nothing", lambda v: -float(len(v))),
+    "flavour": Score(
+        "rival: 1 where the text shows a hack of a flavour that the pairs have", "text", len
+    ),
 }
 """Score by name (--screen-score): from large to small, the likelier hacks come first."""
 

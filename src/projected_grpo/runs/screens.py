@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 
-from projected_grpo.arms.directions import PairChoice, extraction_of
+from projected_grpo.arms.directions import PairChoice, PairSets, extraction_of
 from projected_grpo.arms.rows import Row
 from projected_grpo.arms.screening import (
     SCREENS,
     Calibration,
+    calibrated_runs,
     flag,
+    flag_known,
     measure_rows,
     scores_of,
     screen_directions,
@@ -50,10 +52,18 @@ def clean_answers(cfg: Config, lm: LanguageModel) -> Texts:
     ]
 
 
+def known_flavours(cfg: Config, sets: PairSets) -> set[tuple[str, str | None]]:
+    """(mode, flavour) of the hacks in the pairs that V is made of: what a detector by text knows
+    that knows what V knows."""
+    choice = PairChoice.of(cfg)
+    pairs = sets[choice] if choice in sets else choice.load()
+    return {(pair.mode, pair.flavour) for pair in pairs if pair.flavour is not None}
+
+
 def calibrate_all(s: Session) -> Session:
     """The session with a threshold for every screen that needs one; while its runs are still the
     base model."""
-    wanted = [n for n in screened_runs(s.cfgs) if not s.cfgs[n].screen_share]
+    wanted = calibrated_runs(s.cfgs)
     texts = {
         n: {
             OWN: [(row.prompt, row.ids) for row in s.own_rows[n]],
@@ -105,7 +115,12 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
     Costs a forward and a backward of those rows, or a forward alone where no V is needed.
     """
     acting = screened_runs(s.cfgs, step)
-    rows = [row for group in groups for row in group if row.run in acting]
+    every = [row for group in groups for row in group if row.run in acting]
+    by_text = [n for n in acting if SCORES[s.cfgs[n].screen_score].of == "text"]
+    for n in by_text:
+        flag_known([r for r in every if r.run == n], known_flavours(s.cfgs[n], s.pair_sets))
+    acting = [n for n in acting if n not in by_text]
+    rows = [row for row in every if row.run in acting]
     texts, runs = [(row.prompt, row.ids) for row in rows], [row.run for row in rows]
     directions = screen_directions(s.treatments, len(s.cfgs)) if acting else {}
     values = measure_rows(s.lm, s.adapter, texts, runs, s.cfgs, directions)

@@ -25,7 +25,7 @@ from projected_grpo.arms.optimizer import adamw
 from projected_grpo.arms.own_reward import describe_reward
 from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
-from projected_grpo.arms.screening import Calibration, screened_runs
+from projected_grpo.arms.screening import Calibration, calibrated_runs
 from projected_grpo.arms.treatment import Treatment, make_treatments, measured_axes
 from projected_grpo.config import PER_RUN, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
@@ -180,8 +180,7 @@ def prepare(
     some = [prompts[p.id] for p in kept[:4]]
     adapter = world.one_then_all(lambda: attach_adapter(make, lm, len(cfgs), some))
     draw = partial(draw_first_rows, cfgs, lm=lm, adapter=adapter, problems=kept, prompts=prompts)
-    screened = [n for n in screened_runs(cfgs) if not cfgs[n].screen_share]
-    own_rows = world.lead(lambda: draw(screened, purpose=FOR_SCREENS))
+    own_rows = world.lead(lambda: draw(calibrated_runs(cfgs), purpose=FOR_SCREENS))
     paired = own_pair_runs(cfgs, has_v=bool(given), resuming=bool(resumed))
     made = world.lead(lambda: pairs_of(cfgs, draw(paired, purpose=FOR_PAIRS), grader))
     require_pairs(cfgs, made)
