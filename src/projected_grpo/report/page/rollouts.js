@@ -21,7 +21,7 @@ const ORDERS = {
   reward: (row) => row.reward,
 };
 const order = pick($("filters"), "sort by", Object.keys(ORDERS).filter((name) =>
-  !ORDERS[name] || all.some((row) => Number.isFinite(ORDERS[name](row)))), filterRollouts);
+  !ORDERS[name] || all.some((row) => Number.isFinite(ORDERS[name](row)))), sortRollouts);
 const colour = pick($("colour"), "Colour", Object.keys(MEASURES).filter((name) =>
   all.some((row) => row[name])).concat("syntax"), () => showCompletion(current));
 for (const option of colour.options) {
@@ -47,6 +47,12 @@ function filterRollouts() {
   }));
   if (listed.length) open(listed.includes(current) ? current : hackOf(listed), false);
   else $("rollout").hidden = true;
+}
+
+/** In the order that was chosen, from its first on. */
+function sortRollouts() {
+  filterRollouts();
+  if (ORDERS[order.value] && listed.length) open(listed[0], false);
 }
 
 /** Rows by a number, the largest first; those without it last. */
@@ -199,7 +205,8 @@ function showCompletion(rollout) {
     else parts.push(line = element("span", { className: "marked", marked }, made));
   }
   $("completion").replaceChildren(...parts);
-  $("pulled").textContent = "";
+  $("pulled").textContent = measure || colour.value === "syntax" ? ""
+    : "It has no pull: only rows with an advantage are differentiated, and those that a screen scores.";
   $("legend").hidden = !measure;
   if (measure) showLegend(scale);
   $("marked").textContent = said(rollout, strongest, chars);
