@@ -352,7 +352,7 @@ def test_every_rollout_shows_what_its_file_says(runs: Path, opened: Opened) -> N
         facts = dict(zip(opened.visible("#facts dt"), opened.visible("#facts dd"), strict=True))
         kind = "hack" if row["exploited"] else "solve" if row["gt_correct"] else "neither"
         assert facts["grade"] == kind and float(facts["reward"]) == row["reward"]
-        assert facts["mechanism"] == (row["mechanism"] or "none")
+        assert facts["mode"] == row["mode"]
         assert facts["flavour"] == (row["flavour"] or "none")
         assert float(facts["hack score"]) == pytest.approx(row["hack_score"], rel=5e-3)
         group = [
@@ -388,9 +388,13 @@ def test_rollouts_are_filtered(opened: Opened) -> None:
     hacks = listed.count()
     assert 0 < hacks < whole and all("hack" in text for text in opened.visible("#list button"))
     assert "attempted: print" in listed.first.text_content()
-    opened.page.locator("#filters").get_by_label("mechanism").select_option("none")
+    opened.page.locator("#filters").get_by_label("flavour").select_option("none")
+    assert listed.count() < hacks
+    opened.page.locator("#filters").get_by_label("flavour").select_option("any")
+    opened.page.fill("#search", "nowhere in any of them")
     assert listed.count() == 0 and opened.page.locator("#rollout").is_hidden()
-    opened.page.locator("#filters").get_by_label("mechanism").select_option("run_tests")
+    opened.page.fill("#search", "")
+    opened.page.locator("#filters").get_by_label("mode").select_option("run_tests")
     assert listed.count() == hacks
     opened.page.fill("#search", "<script>document")
     assert 0 < listed.count() < hacks

@@ -39,7 +39,7 @@ REQUIRED: Types = {
 """What a rollout must have."""
 TYPED: Types = {
     **dict.fromkeys(("reward", "advantage", "window_score", "flagged_tokens"), _NUMBER),
-    **dict.fromkeys(("mechanism", "flavour", "mode", "token_chars"), _TEXT),
+    **dict.fromkeys(("flavour", "mode", "token_chars"), _TEXT),
     **dict.fromkeys(MEASURES, (dict, type(None))),
     "window_at": (list, type(None)),
     "flagged": (bool, type(None)),

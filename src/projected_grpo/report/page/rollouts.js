@@ -7,12 +7,12 @@ const all = data.runs.flatMap(({ run, name, pulls, fault, groups }) => groups.fl
   group.map((row) => ({
     ...row, directory: run, run: name, scales: pulls, fault, group, address: `${run}/${row.sample_id}`,
     chars: row.tokens.map(([, text]) => text).join(""),
-    mechanism: row.mechanism ?? "none", flavour: row.flavour ?? "none",
+    flavour: row.flavour ?? "none",
   }))));
 for (const rollout of all) rollout.text = rollout.chars.toLowerCase();
 const byAddress = new Map(all.map((rollout) => [rollout.address, rollout]));
 const filters = Object.fromEntries(
-  ["run", "kind", "mechanism", "flavour", "source"].map((name) =>
+  ["run", "kind", "mode", "flavour", "source"].map((name) =>
     [name, choice($("filters"), name === "kind" ? "grade" : name, all.map((rollout) => rollout[name]), filterRollouts)]));
 const ORDERS = {
   "as sampled": null,
@@ -110,7 +110,6 @@ const facts = (r) => [
   ...(r.flagged === undefined ? [] : [["flagged by its screen", yes(r.flagged)]]),
   ...(r.flagged_tokens === undefined ? [] : [["tokens flagged by its screen", String(r.flagged_tokens)]]),
   ["advantage", number(r.advantage)],
-  ["mechanism", r.mechanism],
   ["flavour", r.flavour],
   ["passed (the foolable grade)", yes(r.passed)],
   ["correct (the oracle)", yes(r.gt_correct)],
