@@ -36,17 +36,12 @@ from projected_grpo.proj import cosine
 from projected_grpo.runs.banner import labels
 from projected_grpo.runs.data import hinted_problems, problems_of_step
 from projected_grpo.runs.directory import RunDir, resumed_config
+from projected_grpo.runs.gradients import accumulate_gradients
+from projected_grpo.runs.sample_rows import sample_rows
 from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.teacher_pool import open_pool
 from projected_grpo.step_logger import COLUMNS, read_steps
-from projected_grpo.train import (
-    accumulate_gradients,
-    grade_rows,
-    learning_rate,
-    sample_rows,
-    train,
-    train_runs,
-)
+from projected_grpo.train import grade_rows, learning_rate, train, train_runs
 
 GOLDEN = Path(__file__).parent / "golden" / "smoke_projected.jsonl"
 

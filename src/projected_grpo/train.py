@@ -1,8 +1,8 @@
 """The training loop, the page to read first.
 
 `run_step` is one step of GRPO with the projection, and what follows it stands in the order of the
-step: sample P groups, mix in teacher rows, grade, advantages, one backward that yields every
-rollout's own gradient, then (arms/update.py) projection, clip, AdamW, fold. `train_runs` repeats it
+step: sample P groups, mix in teacher rows (runs/sample_rows.py), grade, advantages, one backward
+that yields every rollout's own gradient (runs/gradients.py), then (arms/update.py) projection, clip, AdamW, fold. `train_runs` repeats it
 and logs. Deviations from textbook GRPO are listed in model/loss.py and docs/method.md. What would
 be silently wrong is checked in the loop (`ensure`).
 
@@ -21,14 +21,12 @@ from pathlib import Path
 
 import torch
 from loguru import logger
-from torch import Tensor
 from tqdm import tqdm
 
 from projected_grpo.arms.advantages import (
     grade_rows,
     require_grades,
     score_rows,
-    start_grading,
 )
 from projected_grpo.arms.row_weights import runs_with_row_weights, weigh_rows
 from projected_grpo.arms.rows import (
@@ -41,50 +39,25 @@ from projected_grpo.arms.rows import (
     peak_memory_gib,
     rollout_record,
 )
-from projected_grpo.arms.screening import left_out_positions, screen_columns
-from projected_grpo.arms.token_scores import of_completion
+from projected_grpo.arms.screening import screen_columns
 from projected_grpo.arms.treatment import Treatment, columns_by_run, treatment_at
 from projected_grpo.arms.update import optimize
-from projected_grpo.config import Config, stream_seed
-from projected_grpo.env.problems.problem import Problem
-from projected_grpo.model.adapter import TokenPull
-from projected_grpo.model.loss import (
-    collate,
-    completion_logprobs,
-    micro_batches,
-    policy_loss,
-    tokens_at_once,
-)
-from projected_grpo.model.sampling import Sample, SamplingParams, sample_groups
-from projected_grpo.proj import cosine
+from projected_grpo.config import Config
 from projected_grpo.runs.banner import announce, best_and_hack, columns_of, labels, sum_up
 from projected_grpo.runs.begin import make_directories, open_runs, restore
 from projected_grpo.runs.checkpoints import rotate
 from projected_grpo.runs.command_line import console_command
-from projected_grpo.runs.data import problems_of_step
 from projected_grpo.runs.directory import RunDir
-from projected_grpo.runs.distributed import add_up_gradients, gather_groups, process_group
+from projected_grpo.runs.distributed import gather_groups, process_group
 from projected_grpo.runs.files import append_rows, writing
+from projected_grpo.runs.gradients import accumulate_gradients, ensure
 from projected_grpo.runs.refresh import NO_REFRESH, Refresh, refresh
+from projected_grpo.runs.sample_rows import sample_rows
 from projected_grpo.runs.screens import calibrate_all, screen_rows
 from projected_grpo.runs.session import Session, prepare
 from projected_grpo.runs.signals import stop_on_signal
-from projected_grpo.runs.teacher_pool import draw_seed
 from projected_grpo.runs.trackers import Trackers
 from projected_grpo.step_logger import PackLogger, StepLogger, Value, legend
-
-LOGP_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""Largest mean |log p| difference between sampler and trainer at the first inner step, by dtype.
-
-In bf16 only a gross error shows: correct runs have 0.0005 (organism) to 0.06 (random weights of
-Qwen3-4B's dimensions), by the rounding of two ways of computing. A fold that was forgotten is told
-by `SVDLinear` itself."""
-
-
-def ensure(condition: bool | Tensor, message: str) -> None:
-    """Stop the run where a value that must hold does not: better than a healthy-looking curve."""
-    if not condition:
-        raise RuntimeError(message)
 
 
 def run_step(
@@ -152,169 +125,6 @@ def run_step(
         }
         results.append((row, rows))
     return results
-
-
-def sample_rows(s: Session, step: int) -> list[list[Row]]:
-    """The step's groups of all runs: student rows first, then teacher rows.
-
-    N * P lists of G rows, run by run; of several processes each has its part. They are not graded
-    yet, but the grader has begun: with a row that has ended while others still grow.
-    """
-    cfg = s.cfg
-    sampling = SamplingParams.from_config(cfg, s.lm)
-    chosen = [
-        (n, one.seed, problem)
-        for n, one in enumerate(s.cfgs)
-        for problem in problems_of_step(s.problems, cfg.prompts_per_step, one.seed, step)
-    ]
-    chosen = chosen[s.world.part(len(chosen))]
-    prompts = [s.prompt(n, problem, step) for n, _, problem in chosen]
-    seeds = [stream_seed("sample", seed, step, problem.id) for _, seed, problem in chosen]
-    runs = [n for n, _, _ in chosen]
-    taught = cfg.teacher_rows_at(step)
-    teacher = [
-        _teacher_rows(s, n, problem, prompt, taught, draw_seed(seed, step, problem.id))
-        for (n, seed, problem), prompt in zip(chosen, prompts, strict=True)
-    ]
-    start_grading(s.grader, [row for rows in teacher for row in rows], cfg.labels)
-    student: list[dict[int, Row]] = [{} for _ in chosen]
-
-    def add(place: int, number: int, x: Sample) -> None:
-        n, _, problem = chosen[place]
-        text = s.lm.decode(x.ids)
-        row = Row(problem, "student", prompts[place], x.ids, x.terminated, x.logps, text, run=n)
-        student[place][number] = row
-        start_grading(s.grader, [row], cfg.labels)
-
-    wanted = cfg.group - taught
-    sample_groups(s.lm.model, s.adapter, prompts, wanted, seeds, sampling, runs, add)
-    return [
-        [*(mine[number] for number in range(wanted)), *taught_rows]
-        for mine, taught_rows in zip(student, teacher, strict=True)
-    ]
-
-
-def _teacher_rows(
-    s: Session, run: int, problem: Problem, prompt: list[int], count: int, seed: int
-) -> list[Row]:
-    """So many answers of the pool to one problem."""
-    if s.pool is None or not count:
-        return []
-    rows = []
-    for ids in map(s.lm.completion_ids, s.pool.draw(problem, count, seed)):
-        cut = ids[: s.cfg.max_new]  # as a student's row would be; graded as cut
-        whole = len(ids) <= s.cfg.max_new
-        rows.append(Row(problem, "teacher", prompt, cut, whole, None, s.lm.decode(cut), run=run))
-    return rows
-
-
-def accumulate_gradients(
-    s: Session, rows: list[Row], per_row: RowGradients | None = None
-) -> StepSums:
-    """One backward a micro-batch over the rows that carry an advantage; fills in their hack scores,
-    and every row's own gradient that `per_row` wants. The sums are those of all processes."""
-    per_row = per_row or RowGradients(frozenset())
-    total = StepSums(s.adapter.trained)
-    learning = [row for row in rows if row.learns]
-    lengths = [len(row.prompt) + len(row.ids) for row in learning]
-    for some in micro_batches(lengths, tokens_at_once(s.cfg.micro_batch_tokens, s.device)):
-        _accumulate(s, [learning[i] for i in some], total, per_row)
-    per_row.close()
-    expected = [0] * len(s.cfgs)
-    for row in learning:
-        expected[row.run] += len(row.ids)
-    expected = add_up_gradients(s.world, total, expected)
-    ensure(
-        total.tokens.tolist() == expected and max(expected) <= s.cfg.denominator,
-        f"the loss saw {total.tokens.tolist()} tokens of the rows' {expected} "
-        f"(denominator {s.cfg.denominator})",
-    )
-    limit = LOGP_TOLERANCE[s.lm.model.dtype]
-    off = float((total.logp_difference / total.student_tokens.clamp_min(1)).max())
-    ensure(
-        off <= limit,
-        "the sampler is not the policy that is trained, so the ratio is not 1 at the first "
-        f"inner step: log-probs differ by {off:.2g} a token on average, more than {limit:.2g}",
-    )
-    return total
-
-
-def _accumulate(s: Session, rows: list[Row], total: StepSums, per_row: RowGradients) -> None:
-    cfg, device = s.cfg, s.device
-    batch = collate([row.prompt for row in rows], [row.ids for row in rows], s.lm.pad_id, device)
-    mask = batch.completion_mask
-    student = torch.tensor([row.source == "student" for row in rows], device=device)
-    run_of_row = torch.tensor([row.run for row in rows], device=device)
-    ref_logp = None
-    if cfg.beta > 0:
-        with torch.no_grad(), s.adapter.disable():
-            ref_logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
-    sampled_logp = torch.zeros(mask.shape)
-    for b, row in enumerate(rows):
-        if row.logps is not None:
-            sampled_logp[b, : len(row.logps)] = torch.tensor(row.logps)
-    with ExitStack() as stack:
-        leaves = stack.enter_context(s.adapter.rows(run_of_row))
-        pull = stack.enter_context(s.adapter.token_pull(_directions(s, run_of_row)))
-        if any(row.flagged_tokens for row in rows):
-            places = left_out_positions(rows, batch.input_ids.shape, device)
-            stack.enter_context(s.adapter.leave_out(places))
-        logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
-        # One optimizer step a batch: the policy that sampled is the policy at hand, the ratio is 1.
-        # That it really was is checked apart (`add_differences`), which keeps the bf16 noise of
-        # sampled log-probs out of the gradient. For teacher rows ratio 1 means weighted imitation;
-        # as they are no samples of the policy, they estimate no KL.
-        old_logp = logp.detach()
-        if ref_logp is not None:
-            ref_logp = torch.where(student[:, None], ref_logp, old_logp)
-        loss, sums = policy_loss(
-            logp,
-            old_logp,
-            torch.tensor([row.advantage for row in rows], device=device),
-            mask,
-            denominator=cfg.denominator,
-            clip_eps=cfg.clip_eps,
-            beta=cfg.beta,
-            ref_logp=ref_logp,
-        )
-        gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-    total.add_gradients(gradients, run_of_row, student)
-    per_row.add(rows, gradients)
-    total.add_sums(sums, run_of_row)
-    difference = sampled_logp.to(device) - old_logp
-    total.add_differences(difference, mask & student[:, None], run_of_row)
-    _score(s, rows, gradients)
-    if s.along_v:
-        _keep_pulls(s, rows, pull)
-
-
-def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
-    """Every row's alignment with the hack directions that its run measures, whatever its
-    advantage."""
-    for t in s.treatments:
-        runs = set(t.runs.tolist())
-        mine = [b for b, row in enumerate(rows) if row.run in runs]
-        if not mine or not t.V:
-            continue
-        own = gradients if len(mine) == len(rows) else {n: g[mine] for n, g in gradients.items()}
-        for b, score in zip(mine, cosine(own, t.V).tolist(), strict=True):
-            advantage = rows[b].advantage
-            if advantage != 0:  # at its group's mean a row pulls nowhere
-                rows[b].hack_score = score if advantage > 0 else -score  # of the text itself
-
-
-def _directions(s: Session, run_of_row: Tensor) -> dict[str, Tensor]:
-    """module -> what each row's tokens are measured along, (B, r, 1) or (r, 1)."""
-    return {name: v[0] if len(v) == 1 else v[run_of_row] for name, v in s.along_v.items()}
-
-
-def _keep_pulls(s: Session, rows: list[Row], pull: TokenPull) -> None:
-    """Every token's pull along V, whatever its row's advantage."""
-    values = pull.tokens[..., 0].cpu().numpy()
-    for b, row in enumerate(rows):
-        if row.advantage != 0:
-            mine = of_completion(values[b], len(row.prompt), len(row.ids))
-            row.pull = mine if row.advantage > 0 else -mine
 
 
 def current_treatments(s: Session, step: int, refreshed: Refresh = NO_REFRESH) -> list[Treatment]:

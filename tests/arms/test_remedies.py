@@ -38,15 +38,11 @@ from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.proj import coefficients, random_orthonormal
 from projected_grpo.runs.banner import labels
+from projected_grpo.runs.gradients import accumulate_gradients
 from projected_grpo.runs.refresh import Refresh
+from projected_grpo.runs.sample_rows import sample_rows
 from projected_grpo.runs.session import prepare
-from projected_grpo.train import (
-    accumulate_gradients,
-    current_treatments,
-    sample_rows,
-    train,
-    train_runs,
-)
+from projected_grpo.train import current_treatments, train, train_runs
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:

@@ -25,8 +25,9 @@ from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.load import ORGANISM_FOLDER
 from projected_grpo.model.loss import group_advantages
+from projected_grpo.runs.sample_rows import sample_rows
 from projected_grpo.runs.session import prepare
-from projected_grpo.train import sample_rows, train, train_runs
+from projected_grpo.train import train, train_runs
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:

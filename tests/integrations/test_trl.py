@@ -43,10 +43,11 @@ from projected_grpo.proj import squared_norm
 from projected_grpo.runs.commands import ExtractConfig
 from projected_grpo.runs.data import hinted_problems
 from projected_grpo.runs.extract import extract_to_file
+from projected_grpo.runs.gradients import accumulate_gradients
+from projected_grpo.runs.sample_rows import sample_rows
 from projected_grpo.runs.screens import screen_rows
 from projected_grpo.runs.session import prepare
 from projected_grpo.runs.teacher_pool import open_pool
-from projected_grpo.train import accumulate_gradients, sample_rows
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # of rollout_func, by which rollouts are given to TRL
 
