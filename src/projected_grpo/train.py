@@ -1,10 +1,10 @@
 """The training loop, the page to read first.
 
 `run_step` is one step of GRPO with the projection, and what follows it stands in the order of the
-step: sample P groups, mix in teacher rows (runs/sample_rows.py), grade, advantages, one backward
-that yields every rollout's own gradient (runs/gradients.py), then (arms/update.py) projection, clip, AdamW, fold. `train_runs` repeats it
-and logs. Deviations from textbook GRPO are listed in model/loss.py and docs/method.md. What would
-be silently wrong is checked in the loop (`ensure`).
+step: sample P groups and mix in teacher rows (runs/sample_rows.py), grade, advantages, one backward
+that yields every rollout's own gradient (runs/gradients.py), then projection, clip, AdamW, fold
+(arms/update.py). `train_runs` repeats it and logs. Deviations from textbook GRPO are listed in
+model/loss.py and docs/method.md. What would be silently wrong is checked in the loop (`ensure`).
 
 A *pack* is N runs (arms x seeds) that share one frozen model and advance in lock-step: one sampling
 call, one grading call, one backward. N = 1 is the everyday run.
