@@ -26,6 +26,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from projected_grpo.config import MiniConfig
 from projected_grpo.env.grading.grade import Submission
+from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.load import (
@@ -229,10 +230,13 @@ def reward(text: str) -> float:
     return zlib.crc32(text.encode()) % 8 / 8
 
 
-class Free:
+class Free(Grader):
     """Stands in for the grader."""
 
-    def grade(self, submissions: Sequence[Submission], labels: bool = False) -> list[Grade]:
+    def start(self, submissions: Iterable[Submission], *, labels: bool = True) -> None:
+        """Do nothing: it takes no time."""
+
+    def grade(self, submissions: Iterable[Submission], *, labels: bool = True) -> list[Grade]:
         """A grade each, of which only the reward differs."""
         some = Grade(
             passed=False, gt_correct=False, exploited=False, attempted=False, mechanism=None,
@@ -253,4 +257,4 @@ def free_session(
     )
     session, _ = prepare([cfg], stack, (), world)
     lm = replace(session.lm, eos_ids=frozenset())
-    return replace(session, lm=lm, grader=Free())  # pyright: ignore[reportArgumentType]
+    return replace(session, lm=lm, grader=Free())

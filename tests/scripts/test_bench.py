@@ -12,6 +12,10 @@ import benchmark
 import pytest
 import torch
 
+from projected_grpo.arms.advantages import grade_texts, start_grading
+from projected_grpo.arms.rows import Row
+from projected_grpo.env.problems.load import load_problems
+
 
 def test_ways_take_turns_after_a_round_that_warms_up() -> None:
     turns: list[str] = []
@@ -63,6 +67,14 @@ def test_every_benchmark_measures(name: str) -> None:
     found = script.measure(script.Arguments(**TINY[name]))
     json.dumps(found.figures)
     assert benchmark.table(found.rows).count("\n") == len(found.rows) + 1
+
+
+def test_the_free_grader_can_begin_early_as_a_run_asks() -> None:
+    free, problem = benchmark.Free(), load_problems("katas:test", 1)[0]
+    rows = [Row(problem, "student", [], [], True, [], text, run=0) for text in ("a", "b")]
+    start_grading(free, rows, labels=False)
+    grades = grade_texts(free, [(problem, row.text) for row in rows], labels=False)
+    assert [grade.reward for grade in grades] == [benchmark.reward("a"), benchmark.reward("b")]
 
 
 def test_the_grader_is_timed_on_answers_that_it_finds_correct() -> None:
