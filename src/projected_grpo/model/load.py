@@ -65,9 +65,9 @@ from projected_grpo.pairs.load import load_pairs
 TINY_RANDOM = "tiny-random"
 ORGANISM = "organism"
 ORGANISM_FOLDER = Path(__file__).with_name("organism")
+"""The small model that ships with the package; its card is README.md there."""
 ORGANISM_V = Path(__file__).with_name("organism_v.safetensors")
 """The organism's hack directions as preset mini has them (scripts/organism/ship_v.py)."""
-"""The small model that ships with the package; its card is README.md there."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The names that `--dtype` takes."""
 OWN_CODE = {"trust_remote_code": False}

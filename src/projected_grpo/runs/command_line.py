@@ -24,26 +24,6 @@ from projected_grpo.env.names import nearest
 
 T = TypeVar("T")
 
-SIDES, EDGE = "│ ", "╭╮╰╯─- "
-"""What tyro draws boxes of, where the terminal has such characters and where it has not."""
-
-A, SAYS = r"^Error parsing (\S+): ", r"\1 "
-IN_OUR_WORDS = {
-    r"^Error parsing __tyro-dummy-inner__\.": "--",
-    A + "could not convert string to float: ": SAYS + "is a number, not ",
-    A + r"invalid literal for int\(\) with base 10: ": SAYS + "is a whole number, not ",
-    A + "Could not find valid parse for arguments: ": SAYS + "cannot be read from ",
-    "^Error parsing ": "",
-    r"^Missing value for argument '(\S+)'\. Expected (\d+) values?": SAYS
-    + r"takes \2, and has none",
-    r"^invalid choice (\S+) for argument '(\S+)'\. Expected one of \((.*)\)": (
-        r"\2 cannot be \1: there are \3"
-    ),
-}
-"""How the parser begins a complaint -> how this package does."""
-
-T = TypeVar("T")
-
 SIDES, EDGE = "│| ", "╭╮╰╯─+- "
 """What tyro draws boxes of, where the terminal has such characters and where it has not."""
 
@@ -61,9 +41,6 @@ IN_OUR_WORDS = {
     ),
 }
 """How the parser begins a complaint -> how this package does."""
-
-BOX = "│╭╮╰╯─ "
-"""What tyro draws around a complaint."""
 
 
 def parse(
