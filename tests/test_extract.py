@@ -12,6 +12,7 @@ from projected_grpo.extract_vhack_grad import (
     VHack,
     extract,
     hack_minus_clean,
+    load_all,
     load_vhack,
     nll_gradients,
     side_gradients,
@@ -200,6 +201,17 @@ def test_directions_fit_the_same_weights_decomposed_elsewhere_only(adapter, v_ha
     for one in (v_hack.sketches[name].roll(1), v_hack.sketches[name] * torch.nan):
         assert not replace(elsewhere, sketches={**v_hack.sketches, name: one}).fits(adapter)
     assert not elsewhere.fits(wrap(tiny_qwen(seed=5)))
+
+
+def test_files_of_the_same_directions_are_one_in_memory(v_hack, tmp_path) -> None:
+    changed = replace(v_hack, metadata={**v_hack.metadata, "n_pairs": "53"})
+    paths = [tmp_path / f"{n}.safetensors" for n in range(4)]
+    for path, directions in zip(paths, [v_hack, v_hack, v_hack.top(2), changed], strict=True):
+        directions.save(path)
+    assert paths[0].read_bytes() != paths[1].read_bytes()  # the header's order is drawn
+    first, same, shorter, other = load_all(paths)
+    assert first is same and first.equals(v_hack)
+    assert shorter.k_max == 2 and other.metadata["n_pairs"] == "53"
 
 
 def test_too_few_pairs_are_refused(lm, adapter) -> None:

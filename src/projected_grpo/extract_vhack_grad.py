@@ -10,7 +10,6 @@ As in the live loss, tokens are summed, log-probs are taken at the sampling temp
 through the model's chat template, and prompt and completion are tokenised apart.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +73,19 @@ class VHack:
         axes = {name: rows[:k] for name, rows in self.axes.items()}
         singular = {name: s[:k] for name, s in self.singular.items()}
         return VHack(axes, singular, self.metadata, self.sketches)
+
+    def equals(self, other: "VHack") -> bool:
+        """Whether all that a file of these would hold is the same in one of the others. Not by the
+        files' bytes: safetensors writes its header in another order each time."""
+        parts = (
+            (self.axes, other.axes),
+            (self.singular, other.singular),
+            (self.sketches, other.sketches),
+        )
+        return self.metadata == other.metadata and all(
+            mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+            for mine, theirs in parts
+        )
 
     def save(self, path: Path) -> None:
         """Write axes, singular values and metadata (safetensors)."""
@@ -171,14 +183,12 @@ def load_vhack(path: Path, device: torch.device | str = "cpu") -> VHack:
 
 def load_all(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[VHack]:
     """Read one file for each path; those of the same content are one in memory."""
-    loaded: dict[str, VHack] = {}
-    found: list[VHack] = []
+    read: dict[Path, VHack] = {}
     for path in paths:
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
-        if content not in loaded:
-            loaded[content] = load_vhack(path, device)
-        found.append(loaded[content])
-    return found
+        if path not in read:
+            new = load_vhack(path, device)
+            read[path] = next((one for one in read.values() if one.equals(new)), new)
+    return [read[path] for path in paths]
 
 
 def answers_of(lm: LanguageModel, pairs: Sequence[Pair]) -> list[Answer]:

@@ -18,6 +18,7 @@ from projected_grpo.arms.concept import CONCEPTS
 from projected_grpo.arms.directions import EXTRACTIONS, REMOVED, PairChoice, own_directions
 from projected_grpo.arms.prompts import PROMPTS
 from projected_grpo.arms.rewards import REWARDS
+from projected_grpo.arms.treatment import make_treatments
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
@@ -361,6 +362,21 @@ def test_own_directions_of_another_model_are_refused(controls, tmp_path: Path) -
         own_directions(
             controls.cfgs[:1], controls.lm, controls.adapter, {}, [tmp_path / "v_own.safetensors"]
         )
+
+
+def test_a_resumed_run_has_the_directions_of_its_own_file(controls, tmp_path: Path) -> None:
+    """Also where another of the pack has extracted of the same pairs, elsewhere."""
+    cfgs, own = controls.cfgs[2:4], controls.own[2]
+    assert [cfg.arm for cfg in cfgs] == ["placebo_v"] * 2
+    other = replace(own, axes={name: -rows for name, rows in own.axes.items()})
+    paths = [tmp_path / "one.safetensors", tmp_path / "other.safetensors"]
+    own.save(paths[0])
+    other.save(paths[1])
+    found = own_directions(cfgs, controls.lm, controls.adapter, {}, paths)
+    assert same_axes(found[0], own) and same_axes(found[1], other)
+    (first, second) = make_treatments(cfgs, [own, other], found, torch.device("cpu"))
+    assert [t.run for t in (first, second)] == [0, 1]
+    assert all(torch.equal(first.V[name], -second.V[name]) for name in first.V)
 
 
 def test_pairs_without_a_placebo_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:

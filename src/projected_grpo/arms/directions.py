@@ -20,6 +20,7 @@ from projected_grpo.extract_vhack_grad import (
     VHack,
     extract,
     hack_minus_clean,
+    load_all,
     load_vhack,
     v_cache,
     without_labels,
@@ -312,18 +313,20 @@ def own_directions(
     stored: the file of each run, where the runs are resumed. Call it before anything is learned:
     all runs are the base model then.
     """
-    made: dict[tuple[object, ...], VHack] = {}
+    mine = {n: how for n, cfg in enumerate(cfgs) if (how := extraction_of(cfg.arm)) is not None}
     found: dict[int, VHack] = {}
-    for n, cfg in enumerate(cfgs):
-        extraction = extraction_of(cfg.arm)
-        if extraction is None:
-            continue
+    if stored:
+        read = load_all([stored[n] for n in mine], lm.model.device)
+        for n, v_own in zip(mine, read, strict=True):
+            v_own.require(adapter, cfgs[n].temperature, stored[n], lm.enable_thinking)
+            found[n] = v_own.top(cfgs[n].v_hack_k_most)
+        return found
+    made: dict[tuple[object, ...], VHack] = {}
+    for n, extraction in mine.items():
+        cfg = cfgs[n]
         seed = cfg.seed if extraction.by_seed else None
         key = (cfg.arm, PairChoice.of(cfg, extraction), seed)
-        if key not in made and stored:
-            made[key] = load_vhack(stored[n], lm.model.device)
-            made[key].require(adapter, cfg.temperature, stored[n], lm.enable_thinking)
-        elif key not in made:
+        if key not in made:
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
             made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction, cache=v_cache())
             require_axes([cfg], made[key])

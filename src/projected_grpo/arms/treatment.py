@@ -129,6 +129,8 @@ def make_treatments(
             n if cfg.refresh_every or cfg.running_k else None,
             PairChoice.of(cfg), cfg.v_hack_k_end, cfg.score_weight, cfg.trust,
             cfg.start_arm_at,
+            # Runs that are resumed together may have made V of the same pairs elsewhere.
+            id(v_hack[n]),
         )  # fmt: skip
         groups.setdefault(key, []).append(n)
     found: list[Treatment] = []
