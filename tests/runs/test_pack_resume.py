@@ -1,5 +1,6 @@
 """A pack that is stopped goes on as a pack."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -75,3 +76,27 @@ def test_a_pack_goes_on_as_a_whole(pack: tuple[list[Config], list[Path]], tmp_pa
         shutil.rmtree(copies[n] / "checkpoints" / f"step_{step:06d}")
     with pytest.raises(InputError, match="1 of the 2 runs have no whole checkpoint of step 1"):
         go_on(cfgs[:2], copies[:2])
+
+
+def test_a_run_without_a_checkpoint_takes_no_steps_from_the_others(
+    pack: tuple[list[Config], list[Path]], tmp_path: Path
+) -> None:
+    cfgs, runs = pack
+    copies = stopped(runs[:2], tmp_path, 2)
+    for step in (1, 2):
+        shutil.rmtree(copies[1] / "checkpoints" / f"step_{step:06d}")
+    with pytest.raises(InputError, match="1 of the 2 runs have no checkpoint yet, the others have"):
+        go_on(cfgs[:2], copies)
+    assert rows_of(copies[0]) == rows_of(runs[0])
+
+
+def test_runs_of_two_commits_of_the_base_model_do_not_share_one(
+    pack: tuple[list[Config], list[Path]], tmp_path: Path
+) -> None:
+    cfgs, runs = pack
+    copies = stopped(runs[:2], tmp_path, 2)
+    for copy, commit in zip(copies, ("a" * 40, "b" * 40), strict=True):
+        record = json.loads((copy / "run.json").read_text())
+        (copy / "run.json").write_text(json.dumps({**record, "model_commit": commit}))
+    with pytest.raises(InputError, match=r"at revision a{12}, .* at b{12}: resume"):
+        go_on(cfgs[:2], copies)

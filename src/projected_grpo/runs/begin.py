@@ -41,12 +41,24 @@ def open_runs(
             stack.enter_context(run.locked())
             run.require_idle()
         cfgs = [resumed_config(cfg, run, named) for cfg, run in zip(cfgs, runs, strict=True)]
+        _require_one_base(cfgs, runs)
     elif world.first:
         require_writable(cfgs[0].out_dir)
     for cfg in cfgs:
         require_arms(cfg)
     load_reward(cfgs[0].reward)
     return cfgs, runs
+
+
+def _require_one_base(cfgs: Sequence[Config], runs: Sequence[RunDir]) -> None:
+    """Raises InputError where the runs' base models were loaded at several commits of the hub."""
+    commits = {run.base_revision(cfg): run for cfg, run in zip(cfgs, runs, strict=True)}
+    if len(commits) > 1:
+        (one, a), (other, b) = list(commits.items())[:2]
+        raise InputError(
+            f"{a.path} has its base model at revision {one[:12]}, {b.path} at {other[:12]}: "
+            "resume them one by one"
+        )
 
 
 def restore(s: Session, runs: Sequence[RunDir], stack: ExitStack) -> tuple[Session, int, list[int]]:
@@ -83,9 +95,15 @@ def _needed(s: Session, n: int) -> list[str]:
 
 
 def _newest_in_common(s: Session, runs: Sequence[RunDir]) -> list[Checkpoint]:
-    """A checkpoint of each run, all of one step; none where a run has none yet. Raises InputError
+    """A checkpoint of each run, all of one step; none where no run has any yet. Raises InputError
     where there is no such step."""
     found = [run.newest_checkpoint(_needed(s, n)) for n, run in enumerate(runs)]
+    none = sum(one is None for one in found)
+    if 0 < none < len(runs):  # to begin again would take from the others what they have
+        raise InputError(
+            f"{none} of the {len(runs)} runs have no checkpoint yet, the others have: resume them "
+            "one by one"
+        )
     step = min(one.step if one else 0 for one in found)
     whole: list[Checkpoint] = []
     for n, (run, one) in enumerate(zip(runs, found, strict=True)):
