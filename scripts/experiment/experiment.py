@@ -4,10 +4,11 @@
 
 Runs lie in OUT/runs, rows in OUT/<base>_<plan>.jsonl.gz. The same command again goes on where the
 last one ended: runs that are finished are not run again, those not yet evaluated (or not as is
-asked now) are evaluated. A pack that was stopped starts anew. Rows are written after each pack, and
-when the command is stopped: those of all runs that were ever asked for of the plan in OUT, which
-OUT/<base>_<plan>.asked.jsonl lists, be it with other seeds or another --only. headline.py
-makes tables of them. Two commands at once need two OUTs.
+asked now) are evaluated. Those that were stopped go on from their newest checkpoint, and begin
+again where they have none. Rows are written after each pack, and when the command is stopped: those
+of all runs that were ever asked for of the plan in OUT, which OUT/<base>_<plan>.asked.jsonl lists,
+be it with other seeds or another --only. headline.py makes tables of them. Two commands at once
+need two OUTs.
 """
 
 import gc

@@ -50,6 +50,12 @@ def test_pairs_beside_a_file_of_directions_have_an_effect_where_something_else_i
     assert not idle("--v-hack=v", "--pairs=katas", beside)
 
 
+def test_a_screen_of_a_share_is_not_calibrated_on_pairs(tmp_path: Path) -> None:
+    screened = ("--arm=projected", f"--v-hack={tmp_path}", "--pairs=framing", "--screen=row")
+    assert not idle(*screened, "--screen-fpr=0.1")
+    assert set(idle(*screened, "--screen-share=0.25")) == {"pairs"}
+
+
 def test_a_sweep_may_give_all_cells_what_acts_in_one_that_is_given_it() -> None:
     cells = [
         (train_settings(["smoke", f"--arm={arm}", *flags]), named_settings(flags))

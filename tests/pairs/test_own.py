@@ -124,7 +124,10 @@ def test_a_policy_without_clean_answers_keeps_the_first_pairs(tmp_path: Path) ->
             PairChoice.of(own): load_pairs("builtin"),
             PairChoice.of(own, EXTRACTIONS["placebo_pairs"]): load_pairs("placebo"),
         }
-        assert renew_own_pairs(replace(s, cfgs=[own], pair_sets=first), 0, 2) == first
+        placebo = replace(own, arm="placebo_v")
+        assert renew_own_pairs(replace(s, cfgs=[placebo], pair_sets=first), 0, 2) == first
+        only = renew_own_pairs(replace(s, cfgs=[own], pair_sets=first), 0, 2)
+        assert list(only) == [PairChoice.of(own)]  # nothing is said of what the arm does not use
 
 
 @pytest.mark.slow

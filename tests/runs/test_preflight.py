@@ -1,5 +1,6 @@
 """What is found before torch is imported, and what a run would be."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from projected_grpo.config import PRESETS, MiniConfig, SmokeConfig, stored_confi
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.command_line import parse
 from projected_grpo.runs.commands import PART_OF_A_SWEEP, ExtractConfig, named_settings
-from projected_grpo.runs.plan import plan
+from projected_grpo.runs.plan import memory, plan
 from projected_grpo.runs.preflight import finished_already, require_extractable, require_startable
 from projected_grpo.runs.sweep.command import extraction
 from projected_grpo.runs.sweep.job import job_environment
@@ -111,3 +112,9 @@ def test_the_extraction_of_a_sweep_is_a_command_that_extract_vhack_takes(
     asked = parse(ExtractConfig, words, "extract-vhack")
     require_extractable(asked, named_settings(words))
     assert asked.model == PRESETS[name]().model
+
+
+def test_a_model_of_which_only_the_config_is_here_has_no_known_memory(tmp_path: Path) -> None:
+    config = {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert memory(SmokeConfig(model=str(tmp_path)), 1).startswith("not known")

@@ -79,7 +79,8 @@ def _uses_pairs(cfg: Config) -> bool:
     return (
         (cfg.v_hack is None and cfg.measure == "v")
         or bool(cfg.refresh_every)
-        or cfg.screen != "none"  # calibrated on the pairs' clean answers
+        # calibrated on the pairs' clean answers
+        or (cfg.screen != "none" and not cfg.screen_share)
         or any(arm.extraction or arm.concept for arm in arms)
     )
 

@@ -67,6 +67,8 @@ def memory(cfg: Config, n_runs: int) -> str:
         numbers = sum(n for file in folder.glob("*.safetensors") for n in tensor_sizes(file))
         width = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
     except (OSError, ValueError, KeyError, struct.error):
+        numbers = width = 0
+    if not numbers:  # the hub's cache may have config.json alone
         return "not known before the model is loaded: the start of the run says how much"
     size = BYTES[cfg.dtype]
     most = n_runs * cfg.prompts_per_step * cfg.student_rows_most * (cfg.max_prompt + cfg.max_new)

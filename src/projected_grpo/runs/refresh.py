@@ -93,7 +93,8 @@ def renew_own_pairs(s: Session, n: int, step: int) -> PairSets:
         )
         return pairs_of(s.cfgs, rows, s.grader)
 
-    found = dict(s.world.lead(draw))
+    used = {PairChoice.of(cfg), PairChoice.of(cfg, extraction_of(cfg.arm))}
+    found = {choice: pairs for choice, pairs in s.world.lead(draw).items() if choice in used}
     for choice, pairs in found.items():
         if len(pairs) < cfg.v_hack_k_most:
             logger.warning(
