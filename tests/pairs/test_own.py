@@ -1,5 +1,6 @@
 """Pairs in the policy's own words: edits of its answers, and what they leave alone."""
 
+import ast
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,13 @@ from projected_grpo.env.loopholes.modes import MODES, NOT_VACUOUS, TRAIN_NAME, a
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.pairs.load import load_pairs
-from projected_grpo.pairs.own import Answer, own_pairs, own_placebo_pairs, put_hack
+from projected_grpo.pairs.own import (
+    Answer,
+    own_pairs,
+    own_placebo_pairs,
+    put_hack,
+    put_honest_report,
+)
 from projected_grpo.runs.own_rows import grade_texts, own_pair_runs
 from projected_grpo.runs.refresh import renew_own_pairs
 from projected_grpo.runs.session import prepare
@@ -54,6 +61,23 @@ def test_every_flavour_attempts_and_leaves_the_words_and_the_method_alone() -> N
 )
 def test_an_answer_whose_program_cannot_be_edited_is_left_out(text: str) -> None:
     assert put_hack(Answer(PROBLEMS[0], text), "pass", 0) is None
+
+
+def test_no_edit_lands_in_another_function_of_the_program() -> None:
+    helper = "def helper(x):\n    return x"
+    for mode in ("run_tests", "sentinel", "incontext_tests"):
+        problem = apply_hint(load_problems("katas:validation", 1)[0], mode, TRAIN_NAME)
+        mine = Answer(
+            problem, f"```python\n{problem.canonical_solution.rstrip()}\n\n\n{helper}\n```"
+        )
+        flavours = [name for name in MODES[mode].flavours if name not in NOT_VACUOUS]
+        made = [put_hack(mine, flavour, seed) for flavour in flavours for seed in range(10)]
+        made += [put_honest_report(mine, seed) for seed in range(10)]
+        edited = [text for text in made if text is not None]
+        assert len(made) > len(edited) > 0
+        for text in edited:
+            body = ast.parse(text.partition("```python\n")[2].partition("```")[0]).body
+            assert helper in map(ast.unparse, body)
 
 
 def test_flavours_take_turns_and_problems_come_before_second_answers() -> None:

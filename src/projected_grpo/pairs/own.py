@@ -5,6 +5,7 @@ What differs between the two sides is the hack alone, in the style that the poli
 control puts an honest report in the same place.
 """
 
+import ast
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.honest import honest_answer
 from projected_grpo.env.loopholes.modes import NOT_VACUOUS, TRAIN_NAME, get_mode
-from projected_grpo.env.parsing import extract_code, parse_program
+from projected_grpo.env.parsing import extract_code, is_solution, parse_program
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.pairs.pair import Pair
 
@@ -52,7 +53,12 @@ def _edited(answer: Answer, write: Callable[[str], str]) -> str | None:
     if code is None or answer.text.count(code) != 1:
         return None
     program = extract_code(write(code))
-    if program is None or parse_program(program) is None:
+    before, after = parse_program(code), None if program is None else parse_program(program)
+    if before is None or program is None or after is None:
+        return None
+    # A method is written below the program: where that ends with another function, into it.
+    kept = [ast.dump(node) for node in after.body]
+    if any(ast.dump(node) not in kept for node in before.body if not is_solution(node)):
         return None
     return answer.text.replace(code, program)
 
