@@ -121,7 +121,7 @@ def train_main(argv: Sequence[str] | None = None) -> None:
         from projected_grpo.train import train_runs
 
         paths = train_runs(cfg.runs(), named, bar=True)
-        if len(paths) > 1 and place_of(os.environ).first:
+        if len(paths) > 1:  # a pack, which is one process
             from projected_grpo.report.outcome import tell_outcome
 
             print(f"\n{tell_outcome(paths)}")
