@@ -124,7 +124,9 @@ def train_main(argv: Sequence[str] | None = None) -> None:
         if len(paths) > 1:  # a pack, which is one process
             from projected_grpo.report.outcome import tell_outcome
 
-            print(f"\n{tell_outcome(paths)}")
+            print()
+            for line in tell_outcome(paths):
+                print(line)
 
     sys.exit(say_and_exit(work, place=lambda: place_of(os.environ)))
 

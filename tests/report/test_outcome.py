@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from projected_grpo.env.errors import InputError
 from projected_grpo.report import outcome as ends
 from projected_grpo.report.outcome import outcome, tell_outcome
 from projected_grpo.report.results import Run, named
@@ -61,7 +62,22 @@ def test_the_picture_lies_in_the_first_runs_directory(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(DATA / "finished", run)
-    said = tell_outcome([run])
-    assert str(run / "pack.png") in said and (run / "pack.png").read_bytes()[1:4] == b"PNG"
+    sentence, where = tell_outcome([run])
+    assert sentence.startswith("Steps 2-6: projected hacks in 0.0 %") and where.endswith(
+        str(run / "pack.png")
+    )
+    assert (run / "pack.png").read_bytes()[1:4] == b"PNG"
     monkeypatch.setattr(ends, "find_spec", lambda name: None)
-    assert "install projected_grpo[report]" in tell_outcome([run])
+    assert [*tell_outcome([run])][1].endswith("install projected_grpo[report].")
+
+
+def test_a_picture_that_cannot_be_written_is_a_sentence_after_what_was_shown(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(DATA / "finished", run)
+    (run / "pack.png").mkdir()
+    lines = tell_outcome([run])
+    assert next(lines).startswith("Steps 2-6: ")
+    with pytest.raises(InputError, match=f"cannot write to {run}"):
+        next(lines)

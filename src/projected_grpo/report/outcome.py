@@ -1,6 +1,6 @@
 """How a pack ends: one sentence of what its runs showed, and a picture of attempts and hacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,18 +15,17 @@ PICTURE = "pack.png"
 """In the first run's directory: beside the runs it would be taken for one of `runs/*`."""
 
 
-def tell_outcome(paths: Sequence[Path]) -> str:
-    """What a finished pack showed, and where its picture is; draws that. The directories of its
-    runs -> two lines. Raises InputError where the picture cannot be written."""
+def tell_outcome(paths: Sequence[Path]) -> Iterator[str]:
+    """What a finished pack showed, then where its picture is, which is drawn meanwhile: two lines,
+    of the directories of its runs. Raises InputError where the picture cannot be written."""
     arms = named([Run(run_record(path), read_steps(path / "steps.jsonl")) for path in paths])
-    target = paths[0] / PICTURE
+    yield outcome(arms)
     if find_spec("matplotlib") is None:
-        where = "No picture: matplotlib is missing, install projected_grpo[report]."
-    else:
-        with writing(paths[0]):
-            draw(arms, target)
-        where = f"Attempted and hack by step: {target}"
-    return f"{outcome(arms)}\n{where}"
+        yield "No picture: matplotlib is missing, install projected_grpo[report]."
+        return
+    with writing(paths[0]):
+        draw(arms, paths[0] / PICTURE)
+    yield f"Attempted and hack by step: {paths[0] / PICTURE}"
 
 
 def outcome(arms: Mapping[str, Sequence[Run]]) -> str:
