@@ -90,6 +90,10 @@ figures:
     uv run python scripts/experiment/draw_dynamics.py docs/results/organism_first_build
     uv run python scripts/experiment/draw_dynamics.py docs/results/smollm2
 
+# Run the README's commands one after another in a fresh copy. (5 minutes on two busy cores)
+readme:
+    uv run python scripts/readme_commands.py
+
 # Record the golden smoke run anew; only when its rows are meant to change.
 golden:
     uv run python scripts/golden.py

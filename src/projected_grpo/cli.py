@@ -120,7 +120,13 @@ def train_main(argv: Sequence[str] | None = None) -> None:
             return
         from projected_grpo.train import train_runs
 
-        train_runs(cfg.runs(), named, bar=True)
+        paths = train_runs(cfg.runs(), named, bar=True)
+        if len(paths) > 1:  # a pack, which is one process
+            from projected_grpo.report.outcome import tell_outcome
+
+            print()
+            for line in tell_outcome(paths):
+                print(line)
 
     sys.exit(say_and_exit(work, place=lambda: place_of(os.environ)))
 

@@ -19,6 +19,7 @@ from projected_grpo.arms.directions import EXTRACTIONS, REMOVED, PairChoice, own
 from projected_grpo.arms.prompts import PROMPTS
 from projected_grpo.arms.rewards import REWARDS
 from projected_grpo.arms.treatment import make_treatments
+from projected_grpo.cli import train_main
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import hack_minus_clean, without_labels
@@ -166,14 +167,15 @@ def test_a_new_entry_of_the_table_is_all_that_an_arm_needs(
     with pytest.raises(SystemExit):
         train_settings(["smoke", "--help"])
     assert "projected_quietly" in capsys.readouterr().out
-    cfg = train_settings(
-        ["smoke", "--arms", "vanilla", "projected_quietly", "--steps=1", "--no-labels"]
-    )
-    runs = train_runs(
-        replace(
-            cfg, out_dir=tmp_path / "runs", problems=SHORT.problems, max_new=SHORT.max_new
-        ).runs()
-    )
+    words = ["smoke", "--arms", "vanilla", "projected_quietly", "--steps=1", "--no-labels"]
+    words += [f"--problems={SHORT.problems}", f"--max-new={SHORT.max_new}"]
+    with pytest.raises(SystemExit) as ended:
+        train_main([*words, f"--out-dir={tmp_path / 'runs'}"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    runs = sorted((tmp_path / "runs").iterdir(), key=lambda run: "vanilla" not in run.name)
+    # a pack ends with what it showed, and a picture of it
+    assert "Steps 1-1: vanilla hacks in " in said and f"by step: {runs[0] / 'pack.png'}" in said
     assert rows_of(runs[1])[0]["removed_frac"] > 0
     report(ReportConfig(runs=tuple(runs), out=tmp_path / "report"))
     assert "projected_quietly" in (tmp_path / "report" / "index.html").read_text()

@@ -83,7 +83,7 @@ def test_commands_of_the_docs_are_not_refused() -> None:
         for command in re.findall(
             rf"(?:uv run|projected_grpo) train ((?:{'|'.join(PRESETS)}) [^`&|#<$\n]*)", text
         ):
-            words = shlex.split(command)
+            words = [word for word in shlex.split(command) if word != "--dry-run"]
             files = ("--teacher-pool", "--config")  # of the reader's
             cfg = train_settings([word for word in words if not word.startswith(files)])
             require_effect([(cfg, named_settings(words) - {"teacher_pool"})])

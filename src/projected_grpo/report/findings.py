@@ -25,6 +25,7 @@ RULE = (
     "within 10 points where two one-sided 5 % tests say so. No correction is made for the number "
     "of comparisons."
 )
+ONE_SEED = "one seed gives no interval"
 MARGIN = 0.10
 """Of docs/spec.md: a solve rate that stays within it is kept."""
 FEW = 3
@@ -73,7 +74,7 @@ def judged(one: Comparison, caution: str) -> tuple[str, str]:
     if hack.n and not np.nansum(one.of_reference("hack_s")):
         return NOTHING, f"{one.reference} itself never hacked in these steps"
     if hack.n < 2:
-        return UNDECIDED, "one seed gives no interval" if hack.n else ""
+        return UNDECIDED, ONE_SEED if hack.n else ""
     if not has_interval(hack):
         return UNDECIDED, "no spread between the seeds, so no interval"
     return SAME, ""
