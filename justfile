@@ -20,7 +20,7 @@ smoke-projected:
 test *args:
     uv run pytest {{args}}
 
-# The slow tests, of which CI runs three only. (half an hour on two cores)
+# The slow tests, of which CI runs four only. (half an hour on two cores)
 test-slow *args:
     uv run pytest -n 2 -rs -m slow {{args}}
 

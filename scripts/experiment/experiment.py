@@ -42,7 +42,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.runs.adapters import adapter_of
-from projected_grpo.runs.checkpoints import folders_of
+from projected_grpo.runs.checkpoints import folders_of, step_of
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
 from projected_grpo.runs.session import grader_of
@@ -386,7 +386,7 @@ def go_on(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> list[l
     for cfg in pack:
         runs = there.get(cfg.identity(), ())
         folders = folders_of(RunDir(runs[0]).checkpoints) if runs else []
-        step = int(folders[0].name.removeprefix("step_")) if folders else 0
+        step = step_of(folders[0]) if folders else 0
         parts.setdefault(step, []).append(replace(cfg, resume=runs[0]) if step else cfg)
     return [parts[step] for step in sorted(parts, reverse=True)]
 

@@ -81,8 +81,8 @@ def folders_of(checkpoints: Path, until: int | None = None) -> list[Path]:
     """The folders of a run's checkpoints up to step `until`, the newest first; what has another
     name is none."""
     found = [path for path in checkpoints.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
-    ours = (p for p in found if p.is_dir() and (until is None or _step_of(p) <= until))
-    return sorted(ours, key=_step_of, reverse=True)
+    ours = (p for p in found if p.is_dir() and (until is None or step_of(p) <= until))
+    return sorted(ours, key=step_of, reverse=True)
 
 
 def rotate(checkpoints: Path, run: Path, keep: int) -> None:
@@ -138,12 +138,13 @@ def read_checkpoint(folder: Path, run: Path, needed: Iterable[str]) -> Checkpoin
         raise Damage(f"{Path(str(error.filename)).name}: {error.strerror}") from error
     except (TypeError, ValueError) as error:
         raise Damage(f"{STATE} is damaged: {error}") from error
-    if step != _step_of(folder):
+    if step != step_of(folder):
         raise Damage(f"{STATE} is of step {step}")
     return Checkpoint(folder, step, num_tokens, sizes)
 
 
-def _step_of(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint's folder is named by."""
     return int(folder.name.removeprefix("step_"))
 
 

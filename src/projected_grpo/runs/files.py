@@ -26,13 +26,16 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
+def _nearest_there(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
+
+
 def require_writable(out_dir: Path) -> None:
     """Raises InputError where no run directory could be made in a folder, which need not be there
     yet: found now, not after minutes of loading."""
     try:
-        nearest = next(
-            folder for folder in (out_dir, *out_dir.absolute().parents) if folder.exists()
-        )
+        nearest = _nearest_there(out_dir)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         raise InputError(
             f"cannot make a run directory in {out_dir}: {error.strerror or error}"
@@ -56,7 +59,7 @@ def require_writable(out_dir: Path) -> None:
 
 def require_folder(path: Path, flag: str) -> None:
     """Raises InputError where a path cannot be a folder, as a file is in its way."""
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    there = _nearest_there(path)
     if not there.is_dir():
         raise InputError(f"{flag}={path} is no folder: {there} is a file")
 
@@ -87,7 +90,7 @@ def require_new(path: Path) -> None:
     before the work whose outcome goes there."""
     if path.exists():
         raise InputError(f"{path} is there already: name another with --out, or move it away")
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    nearest = _nearest_there(path)
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise InputError(f"cannot write {path}: {nearest} is not a folder that can be written to")
 

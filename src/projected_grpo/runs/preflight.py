@@ -6,7 +6,6 @@ Whatever only the model knows (its axes, how long prompts are) is checked when i
 
 import json
 from collections.abc import Collection, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from loguru import logger
@@ -26,15 +25,10 @@ from projected_grpo.runs.commands import DistillConfig, ExtractConfig
 from projected_grpo.runs.files import require_folder, require_writable
 from projected_grpo.runs.status import is_finished, read_settings, require_run, resumed_settings
 from projected_grpo.runs.teacher_pool import TEMPLATES
+from projected_grpo.runs.trackers import require_package
 
 SHIPPED = ("organism", "tiny-random")
 """Models that are part of the package."""
-PACKAGES = {
-    ("track", "tensorboard"): ("tensorboard", "track"),
-    ("track", "wandb"): ("wandb", "track"),
-    ("track", "trackio"): ("trackio", "track"),
-}
-"""A setting and its value -> the package that it needs, and the extra that brings it."""
 LARGE_LR = 100
 """Times the preset's learning rate: with more a run is likely to be lost."""
 
@@ -54,7 +48,8 @@ def require_startable(cfgs: Sequence[Config], named: Collection[str] = ()) -> No
     require_writable(cfg.out_dir)
     if cfg.svd_cache is not None:
         require_folder(cfg.svd_cache, "--svd-cache")
-    require_packages(cfg)
+    if cfg.track != "none":
+        require_package(cfg.track)
     require_problems(cfg.problems)
     for mode in (*cfg.mode.split(","), *cfg.known_modes, *cfg.pair_modes):
         get_mode(mode)
@@ -108,15 +103,6 @@ def require_distillable(cfg: DistillConfig, named: Collection[str] = ()) -> None
         require_problems(cfg.problems)
     for mode in cfg.mode.split(",") if cfg.mode else ():
         get_mode(mode)
-
-
-def require_packages(cfg: Config) -> None:
-    """Raises InputError for a package that the settings ask for and that is not installed."""
-    for (setting, value), (package, extra) in PACKAGES.items():
-        if getattr(cfg, setting) == value and find_spec(package) is None:
-            raise InputError(
-                f"--{setting}={value} needs {package}: install projected_grpo[{extra}]"
-            )
 
 
 def require_problems(source: str) -> None:
@@ -176,13 +162,7 @@ def require_pairs_for(cfgs: Sequence[Config]) -> None:
     for pairs, flavours, modes, k in sorted(asked):
         if pairs in KATAS and not flavours and not modes:
             continue  # all of them are there, and more than anybody asks for; made in a second
-        if pairs not in (*SETS, *KATAS) and not Path(pairs).exists():
-            near = nearest(pairs, (*SETS, *KATAS, OWN))
-            said = (
-                f"did you mean {near}?" if near else f"there are {', '.join((*SETS, *KATAS, OWN))}"
-            )
-            raise InputError(f"there are no pairs {pairs}, neither a set nor a .toml file: {said}")
-        n = len(load_pairs(pairs, flavours or None, modes or None))
+        n = len(_load(pairs, flavours, modes))
         if n < k and any(cfg.measure == "v" for cfg in cfgs):
             raise ConfigError(
                 f"--v-hack-k={k} asks for more axes than the {n} pairs give that are taken of "

@@ -72,7 +72,12 @@ def calibrate_all(s: Session) -> Session:
         for n in wanted
     }
     start = {n: Calibration(0.0, texts[n]) for n in wanted}
-    return calibrate(replace(s, calibrations=start), wanted)
+    known = {
+        n: known_flavours(s.cfgs[n], s.pair_sets)
+        for n in screened_runs(s.cfgs)
+        if SCORES[s.cfgs[n].screen_score].of == "text"
+    }
+    return calibrate(replace(s, calibrations=start, known_flavours=known), wanted)
 
 
 def calibrate(s: Session, runs: Collection[int]) -> Session:
@@ -116,10 +121,9 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
     """
     acting = screened_runs(s.cfgs, step)
     every = [row for group in groups for row in group if row.run in acting]
-    by_text = [n for n in acting if SCORES[s.cfgs[n].screen_score].of == "text"]
-    for n in by_text:
-        flag_known([r for r in every if r.run == n], known_flavours(s.cfgs[n], s.pair_sets))
-    acting = [n for n in acting if n not in by_text]
+    for n in [n for n in acting if n in s.known_flavours]:
+        flag_known([r for r in every if r.run == n], s.known_flavours[n])
+    acting = [n for n in acting if n not in s.known_flavours]
     rows = [row for row in every if row.run in acting]
     texts, runs = [(row.prompt, row.ids) for row in rows], [row.run for row in rows]
     directions = screen_directions(s.treatments, len(s.cfgs)) if acting else {}

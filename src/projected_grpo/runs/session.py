@@ -1,7 +1,7 @@
 """What a run needs and does not change while it runs: read, checked and loaded before anything is
 written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -87,6 +87,9 @@ class Session:
     plain_prompts: Mapping[int, list[int]]  # problem id -> token ids, as no arm has changed it
     own_rows: Mapping[int, list[OwnRow]]  # of runs that screen: by the untrained policy
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)  # of runs that screen
+    known_flavours: Mapping[int, Collection[tuple[str, str | None]]] = field(
+        default_factory=dict
+    )  # (mode, flavour) of the hacks that a run's screen by text knows
     world: World = ALONE
 
     @property

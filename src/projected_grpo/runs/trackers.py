@@ -141,6 +141,15 @@ def numbers(row: Mapping[str, Value]) -> dict[str, float]:
     return found
 
 
+def require_package(name: str) -> None:
+    """Raises InputError where the package of a tracker is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise InputError(
+            f"--track={name} needs the package {name}: install projected_grpo[track], or leave "
+            "--track out"
+        )
+
+
 class Trackers:
     """One tracker for all runs of a pack, or none. Raises InputError where it cannot be used."""
 
@@ -149,11 +158,7 @@ class Trackers:
         self._opened: dict[Path, Tracker] = {}
         if name == "none":
             return
-        if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"--track={name} needs the package {name}: install projected_grpo[track], or leave "
-                "--track out"
-            )
+        require_package(name)
         if name in CHECKS:
             CHECKS[name]()
 

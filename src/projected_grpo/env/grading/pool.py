@@ -90,21 +90,26 @@ class Grader:
 
     def start(self, submissions: Iterable[Submission], *, labels: bool = True) -> None:
         """Begin to grade these while the caller does something else; `grade` waits for them."""
+        self._begin(list(submissions), labels)
+
+    def _begin(self, given: Sequence[Submission], labels: bool) -> list[_Key]:
+        """Hand the workers what is neither graded nor begun; the key of each."""
         if self._pool is None:
             raise RuntimeError("use Grader as a context manager: `with Grader(...) as grader:`")
-        given = list(submissions)
         for submission in given:
             mode = get_mode(submission.mode)
             check_variant(mode.channel_name, submission.function_name)
             if not submission.problem.cases:
                 raise InputError(f"problem {submission.problem.id} has no hidden tests")
-        new = {self._key(submission, labels): submission for submission in given}
+        wanted = [self._key(submission, labels) for submission in given]
+        new = dict(zip(wanted, given, strict=True))
         todo = [(k, s) for k, s in new.items() if k not in self._grades and k not in self._begun]
         size = max(1, min(LARGEST_SHARE, len(todo) // (4 * self.workers)))
         for at in range(0, len(todo), size):
             keys, some = zip(*todo[at : at + size], strict=True)
             share = self._pool.submit(self._grade_share, some, labels)
             self._begun |= {key: (share, number) for number, key in enumerate(keys)}
+        return wanted
 
     def grade(self, submissions: Iterable[Submission], *, labels: bool = True) -> list[Grade]:
         """Grades in the order of `submissions`. Never hangs: every program has hard limits.
@@ -113,9 +118,7 @@ class Grader:
         them); everything else comes out the same, and `label` is None. (A fault of ours in one of
         those programs is then not met either.)
         """
-        given = list(submissions)
-        self.start(given, labels=labels)
-        keys = [self._key(submission, labels) for submission in given]
+        keys = self._begin(list(submissions), labels)
         new: dict[_Key, Grade] = {}
         for key in dict.fromkeys(keys):
             if key in self._begun:
