@@ -152,6 +152,7 @@ class SVDLinear(nn.Module):
         self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
+        self.row_scale: Tensor | None = None  # S + row_delta (B, 1, r), kept for many tokens
         self.measure: Callable[..., None] | None = None  # set by Adapter.token_pull
         self.kept: Tensor | None = None  # (B, T), set by Adapter.leave_out
         self.direct = False  # set by Adapter.train_directly
@@ -219,6 +220,12 @@ class SVDLinear(nn.Module):
         if row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
         rows = self.shape.rows_of(x, len(row_delta))  # (B, T, d_in)
+        if not torch.is_grad_enabled():
+            scale = self.row_scale
+            if scale is None or row_delta is not self.row_delta:
+                scale = self.row_scale = (self.S + row_delta)[:, None]
+            h = (rows @ self.Vh.T).mul_(scale)  # in place: one kernel, rounded once
+            return F.linear(h, self.U, self.bias).reshape(*x.shape[:-1], -1)
         y = factored_linear(
             rows, row_delta, self.S, self.bias, self.U, self.Vh, self.measure, self.kept
         )
@@ -285,12 +292,12 @@ class AntiPaSTO(Adapter):
         for name, module in self.modules.items():
             total = module.total[run_of_row]
             leaves[name] = (torch.zeros_like(total) if at_base else total).requires_grad_()
-            module.row_delta = leaves[name]
+            module.row_delta, module.row_scale = leaves[name], None
         try:
             yield leaves
         finally:
             for module in self.modules.values():
-                module.row_delta = None
+                module.row_delta = module.row_scale = None
 
     @property
     def layers(self) -> dict[str, SVDLinear]:

@@ -136,7 +136,9 @@ def test_draw_truncates(overrides: dict, allowed: set[int]) -> None:
     assert torch.allclose(logp, logits.gather(1, tokens[:, None])[:, 0], atol=1e-6)  # whole softmax
 
 
-def test_truncation_is_that_of_a_stable_sort() -> None:
+@pytest.mark.parametrize("chunk", [2, 3, 64])
+def test_truncation_is_that_of_a_stable_sort(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("projected_grpo.model.sampling.CHUNK", chunk)
     g = torch.Generator().manual_seed(0)
     for case in range(300):
         top_k, top_p = (0, 1, 3, 7, 50)[case % 5], (1.0, 0.9, 0.5, 0.01)[case % 4]
