@@ -25,7 +25,7 @@ from benchmark import SHAPES, VOCABULARY, Result, in_words, interleaved, ratio, 
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from projected_grpo.model.loss import LOGITS_CHUNK, _TokenLogprobs
+from projected_grpo.model.loss import _TokenLogprobs, logits_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Arguments(benchmark.Arguments):
     tokens: int = 128
     """Completion tokens a row."""
     temperature: float = 0.7
-    logits_chunk: int = LOGITS_CHUNK
+    logits_chunk: int = logits_at_once(torch.device("cpu"))
     """Most logits at a time of the chunked way."""
     rounds: int = 3
 

@@ -224,7 +224,7 @@ BASES = {
     "small": Base(
         preset=SmallConfig,
         settings={"steps": 60},
-        on_gpu={"micro_batch_tokens": 32768, "sampling_tokens": 600_000},
+        on_gpu={"micro_batch_tokens": 32768, "sampling_tokens": 1_500_000},
     ),
     "smollm2": Base(
         preset=FastConfig,

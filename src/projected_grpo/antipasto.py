@@ -63,14 +63,14 @@ class _FactoredLinear(torch.autograd.Function):
         h = x @ Vh.T
         ctx.save_for_backward(h, scale, U, Vh)
         ctx.measure, ctx.kept = measure, kept
-        return F.linear((h * scale).to(x.dtype), U, bias)
+        return F.linear(_times(h, scale), U, bias)
 
     @staticmethod
     def backward(ctx, *grads):
         (dy,) = grads
         h, scale, U, Vh = ctx.saved_tensors
         P = dy @ U  # (B, T, r)
-        dx = (P * scale).to(dy.dtype) @ Vh if ctx.needs_input_grad[0] else None
+        dx = _times(P, scale) @ Vh if ctx.needs_input_grad[0] else None
         by_token = _token_gradient(P, h)
         gradient = by_token.sum(1)
         if ctx.measure is not None:
@@ -78,6 +78,11 @@ class _FactoredLinear(torch.autograd.Function):
         if ctx.kept is not None:
             gradient = (by_token * ctx.kept[..., None]).sum(1)
         return dx, gradient, None, None, None, None, None, None
+
+
+def _times(h: Tensor, scale: Tensor) -> Tensor:
+    """h * scale rounded once to h's dtype, without the exact product in memory."""
+    return torch.mul(h, scale, out=torch.empty_like(h))
 
 
 def factored_linear(
@@ -108,8 +113,7 @@ def delta_weight(U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
 
 def _token_gradient(P: Tensor, Q: Tensor) -> Tensor:
     """P * Q, (B, T, r), in float32 or better: what each token adds to its sequence's gradient."""
-    exact = torch.promote_types(P.dtype, torch.float32)
-    return P.to(exact) * Q.to(exact)
+    return P.to(torch.promote_types(P.dtype, torch.float32)) * Q
 
 
 def fingerprint_of(digests: Mapping[str, str]) -> str:

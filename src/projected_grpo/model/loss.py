@@ -109,18 +109,21 @@ class _TokenLogprobs(torch.autograd.Function):
         return (grads[0][:, None] * slope).to(slope.dtype), None, None, None, None
 
 
-LOGITS_CHUNK = 2**24
-"""Logits in memory at once (64 MiB in float32)."""
+def logits_at_once(device: torch.device) -> int:
+    """Logits in memory at once: 64 MiB of them in float32; on a GPU, which such small products
+    leave idle, 256 MiB."""
+    return 2**24 if device.type == "cpu" else 2**26
 
 
 def completion_logprobs(
-    model: PreTrainedModel, batch: TokenBatch, temperature: float, logits_chunk: int = LOGITS_CHUNK
+    model: PreTrainedModel, batch: TokenBatch, temperature: float, logits_chunk: int = 0
 ) -> Tensor:
     """log p(token) of every completion token at the sampling temperature, (B, C) float32 or better.
 
     Zero beyond a row's own completion. top_p and top_k are not part of it: the distribution that is
     differentiated is the whole softmax. The head must be a frozen Linear without bias or
-    soft-capping (`model.load` checks it); at most `logits_chunk` logits exist at a time.
+    soft-capping (`model.load` checks it); at most `logits_chunk` logits exist at a time, 0 being as
+    many as suit the device.
     """
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear)  # `model.load` has seen to it
@@ -135,7 +138,7 @@ def completion_logprobs(
         head.weight,
         batch.input_ids[row, place],
         temperature,
-        max(1, logits_chunk // head.weight.shape[0]),
+        max(1, (logits_chunk or logits_at_once(hidden.device)) // head.weight.shape[0]),
     )
     return torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).index_put(
         (row, column), logp

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from projected_grpo.config import Config
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel, checkpoint_layers
-from projected_grpo.model.loss import LOGITS_CHUNK, collate, completion_logprobs, tokens_at_once
+from projected_grpo.model.loss import collate, completion_logprobs, logits_at_once, tokens_at_once
 
 PROBE = 64
 """Tokens of the shorter probe."""
@@ -76,7 +76,9 @@ def estimate_memory(
         checkpoint_layers(lm.model, False)
         kept += TRANSIENT * trained * kept_per_token(lm, adapter) / layers
         checkpoint_layers(lm.model, True)
-    logits = 3 * 4 * min(LOGITS_CHUNK, trained * len(lm.tokenizer))  # three in float32
+    logits = (
+        3 * 4 * min(logits_at_once(lm.model.device), trained * len(lm.tokenizer))
+    )  # three in float32
     # Of a factored module the dense W stays in the CPU's memory, for merging.
     aside = [weight for weight in adapter.aside if weight.device == lm.model.device]
     return MemoryEstimate(
