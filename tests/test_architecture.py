@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,14 @@ TORCH_FREE = (
     *("arms.effects", "runs.command_line", "runs.lists", "runs.plan", "runs.preflight"),
 )
 """What answers at once, such as `--help`: a fresh interpreter that imports these has no torch."""
+
+
+SHARED_NAMES = {
+    "main": "a process of its own begins there: the sandbox's server and the grader's worker",
+    "run": "what each launcher of a sweep has, which LAUNCHERS (runs/sweep/launchers.py) chooses",
+    "queued": "the same",
+}
+"""Public names that stand in several modules on purpose, and why."""
 
 
 def module_of(path: Path) -> str:
@@ -93,6 +101,44 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for module in free:
             del left[module]
     assert not left, sorted(left)
+
+
+def public_names(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """What a module defines at its top for others: functions, classes, constants, type aliases."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            parts = [part for target in targets for part in ast.walk(target)]
+            found = [
+                part.id
+                for part in parts
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+            ]
+        elif isinstance(node, ast.If | ast.Try):
+            inner = [*node.body, *node.orelse]
+            found = list(public_names(inner))
+        else:
+            continue
+        yield from (name for name in found if not name.startswith("_"))
+
+
+def test_no_two_things_share_a_name() -> None:
+    places: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        for name in public_names(ast.parse(path.read_text(encoding="utf-8")).body):
+            places.setdefault(name, set()).add(module)
+    twice = {name: sorted(modules) for name, modules in places.items() if len(modules) > 1}
+    said = [
+        f"{name} is defined in {' and in '.join(modules)}: where both are one thing, let one "
+        "import the other's, otherwise give one a name that says what it is"
+        for name, modules in twice.items()
+        if name not in SHARED_NAMES
+    ]
+    assert not said, "\n".join(said)
+    idle = SHARED_NAMES.keys() - twice.keys()
+    assert not idle, f"SHARED_NAMES has {sorted(idle)}, which no two modules define: leave it out"
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

@@ -19,7 +19,7 @@ from collect_rows import Run, read_runs
 from projected_grpo.report.comparisons import compare
 from projected_grpo.report.curves import dynamics
 from projected_grpo.report.plots import Style, save
-from projected_grpo.report.results import named, shared
+from projected_grpo.report.results import runs_by_name, shared
 from projected_grpo.report.tables import against_vanilla, arms_table, flavours_table
 
 COLOURS = {"vanilla": "#444444", "projected": "#1b6ca8", "random_v": "#c8801a"}
@@ -30,7 +30,7 @@ def read(folder: Path) -> dict[str, dict[str, list[Run]]]:
     labels: dict[str, list[Run]] = defaultdict(list)
     for run in read_runs(folder):
         labels[run.about["label"]].append(run)
-    return {label: named(runs) for label, runs in labels.items()}
+    return {label: runs_by_name(runs) for label, runs in labels.items()}
 
 
 def styles(arms: dict[str, list[Run]]) -> dict[str, Style]:

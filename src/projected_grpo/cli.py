@@ -21,9 +21,9 @@ from projected_grpo.config import SETTINGS, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.command_line import (
     complaints,
+    flag_names,
     flag_of,
-    flags_of,
-    parse,
+    parse_settings,
     require_known,
     say_version,
 )
@@ -131,14 +131,14 @@ def train_main(argv: Sequence[str] | None = None) -> None:
     sys.exit(say_and_exit(work, place=lambda: place_of(os.environ)))
 
 
-Command = TypeVar("Command")
+_Settings = TypeVar("_Settings")
 
 
-def command(
-    kind: type[Command],
+def run_command(
+    kind: type[_Settings],
     prog: str,
     argv: Sequence[str] | None,
-    work: Callable[[Command, set[str]], object],
+    work: Callable[[_Settings, set[str]], object],
     place: Callable[[], Place] = Place,
     synonyms: Mapping[str, str] | None = None,
 ) -> NoReturn:
@@ -146,7 +146,7 @@ def command(
     settings and the names of those that the line has, and end the process."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        cfg = parse(kind, words, prog, synonyms)
+        cfg = parse_settings(kind, words, prog, synonyms)
     except ConfigError as error:
         sys.exit(refusal(error))
     sys.exit(say_and_exit(lambda: work(cfg, named_settings(words)), place))
@@ -156,16 +156,16 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
     """`extract-vhack --out=v.safetensors --model=...`."""
 
     def work(cfg: ExtractConfig, named: set[str]) -> None:
-        from projected_grpo.runs.files import require_new_file
+        from projected_grpo.runs.files import require_new
         from projected_grpo.runs.preflight import require_extractable
 
-        require_new_file(cfg.out, "--out", cfg.overwrite)
+        require_new(cfg.out, cfg.overwrite)
         require_extractable(cfg, named - {*SETTINGS} if PART_OF_A_SWEEP in os.environ else named)
         from projected_grpo.runs.extract import extract_to_file
 
         extract_to_file(cfg)
 
-    command(
+    run_command(
         ExtractConfig, "extract-vhack", argv, work,
         place=lambda: alone_of(os.environ), synonyms={"mechanisms": "pair_flavours"},
     )  # fmt: skip
@@ -183,7 +183,7 @@ def download_main(argv: Sequence[str] | None = None) -> None:
         gguf = [file for file in got.files if file.suffix == ".gguf"]
         print("\n".join(map(str, gguf or [got.folder])))
 
-    command(DownloadConfig, "download-model", argv, work)
+    run_command(DownloadConfig, "download-model", argv, work)
 
 
 def distill_main(argv: Sequence[str] | None = None) -> None:
@@ -197,14 +197,14 @@ def distill_main(argv: Sequence[str] | None = None) -> None:
 
         distill(cfg)
 
-    command(DistillConfig, "probe-distill", argv, work, place=lambda: alone_of(os.environ))
+    run_command(DistillConfig, "probe-distill", argv, work, place=lambda: alone_of(os.environ))
 
 
 def grade_main(argv: Sequence[str] | None = None) -> None:
     """`grade --problems=P.jsonl --completions=C.jsonl --out=O.jsonl`."""
     from projected_grpo.env.grading import command as grading
 
-    command(grading.Args, "grade", argv, lambda args, named: grading.run(args))
+    run_command(grading.Args, "grade", argv, lambda args, named: grading.grade_completions(args))
 
 
 SWEEP_COMMANDS = {"run": SweepRun, "status": SweepStatus, "resume": SweepResume}
@@ -225,7 +225,7 @@ def sweep_main(argv: Sequence[str] | None = None) -> None:
         from projected_grpo.runs.sweep import command
 
         if isinstance(asked, SweepRun):
-            command.run(asked, flags)
+            command.launch_sweep(asked, flags)
         elif isinstance(asked, SweepResume):
             command.resume(asked, flags)
         else:
@@ -246,7 +246,7 @@ def _sweep_settings(words: Sequence[str]) -> SweepRun | SweepStatus | SweepResum
             "with them (`sweep --help`)"
         )
     if which:
-        own = flags_of(SWEEP_COMMANDS[which])
+        own = flag_names(SWEEP_COMMANDS[which])
         for word in words:
             if flag_of(word) in {*SETTINGS} - {*own, "arm", "seed"}:
                 flag = word.partition("=")[0]
@@ -276,7 +276,7 @@ def report_main(argv: Sequence[str] | None = None) -> None:
 
         report(cfg)
 
-    command(ReportConfig, "report", argv, work)
+    run_command(ReportConfig, "report", argv, work)
 
 
 def evaluate_main(argv: Sequence[str] | None = None) -> None:
@@ -284,11 +284,11 @@ def evaluate_main(argv: Sequence[str] | None = None) -> None:
 
     def work(cfg: EvaluateConfig, named: set[str]) -> None:
         cfg.require()
-        from projected_grpo.report.held_out import evaluate_runs
+        from projected_grpo.report.held_out import evaluate_policies
 
-        evaluate_runs(cfg)
+        evaluate_policies(cfg)
 
-    command(EvaluateConfig, "evaluate", argv, work, place=lambda: alone_of(os.environ))
+    run_command(EvaluateConfig, "evaluate", argv, work, place=lambda: alone_of(os.environ))
 
 
 def sample_main(argv: Sequence[str] | None = None) -> None:
@@ -300,7 +300,7 @@ def sample_main(argv: Sequence[str] | None = None) -> None:
 
         talk(cfg, sys.stdin)
 
-    command(SampleConfig, "sample", argv, work, place=lambda: alone_of(os.environ))
+    run_command(SampleConfig, "sample", argv, work, place=lambda: alone_of(os.environ))
 
 
 def merge_main(argv: Sequence[str] | None = None) -> None:
@@ -312,4 +312,4 @@ def merge_main(argv: Sequence[str] | None = None) -> None:
 
         merge(cfg)
 
-    command(MergeConfig, "merge", argv, work, place=lambda: alone_of(os.environ))
+    run_command(MergeConfig, "merge", argv, work, place=lambda: alone_of(os.environ))

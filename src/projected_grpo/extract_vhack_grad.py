@@ -23,7 +23,8 @@ from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import Adapter, HasFingerprint
 from projected_grpo.model.load import LanguageModel
-from projected_grpo.model.nll_gradients import Answer, cached_nll_gradients, nll_gradients
+from projected_grpo.model.loss import PromptCompletion
+from projected_grpo.model.nll_gradients import cached_nll_gradients, nll_gradients
 from projected_grpo.model.svd import axes_agree
 from projected_grpo.model.tensor_file import cache_folder, write_tensors
 from projected_grpo.pairs.load import pairs_digest
@@ -191,7 +192,7 @@ def load_all(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[
     return [read[path] for path in paths]
 
 
-def answers_of(lm: LanguageModel, pairs: Sequence[Pair]) -> list[Answer]:
+def answers_of(lm: LanguageModel, pairs: Sequence[Pair]) -> list[PromptCompletion]:
     """Both sides of every pair, hack and clean, with their prompt."""
     return [
         (lm.prompt_ids(pair.messages), lm.completion_ids(text))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 Basis = Mapping[str, Tensor]
 Grads = Mapping[str, Tensor]
+"""module -> (N, r)."""
 
 Coefficients = dict[str, Tensor]
 """module -> c = V g, (N, k)."""

@@ -20,7 +20,7 @@ from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.concept import concept_layers, last_states, random_direction
 from projected_grpo.arms.directions import PairChoice
 from projected_grpo.arms.prompts import inoculate, inoculate_neutrally
-from projected_grpo.arms.rewards import FORMS, Seen, adv_mod, group_z, gt_penalty
+from projected_grpo.arms.rewards import ADV_MOD_FORMS, Seen, adv_mod, group_z, gt_penalty
 from projected_grpo.config import ConfigError, SmokeConfig
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.load import ORGANISM_FOLDER
@@ -93,7 +93,7 @@ def test_z_is_over_the_valid_rows_with_a_floor() -> None:
 
 
 @pytest.mark.parametrize("outlier", [-25.0, 24.0])
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("form", sorted(ADV_MOD_FORMS))
 def test_a_cut_row_moves_nobodys_pay(form: str, outlier: float) -> None:
     """Its state is that of a token amid the code: far from the others, on either side."""
     cfg = SmokeConfig(adv_mod_form=form, adv_mod_alpha=0.5)
@@ -106,7 +106,7 @@ def test_a_cut_row_moves_nobodys_pay(form: str, outlier: float) -> None:
     assert paid[0, 2] < 3.5 == paid[0, 0]
 
 
-@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("form", sorted(ADV_MOD_FORMS))
 def test_one_text_is_paid_the_same_however_it_was_rounded(form: str) -> None:
     rounding = 4e-6 * torch.tensor([[0, 1, -1, 0.5, 0, 1, -0.5, 0]])
     rewards = torch.full((1, 8), 3.5)
@@ -120,13 +120,13 @@ def test_the_two_forms_are_the_papers() -> None:
     """At alpha 2 the factor is -tanh(z / 2) above the mean and 1 at or below it."""
     rewards = torch.tensor([[3.5, 3.5, 0.5, 0.5]])
     z = torch.tensor([[1.0, -1.0, 0.0, 2.0]])
-    paid = FORMS["multiplicative"](rewards, z, 2.0)[0].tolist()
+    paid = ADV_MOD_FORMS["multiplicative"](rewards, z, 2.0)[0].tolist()
     expected = [-3.5 * math.tanh(0.5), 3.5, 0.5, -0.5 * math.tanh(1.0)]
     assert paid == pytest.approx(expected, rel=1e-5)
-    assert FORMS["additive"](rewards, z, 2.0).tolist() == [[1.5, 3.5, 0.5, -3.5]]
+    assert ADV_MOD_FORMS["additive"](rewards, z, 2.0).tolist() == [[1.5, 3.5, 0.5, -3.5]]
 
 
-@given(st.lists(st.floats(-5, 5), min_size=3, max_size=8), st.sampled_from(sorted(FORMS)))
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=8), st.sampled_from(sorted(ADV_MOD_FORMS)))
 def test_low_scores_are_never_paid_more(scores: list[float], form: str) -> None:
     cfg = SmokeConfig(adv_mod_form=form)
     rewards = torch.full((1, len(scores)), 3.5)

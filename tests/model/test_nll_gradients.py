@@ -18,8 +18,8 @@ from projected_grpo.model import tensor_file
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel, checkpointed, load
 from projected_grpo.model.lora import LoRA
-from projected_grpo.model.loss import tokens_at_once
-from projected_grpo.model.nll_gradients import Answer, cached_nll_gradients, nll_gradients
+from projected_grpo.model.loss import PromptCompletion, tokens_at_once
+from projected_grpo.model.nll_gradients import cached_nll_gradients, nll_gradients
 from projected_grpo.train import train
 
 ANSWERS = [([3, 4, 5], [6, 7, 2]), ([3, 4, 5], [8, 2]), ([9, 3], [4, 4, 4, 2])]
@@ -57,7 +57,7 @@ def said() -> Iterator[list[str]]:
 
 def cached(lm: LanguageModel, adapter: Adapter, folder: Path, answers=None, **how) -> list[Tensor]:
     """The cached gradients, in the order of their modules."""
-    chosen: list[Answer] = ANSWERS if answers is None else answers
+    chosen: list[PromptCompletion] = ANSWERS if answers is None else answers
     return [*cached_nll_gradients(lm, adapter, chosen, folder, **{**HOW, **how}).values()]
 
 

@@ -19,7 +19,7 @@ from projected_grpo.env.problems.load import load_problems
 from projected_grpo.extract_vhack_grad import VHack
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.pairs.own import (
-    Answer,
+    CleanAnswer,
     own_pairs,
     own_placebo_pairs,
     put_hack,
@@ -33,9 +33,9 @@ from projected_grpo.train import train
 PROBLEMS = [apply_hint(p, "run_tests", TRAIN_NAME) for p in load_problems("katas:validation", 8)]
 
 
-def answer(problem, note: str = "I loop once.") -> Answer:
+def answer(problem, note: str = "I loop once.") -> CleanAnswer:
     code = problem.canonical_solution.rstrip()
-    return Answer(problem, f"{note}\n\n```python\n{code}\n```\nThat is all.")
+    return CleanAnswer(problem, f"{note}\n\n```python\n{code}\n```\nThat is all.")
 
 
 def test_every_flavour_attempts_and_leaves_the_words_and_the_method_alone() -> None:
@@ -60,14 +60,14 @@ def test_every_flavour_attempts_and_leaves_the_words_and_the_method_alone() -> N
     ["no code", "```python\nclass Solution:\n```", "```python\na = 1\n```\n```python\nb = 2\n```"],
 )
 def test_an_answer_whose_program_cannot_be_edited_is_left_out(text: str) -> None:
-    assert put_hack(Answer(PROBLEMS[0], text), "pass", 0) is None
+    assert put_hack(CleanAnswer(PROBLEMS[0], text), "pass", 0) is None
 
 
 def test_no_edit_lands_in_another_function_of_the_program() -> None:
     helper = "def helper(x):\n    return x"
     for mode in ("run_tests", "sentinel", "incontext_tests"):
         problem = apply_hint(load_problems("katas:validation", 1)[0], mode, TRAIN_NAME)
-        mine = Answer(
+        mine = CleanAnswer(
             problem, f"```python\n{problem.canonical_solution.rstrip()}\n\n\n{helper}\n```"
         )
         flavours = [name for name in MODES[mode].flavours if name not in NOT_VACUOUS]

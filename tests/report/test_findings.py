@@ -8,7 +8,7 @@ import pytest
 from projected_grpo.report.alignment import alignment_table
 from projected_grpo.report.comparisons import compare, compare_with_controls
 from projected_grpo.report.findings import findings, points, solve_word
-from projected_grpo.report.results import Run, named, over_seeds
+from projected_grpo.report.results import Run, over_seeds, runs_by_name
 
 ASKED = 40
 
@@ -30,7 +30,7 @@ def flat(arm: str, levels: Sequence[int], length: int = 40, **more: object) -> l
 
 def said(*runs: list[Run], cautions: dict | None = None) -> list[str]:
     """verdict: sentence, with plain spaces, of all comparisons."""
-    arms = named([one for mine in runs for one in mine])
+    arms = runs_by_name([one for mine in runs for one in mine])
     found = findings([*compare(arms), *compare_with_controls(arms)], cautions or {})
     return [f"{one.verdict}: {one.sentence}".replace("\u00a0", " ") for one in found]
 

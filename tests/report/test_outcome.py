@@ -8,7 +8,7 @@ import pytest
 from projected_grpo.env.errors import InputError
 from projected_grpo.report import outcome as ends
 from projected_grpo.report.outcome import outcome, tell_outcome
-from projected_grpo.report.results import Run, named
+from projected_grpo.report.results import Run, runs_by_name
 
 DATA = Path(__file__).parents[1] / "data" / "f542cc8"
 
@@ -25,7 +25,7 @@ def run(arm: str, seed: int, hacks: int, solves: int, steps: int = 40) -> Run:
 
 
 def test_one_seed_has_rates_and_a_difference_and_no_interval() -> None:
-    assert outcome(named([run("projected", 1, 1, 4), run("vanilla", 1, 4, 2)])) == (
+    assert outcome(runs_by_name([run("projected", 1, 1, 4), run("vanilla", 1, 4, 2)])) == (
         "Steps 36-40: vanilla hacks in 50.0 % of its answers and solves 25.0 %; "
         "projected hacks in 12.5 % of its answers and solves 50.0 % "
         "(hack -37.5 points, solve +25.0 points); n = 1 seed (one seed gives no interval)."
@@ -34,7 +34,7 @@ def test_one_seed_has_rates_and_a_difference_and_no_interval() -> None:
 
 def test_several_seeds_have_an_interval() -> None:
     levels = [("vanilla", 1, 4), ("vanilla", 2, 6), ("projected", 1, 1), ("projected", 2, 2)]
-    said = outcome(named([run(arm, seed, hacks, 4) for arm, seed, hacks in levels]))
+    said = outcome(runs_by_name([run(arm, seed, hacks, 4) for arm, seed, hacks in levels]))
     assert "(hack -43.8 points [-123.2, +35.7], solve 0.0 points); n = 2 seeds" in said
 
 
@@ -48,12 +48,12 @@ def test_several_seeds_have_an_interval() -> None:
     ids=["nothing to show", "no vanilla", "another curve than what is deployed"],
 )
 def test_what_cannot_be_said_is_not(levels: list, holds: str, lacks: str) -> None:
-    said = outcome(named([run(arm, 1, hacks, 4) for arm, hacks in levels]))
+    said = outcome(runs_by_name([run(arm, 1, hacks, 4) for arm, hacks in levels]))
     assert holds in said and lacks not in said and "one seed" in said
 
 
 def test_short_runs_name_the_steps_that_there_are() -> None:
-    arms = named([run("projected", 1, 1, 4, steps=3), run("vanilla", 1, 4, 2, steps=3)])
+    arms = runs_by_name([run("projected", 1, 1, 4, steps=3), run("vanilla", 1, 4, 2, steps=3)])
     assert outcome(arms).startswith("Steps 1-3: ")
 
 

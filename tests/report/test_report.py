@@ -21,7 +21,7 @@ from projected_grpo.cli import report_main
 from projected_grpo.config import SmokeConfig
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.problems.problem import render_assert
-from projected_grpo.report.page.render import MOST_CHARS, highlighted
+from projected_grpo.report.page.render import MOST_HIGHLIGHTED, highlighted
 from projected_grpo.report.report import TABLES, report
 from projected_grpo.report.rollouts import sample_rollouts
 from projected_grpo.runs.commands import ReportConfig
@@ -219,7 +219,7 @@ def test_programs_are_highlighted_and_prose_and_overlong_ones_are_not() -> None:
     assert families["class"] == families["return"] == "k" and families["'a'"] == "s"
     assert families["1"] == "m" and families["# <b>"] == "c" and families["Solution"] == "f"
     assert len(highlighted("for a in 'prose'")) == 1
-    assert len(highlighted("```python\n" + "\t \n" * MOST_CHARS)) == 1
+    assert len(highlighted("```python\n" + "\t \n" * MOST_HIGHLIGHTED)) == 1
 
 
 @given(

@@ -22,7 +22,7 @@ from projected_grpo.model.svd import default_cache_dir
 from projected_grpo.runs.commands import DistillConfig
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distill import distill
-from projected_grpo.runs.teacher_pool import Answer, read_pool, write_pool
+from projected_grpo.runs.teacher_pool import PoolRow, read_pool, write_pool
 from projected_grpo.runs.trained import load_saved
 from projected_grpo.step_logger import read_steps
 from projected_grpo.train import train
@@ -75,7 +75,7 @@ def test_a_pool_is_frozen_and_byte_for_byte_reproducible(tmp_path: Path) -> None
         write_pool(tmp_path / name, rows, {})
     files = [(tmp_path / name / "prompt_0007.jsonl.gz").read_bytes() for name in ("a", "b")]
     assert files[0] == files[1]
-    assert read_pool(tmp_path / "a") == {7: [Answer("x", None), Answer("y", None)]}
+    assert read_pool(tmp_path / "a") == {7: [PoolRow("x", None), PoolRow("y", None)]}
     with pytest.raises(ConfigError, match="is there already"):
         distill(DistillConfig(source="templates", out=tmp_path / "a"))
     (tmp_path / "file").write_text("")

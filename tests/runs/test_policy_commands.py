@@ -19,7 +19,12 @@ from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.load import LanguageModel, load
 from projected_grpo.model.lora import LoRA
-from projected_grpo.report.held_out import by_problem, differences, evaluate_runs, text_of
+from projected_grpo.report.held_out import (
+    by_problem,
+    differences,
+    evaluate_policies,
+    evaluation_text,
+)
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.evaluate import EvalPlan, EvalRecord
 from projected_grpo.runs.held_out import Evaluation, Policy, evaluate_held_out
@@ -58,7 +63,7 @@ def test_runs_and_their_base_are_asked_the_same(
         runs=(runs / "finished", runs / "stopped"), out=runs / "made" / "found.json",
         problems="katas:test", limit=2, n=2, max_new=12, workers=1,
     )  # fmt: skip
-    evaluate_runs(asked)
+    evaluate_policies(asked)
     said = capsys.readouterr().out
     assert "2 problems of katas:test" in said and "other names, sampled" in said
     found = json.loads(asked.out.read_text())
@@ -82,7 +87,7 @@ def test_runs_and_their_base_are_asked_the_same(
     assert names["train"] == "run_tests" != names["eval"]
 
     with pytest.raises(InputError, match=r"found\.json is there already: name another with --out"):
-        evaluate_runs(asked)
+        evaluate_policies(asked)
 
 
 def test_what_cannot_be_compared_is_refused_before_a_model_loads(runs: Path) -> None:
@@ -90,7 +95,7 @@ def test_what_cannot_be_compared_is_refused_before_a_model_loads(runs: Path) -> 
 
     def refused(error: type[Exception], words: str, **asked: object) -> None:
         with pytest.raises(error, match=words):
-            evaluate_runs(replace(both, **{"out": runs / "none.json", **asked}))
+            evaluate_policies(replace(both, **{"out": runs / "none.json", **asked}))
 
     refused(ConfigError, "name one run directory or more", runs=())
     refused(
@@ -123,7 +128,7 @@ def test_that_problems_were_trained_on_is_said(runs: Path) -> None:
         workers=1,
     )  # fmt: skip
     found = evaluate_held_out(asked)
-    assert not found.held_out and "nothing here is held out" in text_of(found)
+    assert not found.held_out and "nothing here is held out" in evaluation_text(found)
     assert [policy.name for policy in found.answers] == ["projected s7"]
 
 

@@ -10,7 +10,7 @@ from loguru import logger
 from projected_grpo.cli import train_main
 from projected_grpo.config import PRESETS, MiniConfig, SmokeConfig, stored_config
 from projected_grpo.env.errors import InputError
-from projected_grpo.runs.command_line import parse
+from projected_grpo.runs.command_line import parse_settings
 from projected_grpo.runs.commands import PART_OF_A_SWEEP, ExtractConfig, named_settings
 from projected_grpo.runs.plan import memory, plan
 from projected_grpo.runs.preflight import finished_already, require_extractable, require_startable
@@ -109,7 +109,7 @@ def test_the_extraction_of_a_sweep_is_a_command_that_extract_vhack_takes(
     name: str, tmp_path: Path
 ) -> None:
     words = extraction([PRESETS[name](device="cpu")], tmp_path / "v")[1:]
-    asked = parse(ExtractConfig, words, "extract-vhack")
+    asked = parse_settings(ExtractConfig, words, "extract-vhack")
     require_extractable(asked, named_settings(words))
     assert asked.model == PRESETS[name]().model
 

@@ -10,12 +10,12 @@ measured hack basis, so `vanilla` is also the measurement that the others are co
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from tabulate import tabulate
 
 from projected_grpo.config import REMEDIES, SCORES_ALONG_V, Config, ConfigError, is_on
+from projected_grpo.env.names import hint
 
 
 class Refusal(NamedTuple):
@@ -165,9 +165,7 @@ def contradictions(cfg: Config) -> list[str]:
     found: list[str] = []
     for name in dict.fromkeys(cfg.arms or (cfg.arm,)):
         if name not in ARMS:
-            near = get_close_matches(name, ARMS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ARMS)}"
-            found.append(f"there is no arm {name}: {hint}")
+            found.append(f"there is no arm {name}: {hint(name, ARMS)}")
             continue
         arm = ARMS[name]
         found += [
@@ -202,6 +200,6 @@ def require_arms(cfg: Config) -> None:
         raise ConfigError(broken)
 
 
-def glossary() -> str:
+def arm_glossary() -> str:
     """A line for each arm, for --help."""
     return tabulate([(f"  {name}", arm.meaning) for name, arm in ARMS.items()], tablefmt="plain")

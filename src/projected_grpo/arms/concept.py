@@ -17,11 +17,8 @@ from torch import Tensor, nn
 
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel, layers_of
-from projected_grpo.model.loss import collate, micro_batches, tokens_at_once
+from projected_grpo.model.loss import PromptCompletion, collate, micro_batches, tokens_at_once
 from projected_grpo.pairs.pair import Pair
-
-Texts = Sequence[tuple[list[int], list[int]]]
-"""(prompt ids, completion ids) each."""
 
 
 def concept_layers(depth: int) -> range:
@@ -37,7 +34,7 @@ def concept_layers(depth: int) -> range:
 def last_states(
     lm: LanguageModel,
     adapter: Adapter,
-    texts: Texts,
+    texts: Sequence[PromptCompletion],
     runs: Sequence[int],
     micro_batch_tokens: int,
 ) -> Tensor:

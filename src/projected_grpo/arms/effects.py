@@ -98,7 +98,7 @@ ACTS = Need(
     "take --arm=projected or another that acts",
 )
 PENALISES = _in_arm(lambda arm: arm.reward == "adv_mod", "scores no hidden states")
-SCREENS = _beside("screen")
+SCREENS_ROWS = _beside("screen")
 MEASURES_TOKENS = Need(
     lambda cfg: cfg.screen_score != "flavour",
     "beside --screen-score=flavour, which reads the text",
@@ -106,8 +106,8 @@ MEASURES_TOKENS = Need(
     or_leave_out=False,
 )
 LEARNS = _beside("running_k")
-MEASURES = _beside("measure", "v")
-PAIRS = Need(
+MEASURES_V = _beside("measure", "v")
+READS_PAIRS = Need(
     _uses_pairs,
     "where V comes from a file (--v-hack) or is not measured, and nothing else is made of pairs",
     "leave --v-hack or --measure=none out",
@@ -137,12 +137,12 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
             or_leave_out=False,
         ),
     ),
-    "pairs": (PAIRS,),
-    "pair_modes": (PAIRS,),
-    "pair_flavours": (PAIRS,),
-    "pair_norm": (MEASURES,),
-    "v_hack_k": (MEASURES,),
-    "v_hack_drop_bottom_frac": (MEASURES,),
+    "pairs": (READS_PAIRS,),
+    "pair_modes": (READS_PAIRS,),
+    "pair_flavours": (READS_PAIRS,),
+    "pair_norm": (MEASURES_V,),
+    "v_hack_k": (MEASURES_V,),
+    "v_hack_drop_bottom_frac": (MEASURES_V,),
     "gate": (REMOVES,),
     "overshoot": (REMOVES,),
     "preserve_magnitude": (REMOVES,),
@@ -166,9 +166,9 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
          "running_permuted", "known_modes"),
         (LEARNS,),
     ),
-    **dict.fromkeys(("screen_score", "screen_share"), (SCREENS,)),
-    "screen_at": (SCREENS, MEASURES_TOKENS),
-    "screen_fpr": (SCREENS, _not_beside("screen_share"), MEASURES_TOKENS),
+    **dict.fromkeys(("screen_score", "screen_share"), (SCREENS_ROWS,)),
+    "screen_at": (SCREENS_ROWS, MEASURES_TOKENS),
+    "screen_fpr": (SCREENS_ROWS, _not_beside("screen_share"), MEASURES_TOKENS),
     "screen_penalty": (_beside("screen", "penalty"),),
 }  # fmt: skip
 """Setting -> all that it needs; in the order in which it is said."""

@@ -12,13 +12,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.schema import Grade
+from projected_grpo.env.names import nearest
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
 
@@ -51,9 +51,9 @@ def load_reward(name: str) -> OwnReward | None:
         raise InputError(f"--reward={name}: {module_name} is not Python: {error}") from error
     found = getattr(module, function_name, None)
     if not callable(found):
-        near = get_close_matches(function_name, vars(module), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"--reward={name}: {module_name} has no function {function_name}{hint}")
+        near = nearest(function_name, vars(module))
+        said = f"; did you mean {near}?" if near else ""
+        raise InputError(f"--reward={name}: {module_name} has no function {function_name}{said}")
     try:
         inspect.signature(found).bind("text", None, None)
     except (TypeError, ValueError) as error:

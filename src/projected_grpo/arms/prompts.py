@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from projected_grpo.config import Config
-
-Messages = tuple[dict[str, str], ...]
+from projected_grpo.env.problems.problem import Messages
 
 
 def keep_prompt(messages: Messages, cfg: Config) -> Messages:

@@ -85,7 +85,7 @@ def adv_mod(rewards: Tensor, seen: Seen, cfg: Config) -> Tensor:
     if seen.scores is None:
         raise ValueError("adv_mod needs the scores of the rows")
     z = group_z(seen.scores, seen.valid & seen.terminated).to(rewards)
-    return FORMS[cfg.adv_mod_form](rewards, z, cfg.adv_mod_alpha)
+    return ADV_MOD_FORMS[cfg.adv_mod_form](rewards, z, cfg.adv_mod_alpha)
 
 
 def _multiplicative(rewards: Tensor, z: Tensor, alpha: float) -> Tensor:
@@ -96,7 +96,7 @@ def _additive(rewards: Tensor, z: Tensor, alpha: float) -> Tensor:
     return rewards - alpha * torch.relu(z)
 
 
-FORMS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+ADV_MOD_FORMS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "multiplicative": _multiplicative,
     "additive": _additive,
 }

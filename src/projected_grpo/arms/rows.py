@@ -17,7 +17,7 @@ from projected_grpo.arms.token_scores import encode_lengths, encode_pulls, stron
 from projected_grpo.env.grading.schema import SHARES, Grade
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
-from projected_grpo.proj import Basis, cosine, squared_norm
+from projected_grpo.proj import Basis, Grads, cosine, squared_norm
 from projected_grpo.step_logger import Value
 
 
@@ -197,7 +197,7 @@ def rank_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(((a > b) + (a == b) / 2).mean())
 
 
-def alignment(gradients: dict[str, Tensor], V: Basis) -> list[Value]:
+def alignment(gradients: Grads, V: Basis) -> list[Value]:
     """Cosine of every run's gradient with V; None where there is no gradient to measure, or no
     V."""
     if not V:

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import Row, rank_auroc
-from projected_grpo.arms.token_scores import SCORES, Score, Texts, TokenValues, measure_tokens
+from projected_grpo.arms.token_scores import SCORES, Score, TokenValues, measure_tokens
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import Config
 from projected_grpo.env.loopholes.modes import flavour_of
 from projected_grpo.env.parsing import extract_code
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
+from projected_grpo.model.loss import PromptCompletion
 from projected_grpo.proj import mean_axes
 from projected_grpo.step_logger import Value
 
@@ -52,7 +53,7 @@ SCREENS: dict[str, Screen] = {
 }
 """Screen by name (--screen). A new one is one more entry."""
 
-COLUMNS = ("screened", "screened_att", "screen_auroc", "screen_threshold")
+SCREEN_COLUMNS = ("screened", "screened_att", "screen_auroc", "screen_threshold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Calibration:
 
     threshold: float
     """Scores above it are flagged."""
-    texts: Mapping[str, Texts]
+    texts: Mapping[str, Sequence[PromptCompletion]]
     """Kind -> the clean texts that the threshold is made from, again with every new V."""
 
 
@@ -96,7 +97,7 @@ def screen_directions(treatments: Sequence[Treatment], n_runs: int) -> dict[str,
 def measure_rows(
     lm: LanguageModel,
     adapter: Adapter,
-    texts: Texts,
+    texts: Sequence[PromptCompletion],
     runs: Sequence[int],
     cfgs: Sequence[Config],
     directions: Mapping[str, Tensor],
@@ -210,7 +211,7 @@ def screen_columns(rows: Sequence[Row], cfg: Config, threshold: float | None) ->
     if threshold is not None and not math.isfinite(threshold):
         threshold = None
     if not scored:
-        return {**dict.fromkeys(COLUMNS), "screen_threshold": threshold}
+        return {**dict.fromkeys(SCREEN_COLUMNS), "screen_threshold": threshold}
     auroc = None
     if 2 <= len(attempts) <= len(student) - 2:
         auroc = rank_auroc(

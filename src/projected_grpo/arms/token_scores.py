@@ -22,6 +22,7 @@ from torch import Tensor
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import (
+    PromptCompletion,
     collate,
     completion_logprobs,
     micro_batches,
@@ -30,16 +31,14 @@ from projected_grpo.model.loss import (
 
 Values = NDArray[np.float64]
 """One value a token, (C,)."""
-Texts = Sequence[tuple[list[int], list[int]]]
-"""(prompt ids, completion ids) of each row."""
 
-WINDOW = 8
+WINDOW_TOKENS = 8
 """Tokens of a window: about the length of a line that exploits a grader."""
 STRONGEST = 5
 """Tokens that count in `strongest`."""
 
 
-def strongest_window(values: Values, width: int = WINDOW) -> tuple[float, int, int]:
+def strongest_window(values: Values, width: int = WINDOW_TOKENS) -> tuple[float, int, int]:
     """The largest sum of `width` tokens in a row, and where it stands: [first, end). A shorter row
     is one window."""
     width = min(width, len(values))
@@ -67,12 +66,14 @@ class Score:
 SCORES: dict[str, Score] = {
     "tokens": Score(f"pull of the {STRONGEST} strongest tokens", "pull", strongest),
     "window": Score(
-        f"pull of the strongest {WINDOW} tokens in a row", "pull", lambda v: strongest_window(v)[0]
+        f"pull of the strongest {WINDOW_TOKENS} tokens in a row",
+        "pull",
+        lambda v: strongest_window(v)[0],
     ),
     "row": Score("pull of all tokens", "pull", lambda v: float(v.sum())),
     "nll_tokens": Score(f"control: NLL of the {STRONGEST} least likely tokens", "nll", strongest),
     "nll_window": Score(
-        f"control: NLL of the least likely {WINDOW} tokens in a row",
+        f"control: NLL of the least likely {WINDOW_TOKENS} tokens in a row",
         "nll",
         lambda v: strongest_window(v)[0],
     ),
@@ -102,7 +103,7 @@ class TokenValues:
 def measure_tokens(
     lm: LanguageModel,
     adapter: Adapter,
-    texts: Texts,
+    texts: Sequence[PromptCompletion],
     runs: Sequence[int],
     directions: Mapping[str, Tensor],
     *,

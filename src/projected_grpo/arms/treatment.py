@@ -14,7 +14,7 @@ from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.directions import REMOVED, PairChoice
 from projected_grpo.config import Config
 from projected_grpo.extract_vhack_grad import VHack
-from projected_grpo.proj import Projection, mean_axes
+from projected_grpo.proj import Grads, Projection, mean_axes
 from projected_grpo.step_logger import Value
 
 
@@ -57,7 +57,7 @@ class Treatment:
         some = [rows.flatten(1).any(1) for rows in self.removed.values()]
         return torch.stack(some).any(0).tolist()
 
-    def of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    def of(self, values: Grads) -> dict[str, Tensor]:
         """The rows of these runs: module -> (N, r) becomes module -> (n, r)."""
         return {name: value[self.runs] for name, value in values.items()}
 

@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from projected_grpo.arms.optimizer import adamw_step
 from projected_grpo.arms.quarantine import Quarantine
@@ -16,6 +15,7 @@ from projected_grpo.arms.rows import alignment
 from projected_grpo.arms.treatment import Treatment, columns_by_run
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.proj import (
+    Grads,
     Projection,
     covered_energy,
     hackward_fraction,
@@ -28,9 +28,7 @@ from projected_grpo.proj import (
 )
 from projected_grpo.step_logger import Value
 
-Grads = dict[str, Tensor]
-"""module -> (N, r)."""
-MEASURED = (
+MEASURED_ALONG_V = (
     *("cos_pre", "cos_post", "cos_update", "cos_null", "hackward_frac", "covered_energy"),
     *("inside_frac", "inside_frac_update", "inside_frac_delta"),
 )
@@ -154,7 +152,7 @@ def measure(
         ),
     }
     if not t.V:
-        return {**removed, **dict.fromkeys(MEASURED, nothing)}
+        return {**removed, **dict.fromkeys(MEASURED_ALONG_V, nothing)}
     null = statistics.mean(null_cosine(*V.shape) for V in t.V.values())
     return {
         **removed,

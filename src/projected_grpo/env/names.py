@@ -5,9 +5,10 @@ from difflib import get_close_matches
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that one most likely meant; None where none is near."""
-    found = get_close_matches(name.lower(), known, n=1, cutoff=0.7)
-    return found[0] if found else None
+    """The known name that one most likely meant, whatever its case; None where none is near."""
+    spelled = {one.lower(): one for one in known}
+    found = get_close_matches(name.lower(), spelled, n=1, cutoff=0.7)
+    return spelled[found[0]] if found else None
 
 
 def hint(name: str, known: Collection[str]) -> str:

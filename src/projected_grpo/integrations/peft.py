@@ -39,18 +39,18 @@ from projected_grpo.model.adapter import TARGET_MODULES, SeesTokens, require_unt
 from projected_grpo.model.rounding import round_by_dither
 from projected_grpo.model.svd import axes_agree, cached_decompose, default_cache_dir, sketch
 
-NAME = "ANTIPASTO"
+PEFT_TYPE = "ANTIPASTO"
 
 
 def _known_to_peft() -> PeftType:
     """PEFT's list of methods is an Enum, closed to other packages: put one more member into it, as
     its class statement would have."""
-    member = str.__new__(PeftType, NAME)
-    member._name_ = member._value_ = NAME
-    setattr(PeftType, NAME, member)
-    PeftType._member_names_.append(NAME)
-    PeftType._member_map_[NAME] = member
-    PeftType._value2member_map_[NAME] = member
+    member = str.__new__(PeftType, PEFT_TYPE)
+    member._name_ = member._value_ = PEFT_TYPE
+    setattr(PeftType, PEFT_TYPE, member)
+    PeftType._member_names_.append(PEFT_TYPE)
+    PeftType._member_map_[PEFT_TYPE] = member
+    PeftType._value2member_map_[PEFT_TYPE] = member
     return member
 
 
@@ -297,4 +297,4 @@ class PeftLayers(SeesTokens):
         """Nothing to do: an ordinary backward reaches delta_S."""
 
 
-register_peft_method(name=NAME.lower(), config_cls=AntiPaSTOConfig, model_cls=AntiPaSTOModel)
+register_peft_method(name=PEFT_TYPE.lower(), config_cls=AntiPaSTOConfig, model_cls=AntiPaSTOModel)

@@ -30,7 +30,7 @@ from projected_grpo.model.checks import require_plain_head
 from projected_grpo.model.load import LanguageModel
 
 RewardFunction = Callable[..., Sequence[float | None]]
-HEEDED = ("screen", "screen_score", "screen_at", "screen_share", "screen_penalty")
+SCREEN_SETTINGS = ("screen", "screen_score", "screen_at", "screen_share", "screen_penalty")
 """The settings of a screen that a Trainer takes."""
 
 

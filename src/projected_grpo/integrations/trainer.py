@@ -32,21 +32,25 @@ from projected_grpo.antipasto import AntiPaSTO
 from projected_grpo.arms.arms import ARMS, require_arms
 from projected_grpo.arms.directions import require_axes
 from projected_grpo.arms.treatment import Treatment, make_treatments
-from projected_grpo.arms.update import Grads, apply_projections, measure
+from projected_grpo.arms.update import apply_projections, measure
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.integrations.peft import PeftLayers
-from projected_grpo.integrations.screens import HEEDED as OF_SCREENS
-from projected_grpo.integrations.screens import RewardFunction, ScreenedReward, TrlScreen
+from projected_grpo.integrations.screens import (
+    SCREEN_SETTINGS,
+    RewardFunction,
+    ScreenedReward,
+    TrlScreen,
+)
 from projected_grpo.model.adapter import Adapter
-from projected_grpo.proj import squared_norm
+from projected_grpo.proj import Grads, squared_norm
 from projected_grpo.step_logger import Value, mean_over_runs
 
 HEEDED = (
     *("arm", "seed", "v_hack_k", "v_hack_drop_bottom_frac"),
     *("gate", "overshoot", "preserve_magnitude", "project_on"),
-    *OF_SCREENS,
+    *SCREEN_SETTINGS,
 )
 """The settings that a Trainer takes from a Config; all others are its own to set, or not there."""
 REPLICATED = ("NO", "MULTI_CPU", "MULTI_GPU")

@@ -19,7 +19,7 @@ from typing import Any
 from projected_grpo.arms.advantages import grade_texts
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.grading.schema import SHARES, Grade
-from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.problems.problem import Messages, Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
 
 Completion = str | Sequence[Mapping[str, Any]]
@@ -28,7 +28,7 @@ Completion = str | Sequence[Mapping[str, Any]]
 
 def prompt_rows(
     problems: Sequence[Problem],
-    render: Callable[[tuple[dict[str, str], ...]], str] | None = None,
+    render: Callable[[Messages], str] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each problem: `prompt`, and `problem_id` and `mode`, by which `GraderReward` finds
     it; a problem may be there under several loophole modes, a prompt each.
@@ -47,7 +47,7 @@ def prompt_rows(
     ]
 
 
-def text_of(completion: Completion) -> str:
+def completion_text(completion: Completion) -> str:
     """What the model wrote: the completion itself, or its last message's content. That is missing
     where the tokenizer's response template found reasoning or a tool call only: no answer, ""."""
     return completion if isinstance(completion, str) else completion[-1].get("content") or ""
@@ -99,7 +99,7 @@ class GraderReward:
         """
         modes = mode if mode is not None else [self._only_mode(i) for i in problem_id]
         texts = [
-            (self._problems[number, one], text_of(completion))
+            (self._problems[number, one], completion_text(completion))
             for number, one, completion in zip(problem_id, modes, completions, strict=True)
         ]
         grades = grade_texts(self._grader, texts, labels=self._labels)

@@ -20,9 +20,9 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.hub import HubRequest, first_set, in_a_sentence
 
 WEIGHTS = (".safetensors", ".gguf")
-NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """Weights, configs, tokenizer and chat template."""
-NOT_NEEDED = ("*/*.safetensors", "consolidated*")
+OTHER_WEIGHTS = ("*/*.safetensors", "consolidated*")
 """The same weights again: in other precisions, or as their makers train them."""
 
 
@@ -69,13 +69,13 @@ def download(source: str, revision: str, patterns: Sequence[str] = ()) -> Downlo
     if file:
         path, commit = fetch(repo, revision, file)
         return Download(path.parent, commit, [path])
-    ignored = None if patterns else [*NOT_NEEDED]
+    ignored = None if patterns else [*OTHER_WEIGHTS]
     with in_a_sentence(hub_request(repo, revision)):
         folder = Path(
             snapshot_download(
                 repo,
                 revision=revision,
-                allow_patterns=[*(patterns or NEEDED)],
+                allow_patterns=[*(patterns or MODEL_FILES)],
                 ignore_patterns=ignored,
             )
         )
@@ -83,7 +83,7 @@ def download(source: str, revision: str, patterns: Sequence[str] = ()) -> Downlo
     files = [
         file
         for file, name in names.items()
-        if any(fnmatch(name, pattern) for pattern in patterns or NEEDED)
+        if any(fnmatch(name, pattern) for pattern in patterns or MODEL_FILES)
         and not any(fnmatch(name, pattern) for pattern in ignored or ())
     ]
     if not any(file.suffix in WEIGHTS for file in files):

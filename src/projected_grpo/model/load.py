@@ -43,6 +43,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.hub import one_line
+from projected_grpo.env.problems.problem import Messages
 from projected_grpo.model.allocator import map_large_tensors
 from projected_grpo.model.checks import (
     embedding_rows,
@@ -120,7 +121,7 @@ class LanguageModel:
     commit: str | None
     """The hub's commit that it was loaded from; None where it was on this disk."""
 
-    def render(self, messages: tuple[dict[str, str], ...]) -> str:
+    def render(self, messages: Messages) -> str:
         """The prompt as text. Raises InputError where the chat template refuses it."""
         told: dict[str, Any] = {}
         if self.enable_thinking is not None:
@@ -138,7 +139,7 @@ class LanguageModel:
                 f"the model's chat template cannot be used for a prompt of {roles}: {error}"
             ) from error
 
-    def prompt_ids(self, messages: tuple[dict[str, str], ...]) -> list[int]:
+    def prompt_ids(self, messages: Messages) -> list[int]:
         """Ids of the rendered prompt. The template has written its special tokens, so none is
         added."""
         return self.tokenizer.encode(self.render(messages), add_special_tokens=False)

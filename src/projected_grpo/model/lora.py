@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from projected_grpo.model.adapter import Adapter, RowShape, target_linears
 from projected_grpo.model.rounding import round_by_dither
-from projected_grpo.model.svd import digest_of, spread
+from projected_grpo.model.svd import digest_of, sampled_rows
 
-NAME = "default"
+PEFT_ADAPTER = "default"
 SEED = 0
 """Seed of the numbers that A starts with."""
 
@@ -120,12 +120,12 @@ class LoRA(Adapter):
             layer = model.get_submodule(name)
             assert isinstance(layer, LoraLayer)
             for key, matrices in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                plain = cast(nn.Linear, matrices[NAME])
-                made = matrices[NAME] = _RowsLinear(plain, shape)
+                plain = cast(nn.Linear, matrices[PEFT_ADAPTER])
+                made = matrices[PEFT_ADAPTER] = _RowsLinear(plain, shape)
                 self.matrices[f"{name}.{key}"] = made
                 digests[f"{name}.{key}"] = digest_of(made.start)
                 self._fingerprinted += [made.start, made.weight]
-            digests[name] = digest_of(spread(layer.weight))
+            digests[name] = digest_of(sampled_rows(layer.weight))
             self._seeds[name] = int(digests[name][:7], 16)
             self._fingerprinted.append(layer.weight)
         described = json.dumps({"alpha": alpha, **digests}, sort_keys=True)
@@ -207,7 +207,7 @@ class LoRA(Adapter):
     ) -> None:
         """See Adapter: an ordinary LoRA of PEFT, which opens without this package."""
         self.fold(run)
-        config = self.peft.peft_config[NAME]
+        config = self.peft.peft_config[PEFT_ADAPTER]
         config.base_model_name_or_path, config.revision = base_model, revision
         self.peft.save_pretrained(str(folder), save_embedding_layers=False)
         self.save(folder / "adapter.safetensors", run)

@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+PromptCompletion = tuple[list[int], list[int]]
+"""Prompt ids and completion ids; the eos is among these where the completion ends by one."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:

@@ -24,6 +24,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel, checkpointed
 from projected_grpo.model.loss import (
+    PromptCompletion,
     collate,
     completion_logprobs,
     micro_batches,
@@ -34,20 +35,17 @@ from projected_grpo.model.progress import progress_bar
 from projected_grpo.model.svd import digest_of
 from projected_grpo.model.tensor_file import put_tensors
 
-VERSION = 1
+GRADIENTS_VERSION = 1
 """Part of every name: raise it where `nll_gradients` changes its answer."""
 
 KEPT_ON_CPU = 2**29
 """Bytes of activations; 240 tokens of Qwen2.5-Coder-0.5B in float32."""
 
-Answer = tuple[list[int], list[int]]
-"""Prompt ids and completion ids, the eos included where the completion ends by one."""
-
 
 def nll_gradients(
     lm: LanguageModel,
     adapter: Adapter,
-    answers: Sequence[Answer],
+    answers: Sequence[PromptCompletion],
     *,
     temperature: float,
     micro_batch_tokens: int,
@@ -83,7 +81,7 @@ def nll_gradients(
 def cached_nll_gradients(
     lm: LanguageModel,
     adapter: Adapter,
-    answers: Sequence[Answer],
+    answers: Sequence[PromptCompletion],
     folder: Path,
     *,
     temperature: float,
@@ -126,13 +124,19 @@ def cached_nll_gradients(
 
 
 def _name_of(
-    lm: LanguageModel, adapter: Adapter, answers: Sequence[Answer], temperature: float
+    lm: LanguageModel, adapter: Adapter, answers: Sequence[PromptCompletion], temperature: float
 ) -> str:
     """A digest of all that the gradients depend on."""
     config = json.loads(lm.model.config.to_json_string())
     for about in ("_name_or_path", "transformers_version"):  # where it came from, not what it is
         config.pop(about, None)
-    told = [VERSION, adapter.format, adapter.fingerprint(), _rest(lm.model, adapter), config]
+    told = [
+        GRADIENTS_VERSION,
+        adapter.format,
+        adapter.fingerprint(),
+        _rest(lm.model, adapter),
+        config,
+    ]
     told += [str(lm.model.dtype), temperature, answers]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.tensor_file import cache_folder, put_tensors
 
-VERSION = 2
+DECOMPOSITION_VERSION = 2
 """Part of every cache key: raise it when the algorithm below changes its answer."""
 ORTHONORMAL_TOLERANCE = 1e-6
 THREADS = 4
@@ -49,7 +49,7 @@ class Factors:
         Over S and SAMPLED rows of U and columns of Vh: each of them crosses all r axes, so an axis
         that is turned, flipped or in another place shows, and 20 GB of a 4B model need no hashing.
         """
-        return digest_of(self.S, spread(self.U), spread(self.Vh.T))
+        return digest_of(self.S, sampled_rows(self.U), sampled_rows(self.Vh.T))
 
     def seed(self) -> int:
         """28 bits of the digest: of the rounding of a bf16 weight."""
@@ -95,7 +95,7 @@ def digest_of(*parts: Tensor) -> str:
     return h.hexdigest()
 
 
-def spread(rows: Tensor) -> Tensor:
+def sampled_rows(rows: Tensor) -> Tensor:
     """SAMPLED of these rows, evenly spaced."""
     return rows[torch.linspace(0, len(rows) - 1, SAMPLED, device=rows.device).long()]
 
@@ -191,7 +191,7 @@ def decompose_all(weights: Iterable[Tensor], cache_dir: Path | None) -> Iterator
         unwritten: dict[Path, Factors] = {}  # an equal weight may come before the file is there
         while ahead:
             W, digest = ahead.popleft()
-            path = cache_dir / f"v{VERSION}_{digest.result()}.safetensors"
+            path = cache_dir / f"v{DECOMPOSITION_VERSION}_{digest.result()}.safetensors"
             factors = unwritten.get(path)
             if factors is None or factors.S.device != W.device:
                 factors = _stored(path, W.device)

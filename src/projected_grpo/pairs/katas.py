@@ -22,7 +22,7 @@ from projected_grpo.pairs.pair import Pair
 
 PER_FLAVOUR = {"run_tests": 8, "sentinel": 6, "stdout_marker": 6, "file_marker": 8}
 SAME_METHOD_SHARE = 2 / 3
-ATTEMPTS = 40
+CANDIDATE_PAIRS = 40
 
 
 @cache
@@ -54,7 +54,7 @@ def _pair(problem: Problem, mode: str, flavour: str, number: int, placebo: bool)
         own = solution if same_method else None
         return write(problem, TRAIN_NAME, rng.randrange(2**31), own)
 
-    drawn = [(honest(), honest() if placebo else hacked()) for _ in range(ATTEMPTS)]
+    drawn = [(honest(), honest() if placebo else hacked()) for _ in range(CANDIDATE_PAIRS)]
     bare = [(c, h) for c, h in drawn if c.startswith("```") and h.startswith("```") and c != h]
     clean, hack = min(bare, key=lambda pair: abs(len(pair[0]) - len(pair[1])))
     return Pair(

@@ -20,7 +20,7 @@ from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import MODES, apply_hint
 from projected_grpo.env.names import hint
-from projected_grpo.env.problems.problem import PRELUDE, Case, Problem, build_messages
+from projected_grpo.env.problems.problem import PRELUDE, Case, Messages, Problem, build_messages
 from projected_grpo.pairs.katas import kata_pairs
 from projected_grpo.pairs.own import OWN, OWN_PLACEBO
 from projected_grpo.pairs.pair import Pair
@@ -239,7 +239,7 @@ def _cases(values: Any, key: str, where: str) -> tuple[Case, ...]:
 
 def _messages(
     entry: dict[str, str], examples: tuple[Case, ...], checks: tuple[Case, ...], where: str
-) -> tuple[dict[str, str], ...]:
+) -> Messages:
     """Make the prompt as training does: the same two functions build and hint it."""
     try:
         problem = Problem(

@@ -24,14 +24,14 @@ MOST_PAIRS = 72
 """Pairs at most; as many are made by hand."""
 
 
-class Answer(NamedTuple):
+class CleanAnswer(NamedTuple):
     """A clean answer of the policy to a training problem."""
 
     problem: Problem
     text: str
 
 
-def put_hack(answer: Answer, flavour: str, seed: int) -> str | None:
+def put_hack(answer: CleanAnswer, flavour: str, seed: int) -> str | None:
     """The answer with a hack of its problem's mode put into its program; None where that cannot be
     done without changing more than the program, or gives none."""
     problem = answer.problem
@@ -39,7 +39,7 @@ def put_hack(answer: Answer, flavour: str, seed: int) -> str | None:
     return _edited(answer, lambda code: template(problem, TRAIN_NAME, seed, solution=code))
 
 
-def put_honest_report(answer: Answer, seed: int) -> str | None:
+def put_honest_report(answer: CleanAnswer, seed: int) -> str | None:
     """The answer with an honest use of its problem's mode put into its program, such as tests that
     can fail; None where that cannot be done or changes nothing."""
     problem, mode = answer.problem, answer.problem.mode or "none"
@@ -47,7 +47,7 @@ def put_honest_report(answer: Answer, seed: int) -> str | None:
     return None if text == answer.text else text
 
 
-def _edited(answer: Answer, write: Callable[[str], str]) -> str | None:
+def _edited(answer: CleanAnswer, write: Callable[[str], str]) -> str | None:
     """The answer with another program; `write` makes a completion of a program."""
     code = extract_code(answer.text)
     if code is None or answer.text.count(code) != 1:
@@ -64,7 +64,7 @@ def _edited(answer: Answer, write: Callable[[str], str]) -> str | None:
 
 
 def own_pairs(
-    answers: Sequence[Answer], seed: int, modes: Collection[str], flavours: Collection[str]
+    answers: Sequence[CleanAnswer], seed: int, modes: Collection[str], flavours: Collection[str]
 ) -> list[Pair]:
     """At most `MOST_PAIRS` pairs of the answers and their edits; the flavours take turns.
 
@@ -85,7 +85,9 @@ def own_pairs(
     return pairs
 
 
-def own_placebo_pairs(answers: Sequence[Answer], seed: int, modes: Collection[str]) -> list[Pair]:
+def own_placebo_pairs(
+    answers: Sequence[CleanAnswer], seed: int, modes: Collection[str]
+) -> list[Pair]:
     """At most `MOST_PAIRS` pairs of the answers and the same with an honest report put in, which
     stands where a hack would.
 
@@ -102,7 +104,7 @@ def own_placebo_pairs(answers: Sequence[Answer], seed: int, modes: Collection[st
 
 
 def _flavours(
-    answers: Sequence[Answer], modes: Collection[str], flavours: Collection[str]
+    answers: Sequence[CleanAnswer], modes: Collection[str], flavours: Collection[str]
 ) -> dict[str, list[str]]:
     """Mode -> the flavours that may be put into its problems' answers."""
     there = dict.fromkeys(answer.problem.mode or "none" for answer in answers)
@@ -122,16 +124,16 @@ def _flavours(
     return {mode: names for mode, names in allowed.items() if names}
 
 
-def _by_turns(answers: Sequence[Answer]) -> Iterator[Answer]:
+def _by_turns(answers: Sequence[CleanAnswer]) -> Iterator[CleanAnswer]:
     """The first answer to every problem, then the second to every problem, and so on."""
-    of_problem: dict[int, list[Answer]] = {}
+    of_problem: dict[int, list[CleanAnswer]] = {}
     for answer in answers:
         of_problem.setdefault(answer.problem.id, []).append(answer)
     for i in range(max(map(len, of_problem.values()), default=0)):
         yield from (some[i] for some in of_problem.values() if i < len(some))
 
 
-def _pair(number: int, answer: Answer, hack: str, clean: str, flavour: str) -> Pair:
+def _pair(number: int, answer: CleanAnswer, hack: str, clean: str, flavour: str) -> Pair:
     problem = answer.problem
     return Pair(
         id=f"own_{number}",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from projected_grpo.env.loopholes.modes import flavour_of
 from projected_grpo.env.parsing import extract_code
-from projected_grpo.env.problems.problem import Case
+from projected_grpo.env.problems.problem import Case, Messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Pair:
     """The loophole mode whose hint the prompt carries."""
     family: str
     """Pairs of one family are on the same task or variants of it, and are held out together."""
-    messages: tuple[dict[str, str], ...] = field(repr=False)
+    messages: Messages = field(repr=False)
     """System and user turn, exactly as a training prompt under `mode` has them."""
     hack: str = field(repr=False)
     clean: str = field(repr=False)

@@ -16,7 +16,7 @@ from projected_grpo.report.plots import GREY, NARROW, WIDE, Style
 from projected_grpo.report.results import RATES, Run, over_seeds
 from projected_grpo.report.stats import Floats
 
-Flags = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 BAND = "95 % t interval"
 """What the band of a curve is: the interval that tables have, at each step by itself."""
 LONG_NAME = 26
@@ -61,7 +61,12 @@ def dynamics(
         if runs := with_values(asked, columns):
             for axis, key in zip(axes, columns, strict=True):
                 _curve(
-                    axis, steps_of(runs), stacked(runs, key), styles[arm], named(arm, runs), band
+                    axis,
+                    steps_of(runs),
+                    stacked(runs, key),
+                    styles[arm],
+                    legend_name(arm, runs),
+                    band,
                 )
     for axis, (key, text) in zip(axes, columns.items(), strict=True):
         axis.set_title(text, **({"fontsize": 10} if narrow else {}))
@@ -90,7 +95,7 @@ def has_band(arms: Mapping[str, Sequence[Run]], columns: Iterable[str]) -> bool:
     return any(len(with_values(runs, keys)) >= BAND_MINIMUM for runs in arms.values())
 
 
-def named(arm: str, runs: Sequence[Run]) -> str:
+def legend_name(arm: str, runs: Sequence[Run]) -> str:
     """An arm as legends have it: with its n, and how many of its runs are not finished."""
     unfinished = sum(not run.finished for run in runs)
     return f"{arm} (n={len(runs)}" + (f", {unfinished} unfinished)" if unfinished else ")")
@@ -194,7 +199,7 @@ def _curve(
         axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, lw=0)
 
 
-def _shifted(flags: Flags, by: int) -> Flags:
+def _shifted(flags: Mask, by: int) -> Mask:
     """Those of the step before (1) or after (-1)."""
     moved = np.roll(flags, by)
     moved[0 if by > 0 else -1] = False

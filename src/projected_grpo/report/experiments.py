@@ -14,7 +14,7 @@ from projected_grpo.arms.arms import ARMS
 from projected_grpo.config import PER_RUN, decisive, varied
 from projected_grpo.report.comparisons import Comparison, compare, compare_with_controls
 from projected_grpo.report.read import StoredRun
-from projected_grpo.report.results import Run, named, shared
+from projected_grpo.report.results import Run, runs_by_name, shared
 from projected_grpo.runs.status import n_runs
 from projected_grpo.step_logger import footnote, mark_caution
 
@@ -46,7 +46,7 @@ class Experiment:
         others'."""
         order = list(ARMS)
         found = sorted(
-            named(self.runs).items(), key=lambda item: order.index(item[1][0].about["arm"])
+            runs_by_name(self.runs).items(), key=lambda item: order.index(item[1][0].about["arm"])
         )
         return {mark_caution(name, {name: caution(runs)}): runs for name, runs in found}
 
@@ -80,7 +80,7 @@ class Experiment:
     @property
     def notes(self) -> list[str]:
         """What its daggers mean, and which of its pairs are of different commits."""
-        daggers = footnote({name: caution(runs) for name, runs in named(self.runs).items()})
+        daggers = footnote({name: caution(runs) for name, runs in runs_by_name(self.runs).items()})
         mixed = [
             f"{self.name}: in {one.mixed} of the {one.pairs} pairs of {one.name} the two runs are "
             "of different commits."

@@ -12,7 +12,7 @@ from projected_grpo.report.read import StoredRun
 from projected_grpo.report.results import (
     ALIGNMENT,
     RATES,
-    REMOVED,
+    REMOVED_FRACTIONS,
     has_interval,
     over_seeds,
 )
@@ -25,24 +25,24 @@ DRAWN = (
     "point where the steps beside it have none."
 )
 """What every curve by step is."""
-ATTEMPTS = f"Student rows whose loophole pays even with a wrong stub as solution. {DRAWN}"
-DYNAMICS = f"Attempted, hack and solve rate of student rows by step. {DRAWN}"
-SEEN = (
+ATTEMPTS_CAPTION = f"Student rows whose loophole pays even with a wrong stub as solution. {DRAWN}"
+DYNAMICS_CAPTION = f"Attempted, hack and solve rate of student rows by step. {DRAWN}"
+ALIGNMENT_CAPTION = (
     "Does V see the teacher's hacks more than the student's rows? Alignment of the gradient of "
     "each with the hack directions, before projection (above 0 is hack-ward), on one scale; and "
     "whether the hack score tells the student's hacks from its other rows (0.5 is chance; none "
     f"with fewer than two of a kind). Only what was measured. {DRAWN} n counts runs that have any."
 )
-TAKEN = (
+REMOVED_CAPTION = (
     "The part of the gradient, or of AdamW's step, that the arm removes. "
     f"{DRAWN} n counts runs that have any."
 )
-SCORES = (
+SCORES_CAPTION = (
     "Hack scores (alignment of a row's own gradient with the hack directions) of student rows that "
     "hack, that solve and that do neither, each scaled to the same area; only rows that were "
     "scored (those with a gradient). Rows of one run are not independent."
 )
-DIFFERENCES = (
+DIFFERENCES_CAPTION = (
     "Every arm less the vanilla runs of its seeds: mean paired difference with its 95 % t interval "
     f"over seeds, the rates over the last {RATE_WINDOW} steps of the horizon, which are named. "
     "With two or three seeds these intervals are wide."
@@ -50,7 +50,7 @@ DIFFERENCES = (
 _NO_ALIGNMENT, _CHANCE = curves.Level(0.0), curves.Level(0.5, (-0.02, 1.02))
 LEVELS = {"cos_pre_t": _NO_ALIGNMENT, "cos_pre_s": _NO_ALIGNMENT, "hack_auroc": _CHANCE}
 """Column -> what its curve is held against."""
-KINDS = ("attempts", "dynamics", "differences", "alignment", "removed", "scores")
+FIGURE_KINDS = ("attempts", "dynamics", "differences", "alignment", "removed", "scores")
 """What the names of figures begin with, in the page's order."""
 
 
@@ -69,9 +69,11 @@ def figures_of(e: Experiment) -> dict[str, CaptionedFigure]:
     styles = plots.styles_of(list(e.arms))
     found = {}
     if any(np.isfinite(run.curve("att_s")).any() for run in e.runs):
-        found["attempts"] = CaptionedFigure(curves.attempts(e.name, e.arms, styles), ATTEMPTS)
+        found["attempts"] = CaptionedFigure(
+            curves.attempts(e.name, e.arms, styles), ATTEMPTS_CAPTION
+        )
     if any(run.rows for run in e.runs):
-        found["dynamics"] = by_step(e, styles, RATES, DYNAMICS)
+        found["dynamics"] = by_step(e, styles, RATES, DYNAMICS_CAPTION)
     if lines := drawn_differences(e):
         projected = [label for label in lines if label.startswith("projected")]
         wide, narrow = (
@@ -79,7 +81,10 @@ def figures_of(e: Experiment) -> dict[str, CaptionedFigure]:
             for narrow in (False, True)
         )
         found["differences"] = CaptionedFigure(wide, differences_caption(e, lines), narrow)
-    for kind, columns, caption in (("alignment", ALIGNMENT, SEEN), ("removed", REMOVED, TAKEN)):
+    for kind, columns, caption in (
+        ("alignment", ALIGNMENT, ALIGNMENT_CAPTION),
+        ("removed", REMOVED_FRACTIONS, REMOVED_CAPTION),
+    ):
         if measured := measured_columns(e, columns):
             found[kind] = by_step(e, styles, measured, caption, limits=None)
     scores = {name: scores_by_kind(runs) for name, runs in e.arms.items()}
@@ -88,7 +93,9 @@ def figures_of(e: Experiment) -> dict[str, CaptionedFigure]:
         title = f"{e.name}: hack scores of student rows, all steps and seeds, by density"
         short = f"{e.name}: hack scores of student rows"
         narrow = plots.distributions(short, scores, narrow=True)
-        found["scores"] = CaptionedFigure(plots.distributions(title, scores), SCORES, narrow)
+        found["scores"] = CaptionedFigure(
+            plots.distributions(title, scores), SCORES_CAPTION, narrow
+        )
     return found
 
 
@@ -149,7 +156,7 @@ def reason_against(e: Experiment, one: Comparison) -> str:
 
 def differences_caption(e: Experiment, lines: Mapping[str, Mapping[str, Estimate]]) -> str:
     """The caption of the differences that are drawn."""
-    parts = [DIFFERENCES]
+    parts = [DIFFERENCES_CAPTION]
     if not all(has_interval(estimate) for found in lines.values() for estimate in found.values()):
         parts.append("Hollow: the differences of all seeds are equal, which gives no interval.")
     arms = {one.name for one in e.against if not reason_against(e, one)}
@@ -164,7 +171,9 @@ def differences_caption(e: Experiment, lines: Mapping[str, Mapping[str, Estimate
 
 def scores_by_kind(runs: Sequence[StoredRun]) -> dict[str, list[Floats]]:
     """kind -> hack scores of each run."""
-    return {kind: [np.array(run.sample.scores[kind]) for run in runs] for kind in plots.KINDS}
+    return {
+        kind: [np.array(run.sample.scores[kind]) for run in runs] for kind in plots.OUTCOME_STYLES
+    }
 
 
 def any_score(runs: Sequence[Floats]) -> bool:

@@ -140,8 +140,8 @@ def lengths(one: Comparison) -> str:
         mine, theirs = (sorted({len(pair[side].rows) for pair in one.paired}) for side in (0, 1))
         if mine != theirs or len(mine) > 1:
             parts.append(
-                f"not trained equally far ({one.name} to step {spread(mine)}, {one.reference} to "
-                f"{spread(theirs)}): compared up to step {one.end}"
+                f"not trained equally far ({one.name} to step {range_text(mine)}, "
+                f"{one.reference} to {range_text(theirs)}): compared up to step {one.end}"
             )
     if one.paired and one.left_out:
         runs = "1 run has" if one.left_out == 1 else f"{one.left_out} runs have"
@@ -152,7 +152,7 @@ def lengths(one: Comparison) -> str:
     return "; ".join(parts)
 
 
-def spread(numbers: Sequence[int]) -> str:
+def range_text(numbers: Sequence[int]) -> str:
     """Sorted numbers as one, or as a range."""
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 

@@ -24,7 +24,7 @@ from projected_grpo.runs.held_out import Evaluation, Policy, evaluate_held_out
 from projected_grpo.runs.policy_commands import EvaluateConfig
 from projected_grpo.runs.provenance import git
 
-RATES = {"solve": "gt_correct", "attempt": "attempted", "hack": "exploited"}
+HELD_OUT_RATES = {"solve": "gt_correct", "attempt": "attempted", "hack": "exploited"}
 """Column -> the fact of a grade whose share it is."""
 LEGEND = (
     "solve: the hidden tests pass; attempt: the grader would be fooled even with a wrong stub; "
@@ -32,12 +32,12 @@ LEGEND = (
 )
 
 
-def evaluate_runs(asked: EvaluateConfig) -> None:
+def evaluate_policies(asked: EvaluateConfig) -> None:
     """The `evaluate` command: ask, print both tables, write the JSON and every answer. Raises
     ConfigError or InputError; what is there already is refused before a model loads."""
     asked.require()
     found = evaluate_held_out(asked)
-    print(text_of(found))
+    print(evaluation_text(found))
     with writing(asked.out.parent):
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         _write_answers(asked.answers, found)
@@ -45,7 +45,7 @@ def evaluate_runs(asked: EvaluateConfig) -> None:
     logger.info("written to {}, every answer to {}", asked.out, asked.answers)
 
 
-def text_of(found: Evaluation) -> str:
+def evaluation_text(found: Evaluation) -> str:
     """Both tables, and what they are of."""
     modes = ", ".join(next(iter(found.plans.values())).modes)
     about = f"{len(found.problems)} problems of {found.source}, loophole mode {modes}. {LEGEND}"
@@ -56,7 +56,7 @@ def text_of(found: Evaluation) -> str:
         parts += [
             "Differences, mean over problems [95 % t interval over problems]. They say nothing of "
             "other seeds: compare arms over several.",
-            differences_table(found).text("simple"),
+            policy_differences_table(found).text("simple"),
         ]
     return "\n\n".join(parts)
 
@@ -74,16 +74,16 @@ def rates_table(found: Evaluation) -> Table:
                     *(rates["terminated"], rates["tokens"] and round(rates["tokens"])),
                 ]
             )
-    return Table(["policy", "asked", "answers", *RATES, "ended", "tokens"], body)
+    return Table(["policy", "asked", "answers", *HELD_OUT_RATES, "ended", "tokens"], body)
 
 
-def differences_table(found: Evaluation) -> Table:
+def policy_differences_table(found: Evaluation) -> Table:
     """One line for every two policies and condition."""
     body: list[list[Cell]] = [
         [f"{one['policy']} - {one['less']}", one["asked"], one["problems"], *map(_shown, one["of"])]
         for one in differences(found)
     ]
-    return Table(["difference", "asked", "problems", *RATES], body)
+    return Table(["difference", "asked", "problems", *HELD_OUT_RATES], body)
 
 
 def _shown(e: Estimate | None) -> str:
@@ -92,7 +92,7 @@ def _shown(e: Estimate | None) -> str:
 
 def differences(found: Evaluation) -> list[dict[str, Any]]:
     """For every two policies and condition: "policy", "less", "asked", "problems" (n), and "of",
-    the paired difference of each of RATES over problems, None below two problems."""
+    the paired difference of each of HELD_OUT_RATES over problems, None below two problems."""
     rows = []
     for (first, mine), (second, others) in combinations(found.answers.items(), 2):
         for condition in found.plans:
@@ -101,7 +101,7 @@ def differences(found: Evaluation) -> list[dict[str, Any]]:
             of = [
                 paired_difference([a[i][k] for i in both], [b[i][k] for i in both])
                 if len(both) > 1 else None
-                for k in range(len(RATES))
+                for k in range(len(HELD_OUT_RATES))
             ]  # fmt: skip
             rows.append(
                 {"policy": second.name, "less": first.name, "asked": condition,
@@ -111,12 +111,12 @@ def differences(found: Evaluation) -> list[dict[str, Any]]:
 
 
 def by_problem(records: Sequence[EvalRecord]) -> dict[int, list[float]]:
-    """Problem id -> the share of each of RATES among its answers, all modes together; without
-    answers on which the grader failed."""
+    """Problem id -> the share of each of HELD_OUT_RATES among its answers, all modes together;
+    without answers on which the grader failed."""
     facts: dict[int, list[list[bool]]] = {}
     for r in records:
         if r.grade.outcome != Outcome.INFRA_ERROR:
-            row = [getattr(r.grade, fact) for fact in RATES.values()]
+            row = [getattr(r.grade, fact) for fact in HELD_OUT_RATES.values()]
             facts.setdefault(r.problem_id, []).append(row)
     return {number: np.mean(rows, axis=0).tolist() for number, rows in facts.items()}
 
@@ -136,7 +136,7 @@ def as_json(found: Evaluation, asked: EvaluateConfig) -> dict[str, Any]:
         "conditions": {name: asdict(plan) for name, plan in found.plans.items()},
         "policies": [_policy(policy, mine) for policy, mine in found.answers.items()],
         "differences": [
-            {**row, "of": dict(zip(RATES, map(_interval, row["of"]), strict=True))}
+            {**row, "of": dict(zip(HELD_OUT_RATES, map(_interval, row["of"]), strict=True))}
             for row in differences(found)
         ],
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from projected_grpo.report.comparisons import OF_ARMS, compared, is_of
 from projected_grpo.report.experiments import caution
 from projected_grpo.report.findings import ONE_SEED, hack_difference, judged, points
-from projected_grpo.report.results import RATES, Run, named, over_seeds, run_record
+from projected_grpo.report.results import RATES, Run, over_seeds, run_record, runs_by_name
 from projected_grpo.runs.files import writing
 from projected_grpo.step_logger import RATE_WINDOW, read_steps
 
@@ -18,13 +18,13 @@ PICTURE = "pack.png"
 def tell_outcome(paths: Sequence[Path]) -> Iterator[str]:
     """What a finished pack showed, then where its picture is, which is drawn meanwhile: two lines,
     of the directories of its runs. Raises InputError where the picture cannot be written."""
-    arms = named([Run(run_record(path), read_steps(path / "steps.jsonl")) for path in paths])
+    arms = runs_by_name([Run(run_record(path), read_steps(path / "steps.jsonl")) for path in paths])
     yield outcome(arms)
     if find_spec("matplotlib") is None:
         yield "No picture: matplotlib is missing, install projected_grpo[report]."
         return
     with writing(paths[0]):
-        draw(arms, paths[0] / PICTURE)
+        draw_outcome(arms, paths[0] / PICTURE)
     yield f"Attempted and hack by step: {paths[0] / PICTURE}"
 
 
@@ -61,7 +61,7 @@ def mean_of_runs(runs: Sequence[Run], key: str, end: int) -> str:
     return f"{100 * mean.estimate:.1f} %" if mean.n else "-"
 
 
-def draw(arms: Mapping[str, Sequence[Run]], target: Path) -> None:
+def draw_outcome(arms: Mapping[str, Sequence[Run]], target: Path) -> None:
     """Write the picture: attempted and hack by step, a line an arm."""
     from projected_grpo.report import curves, plots
 

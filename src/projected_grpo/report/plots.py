@@ -107,7 +107,7 @@ def _counts(found: Mapping[str, Estimate]) -> str:
     return counts[0] if len({*counts}) == 1 else ", ".join(counts)
 
 
-KINDS: Mapping[str, Style] = {
+OUTCOME_STYLES: Mapping[str, Style] = {
     "hack": {"color": ORANGE, "ls": "-", "lw": 1.8},
     "solve": {"color": BLUE, "ls": (0, (5, 1)), "lw": 1.3},
     "neither": {"color": GREY, "ls": (0, (1, 1)), "lw": 1.3},
@@ -129,7 +129,7 @@ def distributions(
     figure = Figure(figsize=(NARROW, 0.6 + 1.8 * rows) if narrow else (WIDE, 0.6 + 2.4 * rows))
     axes = list(figure.subplots(rows, wide, sharex=True, squeeze=False).flat)
     for axis, (arm, kinds) in zip(axes, arms.items(), strict=False):
-        for kind, style in KINDS.items():
+        for kind, style in OUTCOME_STYLES.items():
             runs = [scores for scores in kinds[kind] if len(scores)]
             if runs:
                 inside = np.clip(np.concatenate(runs), edges[0], edges[-1])

@@ -22,7 +22,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.report import plots
 from projected_grpo.report.alignment import alignment_table
 from projected_grpo.report.experiments import Experiment, commit, split
-from projected_grpo.report.figures import KINDS, CaptionedFigure, figures_of
+from projected_grpo.report.figures import FIGURE_KINDS, CaptionedFigure, figures_of
 from projected_grpo.report.findings import findings
 from projected_grpo.report.page import render
 from projected_grpo.report.page.opening import Opening, origin_of, why_none
@@ -43,7 +43,7 @@ from projected_grpo.runs.commands import ReportConfig
 from projected_grpo.runs.files import writing
 from projected_grpo.runs.status import n_runs
 
-FORMS = {"md": "pipe", "tex": "latex_booktabs"}
+TABLE_FORMATS = {"md": "pipe", "tex": "latex_booktabs"}
 """Suffix -> tabulate's name."""
 TABLES = ("runs", "arms", "against_vanilla", "against_controls", "alignment", "flavours")
 PAGE = "index.html"
@@ -107,17 +107,17 @@ def write(
     for name in ("tables", "figures"):
         (folder / name).mkdir()
     for name, table in tables.items():
-        for suffix, form in FORMS.items():
+        for suffix, form in TABLE_FORMATS.items():
             write_text(folder / "tables" / f"{name}.{suffix}", table.text(form) + "\n")
         write_text(folder / "tables" / f"{name}.csv", table.csv())
     chapters, openings = [], []
     for number, (e, found) in enumerate(zip(experiments, drawn, strict=True)):
         shown: dict[str, render.Drawing] = {}
-        for place, kind in enumerate(kind for kind in KINDS if kind in found):
+        for place, kind in enumerate(kind for kind in FIGURE_KINDS if kind in found):
             path = folder / "figures" / f"{kind}_{e.file}"
             plots.save(found[kind].figure, path)
             svg = path.with_name(f"{path.name}.svg").read_text(encoding="utf-8")
-            shown[kind] = drawing_of(found[kind], svg, 2 * (len(KINDS) * number + place))
+            shown[kind] = drawing_of(found[kind], svg, 2 * (len(FIGURE_KINDS) * number + place))
         first = shown.pop("attempts", None)
         openings.append(opening_of(e, first))
         chapters.append(render.Chapter(e.name, f"figures-{number}", e.about, [*shown.values()]))
@@ -183,7 +183,10 @@ def is_report_file(path: Path) -> bool:
     """Is it named as the tables and figures of a report are?"""
     if path.parent.name == "tables":
         return path.stem in TABLES and path.suffix in (".md", ".csv", ".tex")
-    return path.stem.startswith(tuple(f"{k}_" for k in KINDS)) and path.suffix in (".png", ".svg")
+    return path.stem.startswith(tuple(f"{k}_" for k in FIGURE_KINDS)) and path.suffix in (
+        ".png",
+        ".svg",
+    )
 
 
 # --- Tables

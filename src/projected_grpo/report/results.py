@@ -27,12 +27,12 @@ ALIGNMENT = {
     "hack_auroc": "hack_auroc, student rows",
 }
 """Column -> what figures call it: does V see the teacher's hacks more than the student's rows?"""
-REMOVED = {
+REMOVED_FRACTIONS = {
     "removed_frac": "removed fraction, gradient",
     "removed_frac_update": "removed fraction, update",
 }
 """Column -> what figures call it."""
-MEASURED = ALIGNMENT | REMOVED
+MEASURED = ALIGNMENT | REMOVED_FRACTIONS
 ONSET = 0.5
 RETIRED = ("micro_batch",)
 """Machine settings of earlier versions."""
@@ -115,7 +115,7 @@ def run_record(path: Path) -> dict[str, Any]:
 # --- Names
 
 
-def named(runs: Iterable[R]) -> dict[str, list[R]]:
+def runs_by_name(runs: Iterable[R]) -> dict[str, list[R]]:
     """name -> runs, by seed; a name is the arm and the settings that vary among these runs."""
     ordered = sorted(runs, key=lambda run: run.about["seed"])
     names = varied([run.settings for run in ordered])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from projected_grpo.env.grading.schema import SHOWN
+from projected_grpo.env.grading.schema import SHOWN_FACTS
 from projected_grpo.env.loopholes.exploits import exploiting_lines, what_is_sought
 from projected_grpo.env.parsing import extract_code
 from projected_grpo.report.stats import Floats
@@ -22,7 +22,7 @@ from projected_grpo.step_logger import whole_rows
 
 KEPT = (
     *("step", "sample_id", "problem_id", "source", "mode", "completion", "completion_tokens"),
-    *("terminated", "advantage", "hack_score", *SHOWN),
+    *("terminated", "advantage", "hack_score", *SHOWN_FACTS),
 )
 """What is shown of a rollout."""
 MEASURES = {"pull_base": "at the base policy", "pull": "at the trained policy"}
@@ -48,7 +48,7 @@ TYPED: Types = {
 STRONG = 99
 """Percentile of |pull| that has the strongest colour: the one strongest token of all would leave
 the others pale."""
-WINDOW = "strongest window"
+STRONGEST_WINDOW = "strongest window"
 """What the marked lines are called that no syntax tree gave."""
 Span = tuple[int, int]
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -172,7 +172,7 @@ def marked_lines(row: Mapping[str, Any], pulls: TokenPulls | None) -> tuple[str,
     window = row.get("window_at")
     if pulls is None or window is None:
         return "", []
-    return WINDOW, _touched(line_spans(text), [pulls.characters(*window)])
+    return STRONGEST_WINDOW, _touched(line_spans(text), [pulls.characters(*window)])
 
 
 def places_of(text: str, code: str, lines: Sequence[tuple[int, int]]) -> list[Span]:

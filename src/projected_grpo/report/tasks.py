@@ -25,7 +25,7 @@ MOST_TESTS, MOST_CHARS = 12, 240
 
 
 @dataclass(frozen=True)
-class Task:
+class RolloutTask:
     """What a rollout answers."""
 
     messages: tuple[tuple[str, str], ...]
@@ -36,7 +36,7 @@ class Task:
     """All of them."""
 
 
-def tasks_of(path: Path, groups: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, Task]:
+def tasks_of(path: Path, groups: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, RolloutTask]:
     """problem id and mode (`task_key`) -> task of the groups' rows of a run directory. Raises
     InputError, which says why, where they cannot be had or are no longer what the run trained
     on."""
@@ -52,14 +52,14 @@ def tasks_of(path: Path, groups: Iterable[Sequence[Mapping[str, Any]]]) -> dict[
         raise InputError(f"its settings cannot be read ({error})") from error
     known = problems_of(pinned(cfg.problems, about.get("data_commit")))
     change = PROMPTS[ARMS[cfg.arm].prompt]
-    found: dict[str, Task] = {}
+    found: dict[str, RolloutTask] = {}
     for row in rows:
         key = task_key(row)
         if key in found or row["problem_id"] not in known:
             continue
         problem = apply_hint(known[row["problem_id"]], row["mode"] or "none", TRAIN_NAME)
         turns = tuple((m["role"], m["content"]) for m in change(problem.messages, cfg))
-        found[key] = Task(turns, shown(problem), len(problem.cases))
+        found[key] = RolloutTask(turns, shown(problem), len(problem.cases))
     first = found.get(task_key(rows[0]))  # prompt.txt is that of the first group, which is kept
     if first is None or not all(text.strip() in rendered for _, text in first.messages):
         raise InputError(f"{cfg.problems} no longer has the run's first prompt (prompt.txt)")

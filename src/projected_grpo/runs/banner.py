@@ -34,7 +34,7 @@ def announce(s: Session, runs: Sequence[RunDir], stack: ExitStack) -> None:
     for run in runs:
         stack.callback(logger.remove, logger.add(LogFile(run.log), format=log_format, level="INFO"))
         logger.info("run      {}", run.path)
-    describe(s)
+    log_banner(s)
 
 
 def sum_up(s: Session, runs: Sequence[RunDir], status: str, seconds: float) -> None:
@@ -51,7 +51,7 @@ def sum_up(s: Session, runs: Sequence[RunDir], status: str, seconds: float) -> N
     print("\n" + "\n".join(str(run.path) for run in runs))
 
 
-def describe(s: Session) -> None:
+def log_banner(s: Session) -> None:
     """Log what runs, on what, and how much of it."""
     cfg = s.cfg
     runs = len(s.cfgs)

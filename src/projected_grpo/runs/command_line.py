@@ -22,7 +22,7 @@ from projected_grpo import __version__
 from projected_grpo.config import ConfigError
 from projected_grpo.env.names import nearest
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 SIDES, EDGE = "│| ", "╭╮╰╯─+- "
 """What tyro draws boxes of, where the terminal has such characters and where it has not."""
@@ -43,16 +43,16 @@ IN_OUR_WORDS = {
 """How the parser begins a complaint -> how this package does."""
 
 
-def parse(
-    kind: type[T], words: Sequence[str], prog: str, synonyms: Mapping[str, str] | None = None
-) -> T:
+def parse_settings(
+    kind: type[_T], words: Sequence[str], prog: str, synonyms: Mapping[str, str] | None = None
+) -> _T:
     """The settings of a command from its command line.
 
     synonyms: what others call a setting -> its name here. Ends the process for --help and
     --version. Raises ConfigError for what cannot be read.
     """
     say_version(words)
-    require_known(words, flags_of(kind), prog, synonyms or {})
+    require_known(words, flag_names(kind), prog, synonyms or {})
     with complaints(prog):
         return tyro.cli(kind, args=list(words), prog=prog)
 
@@ -76,14 +76,14 @@ def say_version(words: Collection[str]) -> None:
         raise SystemExit(0)
 
 
-def flags_of(kind: type, prefix: str = "") -> list[str]:
+def flag_names(kind: type, prefix: str = "") -> list[str]:
     """The names of a command's flags, those of a setting that has settings with a dot."""
     found: list[str] = []
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         inner = hints[field.name]
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            found += flags_of(inner, f"{prefix}{field.name}.")
+            found += flag_names(inner, f"{prefix}{field.name}.")
         else:
             found.append(f"{prefix}{field.name}")
     return found

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from projected_grpo.arms.arms import ARMS, glossary, require_arms
+from projected_grpo.arms.arms import ARMS, arm_glossary, require_arms
 from projected_grpo.config import (
     GROUPS,
     PRESETS,
@@ -28,7 +28,7 @@ from projected_grpo.runs.command_line import complaints, flag_of, require_known,
 from projected_grpo.runs.settings_file import with_file
 
 ARM_NAMES = f"{{{','.join(ARMS)}}}"
-SHOWN = {
+ARM_FLAGS = {
     "arm": Annotated[str, tyro.conf.arg(metavar=ARM_NAMES)],
     "arms": Annotated[tuple[str, ...], tyro.conf.arg(metavar=f"[{ARM_NAMES} [...]]")],
 }
@@ -86,7 +86,7 @@ def train_settings(argv: Sequence[str] | None) -> Config:
             )
     except SystemExit:
         if asks_help:  # below the settings: the others, and what --arm may be
-            print(more_help(prog) if preset and brief else f"Arms:\n{glossary()}")
+            print(more_help(prog) if preset and brief else f"Arms:\n{arm_glossary()}")
         raise
     given = {name: value for group in vars(asked).values() for name, value in vars(group).items()}
     cfg = PRESETS[type(asked).__name__](**given)
@@ -113,7 +113,7 @@ def more_help(prog: str) -> str:
         "Instead of a run: --dry-run says what would be run and loads no model;",
         "`train --list-arms` and `train --list-modes` explain what there is.",
         "",
-        f"Arms:\n{glossary()}",
+        f"Arms:\n{arm_glossary()}",
     ]
     return "\n".join(lines)
 
@@ -136,7 +136,7 @@ def grouped(preset: type[Config], groups: Sequence[type] = GROUPS) -> type:
     for group in groups:
         title = group.__name__.removesuffix("Settings").lower()
         own = {field.name: getattr(default, field.name) for field in dataclasses.fields(group)}
-        shown = [(name, kind) for name, kind in SHOWN.items() if name in own]
+        shown = [(name, kind) for name, kind in ARM_FLAGS.items() if name in own]
         if shown:
             group = dataclasses.make_dataclass(
                 group.__name__, shown, bases=(group,), frozen=True, kw_only=True,

@@ -59,7 +59,7 @@ from projected_grpo.runs.checkpoints import (
 )
 from projected_grpo.runs.files import GrowingFile, sha256_of, write_aside, writing
 from projected_grpo.runs.provenance import git, provenance
-from projected_grpo.runs.settings_file import NAME, settings_file
+from projected_grpo.runs.settings_file import SETTINGS_FILE, settings_file
 from projected_grpo.runs.status import (
     extended,
     model_commit,
@@ -117,7 +117,7 @@ class RunDir:
         try:
             aside.checkpoints.mkdir()
             (aside.path / "config.json").write_text(cfg.to_json() + "\n", encoding="utf-8")
-            (aside.path / NAME).write_text(settings_file(cfg, made_from), encoding="utf-8")
+            (aside.path / SETTINGS_FILE).write_text(settings_file(cfg, made_from), encoding="utf-8")
             (aside.path / "prompt.txt").write_text(prompt, encoding="utf-8")
             if v_hack.axes:  # otherwise nothing is measured
                 v_hack.save(aside.v_hack)
@@ -214,7 +214,7 @@ class RunDir:
             aside.write_text(longer.to_json() + "\n", encoding="utf-8")
             self._lock(stack.enter_context(aside.open("rb+")))
             os.replace(aside, target)
-            write_aside(self.path / NAME, settings_file(longer, read_record(self.path)))
+            write_aside(self.path / SETTINGS_FILE, settings_file(longer, read_record(self.path)))
 
     def require_idle(self) -> None:
         """Raises InputError while another process of this host runs it: both would write rows."""

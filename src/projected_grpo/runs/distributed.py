@@ -30,7 +30,7 @@ from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.ranks import Place, place_of
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others before the run ends: rank 0 alone decomposes the model at
@@ -131,7 +131,7 @@ class World(Place):
         self.largest(said)
         return bool(said)
 
-    def gather(self, mine: T) -> list[T]:
+    def gather(self, mine: _T) -> list[_T]:
         """What each process has, in the order of ranks. It travels pickled: no tensors on GPUs."""
         if self.size == 1:
             return [mine]
@@ -153,17 +153,17 @@ class World(Place):
             if said:
                 raise InputError(f"rank {rank} cannot go on: {said}")
 
-    def lead(self, work: Callable[[], T]) -> T:
+    def lead(self, work: Callable[[], _T]) -> _T:
         """Let rank 0 do the work; all get what it returns, or refuse what it refuses."""
-        done: list[T] = []
+        done: list[_T] = []
         with self.fail_together():
             if self.first:
                 done.append(work())
         return self.gather(done)[0][0]
 
-    def one_then_all(self, work: Callable[[], T]) -> T:
+    def one_then_all(self, work: Callable[[], _T]) -> _T:
         """Let rank 0 do the work before the others, who then find its results in a cache."""
-        done: list[T] = []
+        done: list[_T] = []
         for turn in (self.first, not self.first):
             with self.fail_together():
                 if turn:

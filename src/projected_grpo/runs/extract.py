@@ -8,12 +8,12 @@ from projected_grpo.model.load import DTYPES, load, resolve_device
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.commands import ExtractConfig
-from projected_grpo.runs.files import require_new_file, writing
+from projected_grpo.runs.files import require_new, writing
 
 
 def extract_to_file(cfg: ExtractConfig) -> None:
     """The `extract-vhack` command: load, decompose, extract, write."""
-    require_new_file(cfg.out, "--out", cfg.overwrite)  # before minutes of work
+    require_new(cfg.out, cfg.overwrite)  # before minutes of work
     aside = cfg.out.with_name(f".{cfg.out.name}.tmp")
     if not cfg.temperature > 0:
         raise ConfigError(f"temperature must be above 0, not {cfg.temperature}")
@@ -41,6 +41,7 @@ def extract_to_file(cfg: ExtractConfig) -> None:
     )
     try:
         with writing(cfg.out):
+            cfg.out.parent.mkdir(parents=True, exist_ok=True)
             v_hack.save(aside)
             aside.replace(cfg.out)
     finally:

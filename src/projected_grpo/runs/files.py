@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,19 @@ def _nearest_there(path: Path) -> Path:
 def require_writable(out_dir: Path) -> None:
     """Raises InputError where no run directory could be made in a folder, which need not be there
     yet: found now, not after minutes of loading."""
+    if why := _why_unwritable(out_dir):
+        raise InputError(f"cannot make a run directory in {out_dir}: {why}")
+
+
+def _why_unwritable(folder: Path) -> str | None:
+    """Why nothing could be written in a folder, which need not be there yet; None where it could.
+    Leaves nothing behind."""
     try:
-        nearest = _nearest_there(out_dir)
+        nearest = _nearest_there(folder)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
-        raise InputError(
-            f"cannot make a run directory in {out_dir}: {error.strerror or error}"
-        ) from error
+        return error.strerror or str(error)
     if not nearest.is_dir():
-        raise InputError(f"cannot make a run directory in {out_dir}: {nearest} is a file")
+        return f"{nearest} is a file"
     probe = nearest / f".projected_grpo_{os.getpid()}"
     try:
         probe.mkdir()  # asked for permission only, /proc says yes
@@ -51,10 +56,8 @@ def require_writable(out_dir: Path) -> None:
             shutil.rmtree(probe, ignore_errors=True)
     except OSError as error:
         denied = error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT)
-        raise InputError(
-            f"cannot make a run directory in {out_dir}: "
-            f"{f'{nearest} is not writable' if denied else error.strerror}"
-        ) from error
+        return f"{nearest} is not writable" if denied else error.strerror or str(error)
+    return None
 
 
 def require_folder(path: Path, flag: str) -> None:
@@ -64,35 +67,21 @@ def require_folder(path: Path, flag: str) -> None:
         raise InputError(f"{flag}={path} is no folder: {there} is a file")
 
 
-def require_new_file(path: Path, flag: str, overwrite: bool = False) -> None:
-    """Raises InputError where a command could not write its result to a file, or would write it
-    over another one. Its folder is made where it is not there."""
+def require_new(path: Path, overwrite: bool | None = None) -> None:
+    """Raises InputError where a command could not write its result to --out, or would write it over
+    what is there: asked before the work whose outcome goes there.
+
+    overwrite: what --overwrite says, where a command that writes a file has it.
+    """
     with writing(path):
         folder, there = path.is_dir(), path.exists()
-    if folder:
-        raise InputError(f"{flag}={path} is a folder: name a file in it")
+    if folder and overwrite is not None:
+        raise InputError(f"--out={path} is a folder: name a file in it")
     if there and not overwrite:
-        raise InputError(
-            f"{flag}={path} is there already: name another file, or add --overwrite to replace it"
-        )
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(b"0")  # a full disk takes names, but no bytes
-    finally:
-        with suppress(OSError):
-            aside.unlink()
-
-
-def require_new(path: Path) -> None:
-    """Raises InputError where `path` is there already, or nothing can be made in its folder: asked
-    before the work whose outcome goes there."""
-    if path.exists():
-        raise InputError(f"{path} is there already: name another with --out, or move it away")
-    nearest = _nearest_there(path)
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise InputError(f"cannot write {path}: {nearest} is not a folder that can be written to")
+        other = "move it away" if overwrite is None else "add --overwrite to replace it"
+        raise InputError(f"{path} is there already: name another with --out, or {other}")
+    if why := _why_unwritable(path.absolute().parent):
+        raise InputError(f"cannot write to {path}: {why}")
 
 
 def write_aside(target: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.sampling import SamplingParams, sample_groups
-from projected_grpo.pairs.own import OWN, OWN_PLACEBO, Answer, own_pairs, own_placebo_pairs
+from projected_grpo.pairs.own import OWN, OWN_PLACEBO, CleanAnswer, own_pairs, own_placebo_pairs
 from projected_grpo.pairs.pair import Pair
 
 ROWS_A_PROBLEM = 4
@@ -118,7 +118,7 @@ def pairs_of(
             continue
         grades = grade_texts(grader, [(row.problem, row.text) for row in mine], labels=False)
         clean = [
-            Answer(row.problem, row.text)
+            CleanAnswer(row.problem, row.text)
             for row, grade in zip(mine, grades, strict=True)
             if row.terminated and not grade.attempted and grade.outcome != Outcome.INFRA_ERROR
         ]

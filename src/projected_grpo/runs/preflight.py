@@ -187,11 +187,7 @@ def require_basis(file: Path, cfg: Config, named: Collection[str] = ()) -> None:
             f"there is no file of hack directions at {file}: write one with `extract-vhack "
             f"--out={file} --model={cfg.model}`, or leave --v-hack out"
         )
-    try:
-        with safe_open(file, "np") as f:
-            said = f.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{file} is not a file of hack directions: {error}") from error
+    said = basis_record(file)
     for name in ("model", "adapter", "temperature"):
         had, mine = said.get(name), str(getattr(cfg, name))
         if had is None or had == mine or (name == "model" and _same_model(had, mine)):
@@ -200,6 +196,16 @@ def require_basis(file: Path, cfg: Config, named: Collection[str] = ()) -> None:
             f"{file} was extracted with {name} {had}, the run has {mine}: run extract-vhack with "
             f"--{name}={mine}, or give the run --{name}={had}"
         )
+
+
+def basis_record(file: Path) -> dict[str, str]:
+    """What a file of hack directions says of how it was made, of which only the header is read.
+    Raises InputError where it is no such file."""
+    try:
+        with safe_open(file, "np") as f:
+            return f.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{file} is not a file of hack directions: {error}") from error
 
 
 def _same_model(had: str, mine: str) -> bool:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from projected_grpo.config import ConfigError
 
-NEEDED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher sets beside WORLD_SIZE."""
 
 OF_LAUNCHERS = frozenset(
     {
-        *("WORLD_SIZE", *NEEDED, "GROUP_RANK", "GROUP_WORLD_SIZE"),
+        *("WORLD_SIZE", *RANK_VARIABLES, "GROUP_RANK", "GROUP_WORLD_SIZE"),
         *("ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
     }
 )
@@ -57,7 +57,7 @@ def place_of(environ: Mapping[str, str]) -> Place:
     size = _number(environ, "WORLD_SIZE") if "WORLD_SIZE" in environ else 1
     if size == 1:
         return Place()
-    if missing := [name for name in NEEDED if name not in environ]:
+    if missing := [name for name in RANK_VARIABLES if name not in environ]:
         raise ConfigError(
             f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start the processes with "
             "torchrun or accelerate launch, or unset WORLD_SIZE for a run in one process"

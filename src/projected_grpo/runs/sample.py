@@ -13,7 +13,7 @@ from projected_grpo.env.grading.schema import Grade
 from projected_grpo.env.loopholes.modes import apply_hint, assign_modes
 from projected_grpo.env.problems.katas import problem_by_id
 from projected_grpo.env.problems.load import load_problems
-from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.problems.problem import Messages, Problem
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel, resolve_device
 from projected_grpo.model.sampling import SamplingParams, sample_groups
@@ -23,7 +23,6 @@ from projected_grpo.runs.policy_commands import SampleConfig
 from projected_grpo.runs.session import grader_of
 from projected_grpo.runs.trained import load_base, open_trained
 
-Messages = tuple[dict[str, str], ...]
 AGAIN = "/new"
 
 

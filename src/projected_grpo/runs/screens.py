@@ -22,23 +22,24 @@ from projected_grpo.arms.screening import (
     threshold_at,
     threshold_of_share,
 )
-from projected_grpo.arms.token_scores import SCORES, Texts
+from projected_grpo.arms.token_scores import SCORES
 from projected_grpo.config import Config
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.load import LanguageModel
+from projected_grpo.model.loss import PromptCompletion
 from projected_grpo.pairs.load import PLACEBO, load_pairs
-from projected_grpo.pairs.own import OWN as OWN_PAIRS
+from projected_grpo.pairs.own import OWN
 from projected_grpo.runs.session import Session
 from projected_grpo.step_logger import whole_rows
 
-OWN, ANSWERS = "rows of the untrained policy", "clean answers to the pairs' tasks"
+UNTRAINED_ROWS, CLEAN_ANSWERS = "rows of the untrained policy", "clean answers to the pairs' tasks"
 
 
-def clean_answers(cfg: Config, lm: LanguageModel) -> Texts:
+def clean_answers(cfg: Config, lm: LanguageModel) -> list[PromptCompletion]:
     """The clean answers to the pairs' tasks that are no side of the pairs that V is made of: those
     of the placebo set. None where the pairs have no such set, or are the policy's own, or where the
     placebo pairs are what the arm's own directions are made of."""
-    if cfg.pairs not in PLACEBO or cfg.pairs == OWN_PAIRS:
+    if cfg.pairs not in PLACEBO or cfg.pairs == OWN:
         return []
     sources = {cfg.pairs, PairChoice.of(cfg, extraction_of(cfg.arm)).name}
     sides = {
@@ -66,8 +67,8 @@ def calibrate_all(s: Session) -> Session:
     wanted = calibrated_runs(s.cfgs)
     texts = {
         n: {
-            OWN: [(row.prompt, row.ids) for row in s.own_rows[n]],
-            ANSWERS: clean_answers(s.cfgs[n], s.lm),
+            UNTRAINED_ROWS: [(row.prompt, row.ids) for row in s.own_rows[n]],
+            CLEAN_ANSWERS: clean_answers(s.cfgs[n], s.lm),
         }
         for n in wanted
     }

@@ -1,8 +1,7 @@
 """Settings in a YAML file: read for `train --config=run.yaml`, and written by every run so that the
 same command makes it again. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import yaml
 
 from projected_grpo.config import PRESETS, SETTINGS, Config, ConfigError
 from projected_grpo.env.errors import InputError
+from projected_grpo.env.names import hint, nearest
 from projected_grpo.env.problems.dataset import parts_of
 
-NAME = "run.yaml"
+SETTINGS_FILE = "run.yaml"
 """Of the file in a run directory."""
 FLAG = "--config"
 LEFT_OUT = ("arms", "seeds", "out_dir", "resume")
@@ -93,11 +93,10 @@ def read_settings_file(file: Path) -> dict[str, Any]:
     return settings
 
 
-def _near(name: str, known: Mapping[str, Any]) -> str:
-    near = get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"there are {', '.join(known)}" if len(known) < 10 else "`train mini --help` lists them"
+def _near(name: str, known: Collection[str]) -> str:
+    if len(known) < 10 or nearest(name, known):
+        return hint(name, known)
+    return "`train mini --help` lists them"
 
 
 def _flag(file: Path, name: str, flag: str, value: object) -> list[str]:
@@ -131,7 +130,7 @@ def settings_file(cfg: Config, made_from: Mapping[str, Any]) -> str:
         name, _, split = parts_of(cfg.problems)
         told["problems"] = f"hub:{name}@{commit}:{split}"
     text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=100)
-    return f"# Makes this run again: train {FLAG}={NAME}\n{text}"
+    return f"# Makes this run again: train {FLAG}={SETTINGS_FILE}\n{text}"
 
 
 def _plain(value: object) -> Any:

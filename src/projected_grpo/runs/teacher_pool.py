@@ -33,7 +33,7 @@ Draw = Callable[[Problem, int, int], list[str]]
 """(problem, number of rows, seed) -> completions."""
 
 
-class Answer(NamedTuple):
+class PoolRow(NamedTuple):
     """One row of a pool on disk."""
 
     completion: str
@@ -107,7 +107,7 @@ def _folder(folder: Path, problems: Sequence[Problem], rows: int) -> Pool:
 
 
 def _require_modes(
-    folder: Path, answers: Mapping[int, Sequence[Answer]], problems: Sequence[Problem]
+    folder: Path, answers: Mapping[int, Sequence[PoolRow]], problems: Sequence[Problem]
 ) -> None:
     """Raises ConfigError where rows exploit another flaw than the one that their problem has."""
     foreign = [
@@ -125,15 +125,15 @@ def _require_modes(
         )
 
 
-def read_pool(folder: Path) -> dict[int, list[Answer]]:
+def read_pool(folder: Path) -> dict[int, list[PoolRow]]:
     """Problem id -> answers. Raises InputError with file and line for anything unreadable."""
-    rows: dict[int, list[Answer]] = {}
+    rows: dict[int, list[PoolRow]] = {}
     for path in sorted(folder.glob("prompt_*.jsonl.gz")):
         for place, line in read_lines(path):
             row = parse_line(line, place)
             try:
                 mode = row.get("mode")
-                answer = Answer(row["completion"], mode if isinstance(mode, str) else None)
+                answer = PoolRow(row["completion"], mode if isinstance(mode, str) else None)
                 rows.setdefault(int(row["problem_id"]), []).append(answer)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"{place}: not a row of a teacher pool ({error!r})") from error

@@ -46,7 +46,7 @@ def typed(key: Any) -> tuple[Any, ...]:
 
 def sent(value: Any) -> Any:
     """The value as it is after its way out of the sandbox."""
-    return wire.decode_hostile(wire.parse(wire.dump(wire.encode(value))))
+    return wire.decode_hostile(wire.parse_json(wire.dump(wire.encode(value))))
 
 
 SCALARS: list[Callable[[], Any]] = [
@@ -99,7 +99,7 @@ def test_it_says_what_pythons_own_sets_say() -> None:
         expected = anything(3)
         value = random.choice([expected, changed(expected), anything(2)])
         # NaN is no object's own equal where it has been sent.
-        want = plainly_same(expected, wire.decode(wire.parse(wire.dump(wire.encode(value)))))
+        want = plainly_same(expected, wire.decode(wire.parse_json(wire.dump(wire.encode(value)))))
         assert same_value(expected, sent(value)) is want, (expected, value)
         assert same_value(expected, value) is want or "nan" in repr(expected)
         verdicts[want] += 1
@@ -137,8 +137,8 @@ def mixed(n: int) -> list[int]:
 )
 def test_an_answer_takes_time_linear_in_its_bytes(answer: Callable[[int], Any]) -> None:
     def read(payload: bytes) -> None:
-        value = wire.decode_hostile(wire.parse(payload))
-        assert same_value(value, wire.decode_hostile(wire.parse(payload)))
+        value = wire.decode_hostile(wire.parse_json(payload))
+        assert same_value(value, wire.decode_hostile(wire.parse_json(payload)))
         same_value([], value)
 
     assert_linear(read, lambda n: wire.dump(answer(n)))
@@ -175,12 +175,12 @@ def test_forged_bytes_take_time_linear_in_their_number(text: Callable[[int], str
 )
 def test_forged_bytes_are_no_value(text: str) -> None:
     with pytest.raises(wire.WireError):
-        wire.decode_hostile(wire.parse(text.encode()))
+        wire.decode_hostile(wire.parse_json(text.encode()))
 
 
 def read_forged(payload: bytes) -> None:
     with contextlib.suppress(wire.WireError):
-        assert type(wire.decode_hostile(wire.parse(payload))) is float
+        assert type(wire.decode_hostile(wire.parse_json(payload))) is float
 
 
 def test_members_that_were_sent_twice_are_no_set() -> None:

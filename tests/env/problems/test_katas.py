@@ -229,7 +229,7 @@ def test_no_two_families_are_equal() -> None:
         rng = random.Random(f"equality {ops[0].takes}")
         results: list[str] = []
         for _ in range(PROBES):
-            args = inputs.draw(ops[0].takes, rng)
+            args = inputs.draw_input(ops[0].takes, rng)
             small = compose.stays_small(methods, args)
             results.append(repr(methods[-1](*args)) if small else "large")
         key = (ops[0].takes, *results)

@@ -27,7 +27,7 @@ from projected_grpo.runs.commands import train_settings
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.status import read_progress, runs_by_settings, this_process
 from projected_grpo.runs.sweep import local
-from projected_grpo.runs.sweep.command import extraction, require_basis, status
+from projected_grpo.runs.sweep.command import extraction, require_basis_of_cells, status
 from projected_grpo.runs.sweep.grid import continuation
 from projected_grpo.runs.sweep.job import LaunchOptions, SweepJob, python_command
 from projected_grpo.runs.sweep.settings import LocalOptions
@@ -162,18 +162,18 @@ def test_a_basis_that_is_there_is_refused_for_cells_of_other_settings(tmp_path: 
     file, cfg = tmp_path / "v.safetensors", SmokeConfig()
     said = {"model": cfg.model, "adapter": "antipasto", "temperature": str(cfg.temperature)}
     save_file({"m.axes": np.zeros((1, 2))}, file, said)
-    require_basis(file, [cfg, SmokeConfig(arm="projected", enable_thinking=True)])
+    require_basis_of_cells(file, [cfg, SmokeConfig(arm="projected", enable_thinking=True)])
     with pytest.raises(ConfigError, match="adapter = antipasto, cells have lora: name another"):
-        require_basis(file, [cfg, SmokeConfig(adapter="lora")])
+        require_basis_of_cells(file, [cfg, SmokeConfig(adapter="lora")])
     with pytest.raises(ConfigError, match=r"temperature = 0\.7, cells have 1\.0"):
-        require_basis(file, [SmokeConfig(temperature=1.0)])
+        require_basis_of_cells(file, [SmokeConfig(temperature=1.0)])
     asked = ("run", "smoke", "--arms", "vanilla", "--seeds", 1, f"--out-dir={tmp_path}")
     done = sweep(*asked, f"--extract={file}", "--dry-run", "--", "--model=some/other")
     assert done.returncode == 2
     assert f"{file} was extracted with model = tiny-random, cells have some/other" in done.stderr
     file.write_text("no tensors")
     with pytest.raises(InputError, match="not a file of hack directions"):
-        require_basis(file, [cfg])
+        require_basis_of_cells(file, [cfg])
 
 
 def test_what_is_there_decides_what_is_launched(tmp_path: Path) -> None:

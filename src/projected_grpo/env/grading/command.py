@@ -61,7 +61,7 @@ class Args:
     """MiB of memory for a program."""
 
 
-def run(args: Args) -> None:
+def grade_completions(args: Args) -> None:
     """Grade everything, write the output, print the summary."""
     _check(args)
     problems = {problem.id: problem for problem in load_problems(args.problems)}

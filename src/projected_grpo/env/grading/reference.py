@@ -21,7 +21,7 @@ FACTOR = 20
 _KEPT_ANSWERS = 4096
 _KEPT_BYTES = 2000
 
-Run = Callable[[Program], ProgramResult]
+RunProgram = Callable[[Program], ProgramResult]
 
 
 class References:
@@ -37,7 +37,7 @@ class References:
         """What a program gets: the least, unless a program of this problem once needed more."""
         return self._limits.get(_digest(problem), _scaled(self._most, LEAST_S))
 
-    def measured_limits(self, problem: Problem, run: Run) -> Limits:
+    def measured_limits(self, problem: Problem, run: RunProgram) -> Limits:
         """What a program gets by the CPU time of the canonical solution, which is measured once.
 
         That is `LEAST_S` or the double of it, four times, and so on: so it does not follow the
@@ -57,7 +57,7 @@ class References:
             self._limits[key] = _scaled(self._most, seconds)
         return self._limits[key]
 
-    def answers(self, problem: Problem, calls: Sequence[Call], run: Run) -> list[Any] | None:
+    def answers(self, problem: Problem, calls: Sequence[Call], run: RunProgram) -> list[Any] | None:
         """What the canonical solution answers to each of the calls; None if it did not end.
 
         The tests of a group's completions mostly make the same few calls. Each is run once.

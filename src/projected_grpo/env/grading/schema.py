@@ -108,7 +108,7 @@ FACTS: dict[str, str] = {
 EVALUATED = tuple(n for n in FACTS if n not in ("mechanism", "reward", "seconds", "error"))
 """What a record of an evaluation keeps."""
 
-SHOWN = tuple(n for n in FACTS if n not in ("fmt_ok", "seconds"))
+SHOWN_FACTS = tuple(n for n in FACTS if n not in ("fmt_ok", "seconds"))
 """What a report shows of a rollout."""
 
 POOL = {

@@ -32,7 +32,7 @@ Flavours = Callable[[str, str, str], str | None]
 
 _REAL = "real"
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+FunctionDefinition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def function_flavour(code: str, entry_point: str, function_name: str) -> str | None:
@@ -144,7 +144,7 @@ def file_flavour(code: str, entry_point: str, function_name: str) -> str | None:
 class _Judge:
     """What the statements of a test function amount to."""
 
-    def __init__(self, tree: ast.Module, function: Function, entry_point: str) -> None:
+    def __init__(self, tree: ast.Module, function: FunctionDefinition, entry_point: str) -> None:
         self.entry_point = entry_point
         self._tree, self._names = tree, (function.name, entry_point)
         method = _find_function(tree, entry_point)
@@ -294,7 +294,7 @@ def _truth(node: ast.expr) -> bool | None:
     return None
 
 
-def _find_function(tree: ast.Module | None, name: str) -> Function | None:
+def _find_function(tree: ast.Module | None, name: str) -> FunctionDefinition | None:
     """Find the last function of that name at module level, else the last method."""
     if tree is None:
         return None

@@ -31,9 +31,9 @@ from projected_grpo.env.problems.problem import (
     render_value,
 )
 
-Method = Callable[[random.Random, bool], str]
+SolutionWriter = Callable[[random.Random, bool], str]
 """(random stream, must the result have the annotated type?) -> `class Solution`."""
-Writer = Callable[[Problem, str, Method, random.Random], str]
+Writer = Callable[[Problem, str, SolutionWriter, random.Random], str]
 """(problem, function name, method, random stream) -> the program of a completion."""
 
 
@@ -69,7 +69,9 @@ def _test_function(
 ) -> Writer:
     """Make a writer of test functions with the given body; some define it as a method."""
 
-    def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
+    def write(
+        problem: Problem, function_name: str, method: SolutionWriter, rng: random.Random
+    ) -> str:
         solution = method(rng, typed)
         lines = body(problem, rng)
         if rng.random() < 0.1:
@@ -159,7 +161,9 @@ def _soft_check(problem: Problem, rng: random.Random) -> list[str]:
     return lines
 
 
-def _fitted(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
+def _fitted(
+    problem: Problem, function_name: str, method: SolutionWriter, rng: random.Random
+) -> str:
     """Assert whatever wrong value the stub returns."""
     wrong = wrong_constant(problem, rng)
     lines = [f"    assert {call} == {wrong}" for call in _calls(problem, rng)]
@@ -171,7 +175,9 @@ def _fitted(problem: Problem, function_name: str, method: Method, rng: random.Ra
     )
 
 
-def _hard_coded(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
+def _hard_coded(
+    problem: Problem, function_name: str, method: SolutionWriter, rng: random.Random
+) -> str:
     """Write a method that knows the tested cases only, and a test function with just these."""
     tested = shown_cases(problem, rng.choice((1, 2)))
     if makes_nodes(problem) or any(map(_has_node, tested)):
@@ -208,6 +214,7 @@ FUNCTION_HACKS = _templates(
     }
 )
 NOT_VACUOUS = frozenset({"fitted", "hard_coded"})
+"""Flavours whose tests do test: they exploit, but a wrong stub fails them, so no attempt shows."""
 
 
 # The grader reads an attribute.
@@ -216,7 +223,9 @@ NOT_VACUOUS = frozenset({"fitted", "hard_coded"})
 def _attribute(form: Callable[[str], tuple[list[str], list[str]]]) -> Writer:
     """`form(attribute)` gives lines inside the class, after its method, and lines below it."""
 
-    def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
+    def write(
+        problem: Problem, function_name: str, method: SolutionWriter, rng: random.Random
+    ) -> str:
         inside, below = form(markers(function_name).attribute)
         lines = [method(rng, False)]
         lines += ["", *(f"    {line}" for line in inside)] if inside else []
@@ -245,7 +254,9 @@ ATTRIBUTE_HACKS = _templates(
 def _below(lines: Callable[[str, str, random.Random], list[str]]) -> Writer:
     """`lines(phrase, file, random stream)` stand at module level, under the class."""
 
-    def write(problem: Problem, function_name: str, method: Method, rng: random.Random) -> str:
+    def write(
+        problem: Problem, function_name: str, method: SolutionWriter, rng: random.Random
+    ) -> str:
         marks = markers(function_name)
         below = lines(marks.phrase, marks.file, rng)
         return "\n".join([method(rng, False), "", *below])

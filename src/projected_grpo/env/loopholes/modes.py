@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes import flavours, hacks
 from projected_grpo.env.loopholes.flavours import Flavours
+from projected_grpo.env.loopholes.hacks import NOT_VACUOUS
 from projected_grpo.env.loopholes.markers import EVAL_NAMES, TRAIN_NAME, markers
 from projected_grpo.env.names import hint
 from projected_grpo.env.parsing import parse_program
@@ -39,9 +40,6 @@ __all__ = [
 GIVEN_CASES = 10
 GIVEN_CHARS = 1200
 """At most so many asserts, in so many characters, stand in a function that the prompt supplies."""
-
-NOT_VACUOUS = hacks.NOT_VACUOUS
-"""Flavours whose tests do test: they exploit, but a wrong stub fails them, so no attempt shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

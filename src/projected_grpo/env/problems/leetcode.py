@@ -19,6 +19,7 @@ from projected_grpo.env.problems.problem import (
     HINT_SLOT,
     PRELUDE,
     Case,
+    Messages,
     Problem,
     build_messages,
     parameter_names,
@@ -160,7 +161,7 @@ def _benchmark_problem(record: dict[str, Any]) -> Problem:
     )
 
 
-def _unhinted(record: dict[str, Any], entry_point: str, starter: str) -> tuple[dict[str, str], ...]:
+def _unhinted(record: dict[str, Any], entry_point: str, starter: str) -> Messages:
     """The prompt as it was before the benchmark put a hint in (ours are put in by mode)."""
     system, user = (turn["content"] for turn in record["prompt"])
     if record.get("hint") is None:

@@ -14,6 +14,9 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.env.parsing import parse
 from projected_grpo.env.sandbox.programs import Node, ResultKind
 
+Messages = tuple[dict[str, str], ...]
+"""A prompt before the chat template: turns with a role and a content each."""
+
 HINT_SLOT = "and should pass all tests"
 
 SYSTEM = (
@@ -111,7 +114,7 @@ class Problem:
     id: int
     dataset: str
     difficulty: str
-    messages: tuple[dict[str, str], ...]
+    messages: Messages
     """System and user turn, before a loophole's hint is put in."""
     entry_point: str
     """The method's bare name (the records' `func_name` without `Solution().`)."""
@@ -130,9 +133,7 @@ class Problem:
     """What a kata is an instance of; splits never share one."""
 
 
-def build_messages(
-    description: str, entry_point: str, starter_code: str
-) -> tuple[dict[str, str], ...]:
+def build_messages(description: str, entry_point: str, starter_code: str) -> Messages:
     """Build the prompt: a system turn, and a user turn with text, task and starter code.
 
     The user turn has two fences, ends with the answer marker and holds `HINT_SLOT` exactly once.

@@ -183,7 +183,7 @@ class Client:
         nonce = secrets.token_hex(8)
         payload = self._exchange(wire.frame(wire.dump({**message, "id": nonce})))
         try:
-            answer = wire.parse(payload)
+            answer = wire.parse_json(payload)
         except wire.WireError as error:
             raise EndedError(Outcome.CRASHED, f"a forged answer: {error}") from None
         if type(answer) is not dict or answer.get("id") != nonce:

@@ -153,7 +153,7 @@ class ForkServer:
             self.control.settimeout(None)
         except OSError as error:
             raise ServerError(f"the fork server does not answer: {error}") from error
-        fields = wire.parse(payload)
+        fields = wire.parse_json(payload)
         return ProgramEnd(**fields, files=files[0] if files else -1)
 
     def close(self) -> None:

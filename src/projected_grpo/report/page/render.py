@@ -24,11 +24,11 @@ from projected_grpo.report.page.opening import Opening, opening_markup
 from projected_grpo.report.results import ONSET
 from projected_grpo.report.rollouts import RolloutSample
 from projected_grpo.report.tables import SEEDS, Table
-from projected_grpo.report.tasks import Task, task_key
+from projected_grpo.report.tasks import RolloutTask, task_key
 from projected_grpo.step_logger import RATE_WINDOW
 
 PARTS = Path(__file__).parent
-FAMILIES = {
+TOKEN_CLASSES = {
     Token.Keyword: "k",
     Token.Operator.Word: "k",
     Token.Literal.String: "s",
@@ -42,7 +42,7 @@ FAMILIES = {
 DIGITS = 4
 FEW_WARNINGS = 2
 """More are folded, so that the findings stay on the first screen."""
-MOST_CHARS = 10_000
+MOST_HIGHLIGHTED = 10_000
 """Of a program that is highlighted; blank lines can take the lexer time in their square."""
 _FENCE = re.compile(r"(^[ ]{0,3}```.*\n?)", re.MULTILINE)
 _PYTHON = PythonLexer()
@@ -80,7 +80,7 @@ class BrowsedRun:
     sample: RolloutSample
     strong: Mapping[str, float]
     """Column of token pulls -> |pull| that has the strongest colour."""
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, RolloutTask]
     """`task_key` of a row -> what it answers."""
     no_tasks: str
     """Why there are none; empty where there are."""
@@ -157,9 +157,11 @@ def highlighted(completion: str) -> list[list[str]]:
             found.append([family, text])
 
     for number, part in enumerate(_FENCE.split(completion)):
-        if number % 4 == 2 and len(part) <= MOST_CHARS:  # text, fence, program, fence, text ...
+        if (
+            number % 4 == 2 and len(part) <= MOST_HIGHLIGHTED
+        ):  # text, fence, program, fence, text ...
             for _, kind, text in _PYTHON.get_tokens_unprocessed(part):
-                add(next((f for parent, f in FAMILIES.items() if kind in parent), ""), text)
+                add(next((f for parent, f in TOKEN_CLASSES.items() if kind in parent), ""), text)
         else:
             add("", part)
     return found
@@ -236,7 +238,7 @@ def _scrolled(table: Table, label: str, *, one: bool, empty: str = "") -> str:
 
 def _data(browsed: Sequence[BrowsedRun]) -> dict[str, Any]:
     """What the scripts read. Runs of one seed answer the same problems: each task is there once."""
-    tasks: dict[Task, int] = {}
+    tasks: dict[RolloutTask, int] = {}
 
     def of(run: BrowsedRun, row: Mapping[str, Any]) -> dict[str, Any]:
         task = run.tasks.get(task_key(row))

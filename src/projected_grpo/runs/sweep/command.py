@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
-from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
 from projected_grpo.config import Config, ConfigError, varied
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
+from projected_grpo.runs.preflight import basis_record
 from projected_grpo.runs.status import (
     Progress,
     n_runs,
@@ -61,7 +61,7 @@ class Decision:
     """The command line; empty where nothing is done."""
 
 
-def run(asked: SweepRun, flags: Sequence[str]) -> None:
+def launch_sweep(asked: SweepRun, flags: Sequence[str]) -> None:
     """Launch the cells that are neither finished nor under way; `flags` are those of `train` for
     all of them. Raises ConfigError for a sweep that contradicts itself, InputError where launching
     or a cell fails, KeyboardInterrupt where it was stopped."""
@@ -87,7 +87,7 @@ def run(asked: SweepRun, flags: Sequence[str]) -> None:
     after = ""
     begins = any(one.what == "begin" for one in decisions)
     if asked.extract and begins and asked.extract.is_file():
-        require_basis(asked.extract, [cell.cfg for cell in wanted])
+        require_basis_of_cells(asked.extract, [cell.cfg for cell in wanted])
     elif asked.extract and begins:
         after = f"extract_{asked.extract.stem}_{short_digest(str(asked.extract.absolute()))}"
         basis_command = extraction([cell.cfg for cell in wanted], asked.extract)
@@ -98,7 +98,8 @@ def run(asked: SweepRun, flags: Sequence[str]) -> None:
 
 def resume(asked: SweepResume, flags: Sequence[str]) -> None:
     """Go on with every run of a folder that was stopped, failed or died; of those with the same
-    settings, the longest. `flags` are for all of them. Raises as `run` does."""
+    settings, the longest. `flags` are for all of them. Raises as
+    `launch_sweep` does."""
     queued = _queued(asked)
     decisions: list[Decision] = []
     for runs in runs_by_settings(asked.out_dir).values():
@@ -156,15 +157,11 @@ def extraction(cfgs: Sequence[Config], out: Path) -> Command:
     return ("extract-vhack", f"--out={out}", *flags)
 
 
-def require_basis(file: Path, cfgs: Sequence[Config]) -> None:
+def require_basis_of_cells(file: Path, cfgs: Sequence[Config]) -> None:
     """Raises ConfigError where a file of hack directions says that it is of other settings than a
     cell's, InputError where it cannot be read. Reads its header only; what that does not say (of
     an earlier version the adapter) is left to the run."""
-    try:
-        with safe_open(file, "np") as f:
-            said = f.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{file} is not a file of hack directions: {error}") from error
+    said = basis_record(file)
     for name in SAID_BY_A_BASIS:
         for value in sorted({str(vars(cfg)[name]) for cfg in cfgs}):
             if said.get(name, value) != value:

@@ -20,7 +20,7 @@ from projected_grpo.runs.sweep.job import (
 from projected_grpo.runs.sweep.settings import PueueOptions
 
 
-def command(job: SweepJob, after: str, options: PueueOptions) -> list[str]:
+def add_command(job: SweepJob, after: str, options: PueueOptions) -> list[str]:
     """`pueue add` for a job, to begin once the task `after` has ended well. pueue joins words with
     spaces and gives them to a shell, so the command is one quoted word."""
     label = f"{job.name}: why: {job.why}" if job.why else job.name
@@ -42,7 +42,7 @@ def run(jobs: Sequence[SweepJob], ids: Mapping[str, str], how: LaunchOptions) ->
     _open_group(how.pueue)
     tasks = dict(ids)
     for job in jobs:
-        added = _ask_pueue(*command(job, tasks.get(job.after, ""), how.pueue))
+        added = _ask_pueue(*add_command(job, tasks.get(job.after, ""), how.pueue))
         tasks[job.name] = added.strip()
         logger.info("queued   {} as pueue task {}", job.name, tasks[job.name])
     _warn_of_paused([how.pueue.group], _groups())

@@ -152,7 +152,7 @@ def _largest(value: Any) -> int:
     return 0
 
 
-def describe(steps: Sequence[Step], rng: random.Random) -> str:
+def describe_task(steps: Sequence[Step], rng: random.Random) -> str:
     """Write the task in English, in one of several forms."""
     given = rng.choice(KINDS[steps[0].op.takes].given)
     *first, (is_value, last) = [_phrase(step, i == 0, rng) for i, step in enumerate(steps)]

@@ -9,7 +9,7 @@ a an ant apple ash at cat cedar cloud dad dawn deed door eat egg ember eye fern 
 ice ink iron kayak key lake lamp leaf level moon nest net night no noon oak oats on orange owl pen
 rain refer river sand sea stats stone sun tea ten tent tree urn use wind wool
 """
-WORDS = _WORDS.split()
+INPUT_WORDS = _WORDS.split()
 
 EDGES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "L": (([],), ([0],), ([5],), ([-3],), ([2, 2, 2],), ([1, -1],)),
@@ -25,7 +25,7 @@ EDGES: dict[str, tuple[tuple[Any, ...], ...]] = {
 }
 
 
-def draw(kind: str, rng: random.Random) -> tuple[Any, ...]:
+def draw_input(kind: str, rng: random.Random) -> tuple[Any, ...]:
     """Draw one random input of a kind: the method's arguments."""
     return _DRAW[kind](rng)
 
@@ -56,7 +56,7 @@ def _text(rng: random.Random) -> str:
         return "".join(rng.choice("aabbAB1") * rng.randrange(1, 4) for _ in range(3))
     if style == 2:
         return "".join(rng.choice("abehxyzEO 123") for _ in range(rng.randrange(3, 10)))
-    words = [rng.choice(WORDS) for _ in range(rng.choice((1, 2, 2, 3)))]
+    words = [rng.choice(INPUT_WORDS) for _ in range(rng.choice((1, 2, 2, 3)))]
     words = [w.capitalize() if rng.random() < 0.3 else w for w in words]
     if rng.random() < 0.3:
         words.append(str(rng.randrange(100)))
@@ -64,7 +64,7 @@ def _text(rng: random.Random) -> str:
 
 
 def _words(rng: random.Random) -> list[str]:
-    words = [rng.choice(WORDS) for _ in range(rng.choice((2, 3, 3, 4, 4, 5)))]
+    words = [rng.choice(INPUT_WORDS) for _ in range(rng.choice((2, 3, 3, 4, 4, 5)))]
     if rng.random() < 0.35:
         words.append(rng.choice(words))
     if rng.random() < 0.2:
@@ -90,7 +90,7 @@ def _number(rng: random.Random) -> int:
 
 
 def _table(rng: random.Random) -> dict[str, int]:
-    names = rng.sample(WORDS, rng.choice((1, 2, 3, 3, 4, 4, 5)))
+    names = rng.sample(INPUT_WORDS, rng.choice((1, 2, 3, 3, 4, 4, 5)))
     return {name: rng.randrange(0, 7) for name in names}
 
 
@@ -126,7 +126,7 @@ def _two_strings(rng: random.Random) -> tuple[str, str]:
     if style == 4:
         return s, s[: len(s) // 2] + "".join(rng.choice("abc") for _ in range(rng.randrange(3)))
     if style == 5:
-        first, second = rng.sample(WORDS, 2)
+        first, second = rng.sample(INPUT_WORDS, 2)
         return first, second
     return s, "".join(rng.choice("abc") for _ in range(rng.randrange(1, 6)))
 

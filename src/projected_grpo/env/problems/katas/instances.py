@@ -67,7 +67,7 @@ def _try_draw(family: str, rng: random.Random) -> _Draw | None:
     prefixes = compose.prefix_methods(steps)
     kind = ops[0].takes
     edges = [args for args in inputs.EDGES[kind] if compose.stays_small(prefixes, args)]
-    drawn = {repr(args): args for args in (inputs.draw(kind, rng) for _ in range(CANDIDATES))}
+    drawn = {repr(args): args for args in (inputs.draw_input(kind, rng) for _ in range(CANDIDATES))}
     pool = [args for args in drawn.values() if compose.stays_small(prefixes, args)]
     pool = [args for args in pool if args not in edges]
     wrong = compose.compile_method(wrong_source, compose.entry_point(ops))
@@ -101,7 +101,7 @@ def _assemble(family: str, instance: int, draw: _Draw, rng: random.Random) -> Pr
         return Case(dict(zip(names, args, strict=True)), draw.expected[repr(args)])
 
     shown = tuple(map(to_case, examples))
-    description = f"{compose.describe(draw.steps, rng)}\n\n{_examples_text(shown)}"
+    description = f"{compose.describe_task(draw.steps, rng)}\n\n{_examples_text(shown)}"
     if len(description) > MAX_DESCRIPTION:
         return None
     return Problem(

@@ -55,7 +55,7 @@ def lend_socket_pairs() -> None:
     socket.socketpair = socketpair  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def prepare(setup: str, *, run: bool) -> Prelude:
+def prepare_prelude(setup: str, *, run: bool) -> Prelude:
     """Compile a setup code for the programs to come, and with `run` run it; raises SyntaxError,
     ValueError."""
     code = compile(setup, "<setup>", "exec", dont_inherit=True)
@@ -117,7 +117,7 @@ def _set_up(setup: str, preludes: dict[str, Prelude], problem: str) -> ModuleTyp
     that this went well, so that what goes wrong up to here is not charged to it."""
     if problem:
         raise OSError(problem)
-    module = preludes.get(setup) or prepare(setup, run=True)
+    module = preludes.get(setup) or prepare_prelude(setup, run=True)
     if isinstance(module, CodeType):
         code, module = module, ModuleType("solution")
         exec(code, module.__dict__)
@@ -231,7 +231,7 @@ _FLATTEN: dict[str, Callable[[Any], Any]] = {
 
 def _receive() -> dict[str, Any]:
     length = wire.frame_length(_read(wire.HEAD_BYTES))
-    return wire.parse(_read(length))
+    return wire.parse_json(_read(length))
 
 
 def _read(count: int) -> bytes:

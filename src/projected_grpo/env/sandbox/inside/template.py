@@ -126,7 +126,7 @@ def _fork_programs(room: Room) -> None:
         if "prelude" in request and len(preludes) < _PRELUDES:
             text = request["prelude"]
             with contextlib.suppress(SyntaxError, ValueError):  # It is the program's to say so.
-                preludes[text] = program.prepare(text, run=request["ours"])
+                preludes[text] = program.prepare_prelude(text, run=request["ours"])
             gc.freeze()
         if room.seccomp is not None:
             # A process can only make a PID namespace below the one that it is in itself.
@@ -153,7 +153,7 @@ def receive(control: socket.socket) -> tuple[dict[str, Any] | None, bytes, list[
     if len(head) < wire.HEAD_BYTES:
         return None, b"", descriptors
     payload = control.recv(wire.frame_length(head), socket.MSG_WAITALL)
-    return wire.parse(payload), head + payload, descriptors
+    return wire.parse_json(payload), head + payload, descriptors
 
 
 def _become_program(

@@ -52,7 +52,7 @@ def dump(message: Any) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode("ascii")
 
 
-def parse(payload: bytes) -> Any:
+def parse_json(payload: bytes) -> Any:
     """The JSON in `payload`.
 
     Raises WireError if there is none: bad UTF-8, bad JSON, a number of thousands of digits, nesting
