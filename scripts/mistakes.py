@@ -160,6 +160,7 @@ LINES = [
     refused("train smoke --gate=reverse", IDLE, "projected"),
     refused("train smoke --overshoot=3", IDLE, "projected"),
     refused("train smoke --preserve-magnitude", IDLE, "projected"),
+    refused("train smoke --arm=projected --overshoot=0 --gate=no_gate", IDLE, "--overshoot=0"),
     refused("train smoke --project-on=update", IDLE, "projected"),
     refused("train smoke --trust=1", IDLE, "projected"),
     refused("train smoke --running-k=2", IDLE, "projected"),

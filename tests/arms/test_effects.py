@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from projected_grpo.arms.effects import EFFECTS, require_effect, without_effect
+from projected_grpo.arms.token_scores import SCORES
 from projected_grpo.config import PER_RUN, PRESETS, SETTINGS, ConfigError
 from projected_grpo.runs.commands import named_settings, train_settings
 
@@ -54,6 +55,30 @@ def test_a_screen_of_a_share_is_not_calibrated_on_pairs(tmp_path: Path) -> None:
     screened = ("--arm=projected", f"--v-hack={tmp_path}", "--pairs=framing", "--screen=row")
     assert not idle(*screened, "--screen-fpr=0.1")
     assert set(idle(*screened, "--screen-share=0.25")) == {"pairs"}
+
+
+def test_where_a_screen_is_scored_matters_to_scores_of_a_model_alone() -> None:
+    screened = ("--arm=projected", "--screen=row", "--screen-fpr=0.25", "--screen-at=policy")
+    for name, score in SCORES.items():
+        found = idle(*screened, f"--screen-score={name}")
+        assert ("screen_at" in found) == (score.of not in ("pull", "nll")), name
+    said = idle(*screened, "--screen-score=shortness")["screen_at"]
+    assert said == (
+        "--screen-at has no effect beside --screen-score=shortness, which counts tokens and asks "
+        "no model: leave it out"
+    )
+
+
+def test_how_to_project_is_not_said_where_nothing_is_projected() -> None:
+    alone = ("--arm=projected", "--screen=row", "--screen-fpr=0.25", "--overshoot=0")
+    assert not idle(*alone, "--no-preserve-magnitude", "--project-on=grad")
+    found = idle(*alone, "--gate=no_gate", "--preserve-magnitude")
+    assert set(found) == {"gate", "preserve_magnitude"}
+    assert found["gate"] == (
+        "--gate has no effect beside --overshoot=0, with which nothing is projected: leave one of "
+        "the two out"
+    )
+    assert not idle("--arm=projected", "--gate=no_gate", "--overshoot=0.5")
 
 
 def test_a_sweep_may_give_all_cells_what_acts_in_one_that_is_given_it() -> None:

@@ -57,6 +57,16 @@ def _not_beside(name: str) -> Need:
     )
 
 
+def _not_scored_by(score: str, acts: str) -> Need:
+    """Screens score by something else; `acts` says what this score does."""
+    return Need(
+        lambda cfg: cfg.screen_score != score,
+        f"beside {_flag('screen_score', score)}, which {acts}",
+        "leave it out",
+        or_leave_out=False,
+    )
+
+
 def arms_of(cfg: Config) -> list[str]:
     """The arms that these settings ask for."""
     return list(cfg.arms or (cfg.arm,))
@@ -92,6 +102,12 @@ def _acts(cfg: Config) -> bool:
 
 
 REMOVES = _in_arm(lambda arm: arm.removes != "nothing", "removes nothing")
+PROJECTS = Need(
+    lambda cfg: cfg.overshoot > 0,
+    f"beside {_flag('overshoot', 0)}, with which nothing is projected",
+    "leave one of the two out",
+    or_leave_out=False,
+)
 ACTS = Need(
     _acts,
     "in an arm that does nothing, without --screen",
@@ -99,12 +115,8 @@ ACTS = Need(
 )
 PENALISES = _in_arm(lambda arm: arm.reward == "adv_mod", "scores no hidden states")
 SCREENS_ROWS = _beside("screen")
-MEASURES_TOKENS = Need(
-    lambda cfg: cfg.screen_score != "flavour",
-    "beside --screen-score=flavour, which reads the text",
-    "leave it out",
-    or_leave_out=False,
-)
+READS_TOKENS = _not_scored_by("flavour", "reads the text")
+ASKS_A_MODEL = _not_scored_by("shortness", "counts tokens and asks no model")
 LEARNS = _beside("running_k")
 MEASURES_V = _beside("measure", "v")
 READS_PAIRS = Need(
@@ -143,9 +155,9 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
     "pair_norm": (MEASURES_V,),
     "v_hack_k": (MEASURES_V,),
     "v_hack_drop_bottom_frac": (MEASURES_V,),
-    "gate": (REMOVES,),
+    "gate": (REMOVES, PROJECTS),
     "overshoot": (REMOVES,),
-    "preserve_magnitude": (REMOVES,),
+    "preserve_magnitude": (REMOVES, PROJECTS),
     "project_on": (REMOVES,),
     "start_arm_at": (ACTS,),
     "gt_penalty": (_in_arm(lambda arm: arm.reward == "gt_penalty", "does not ask the oracle"),),
@@ -167,8 +179,8 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
         (LEARNS,),
     ),
     **dict.fromkeys(("screen_score", "screen_share"), (SCREENS_ROWS,)),
-    "screen_at": (SCREENS_ROWS, MEASURES_TOKENS),
-    "screen_fpr": (SCREENS_ROWS, _not_beside("screen_share"), MEASURES_TOKENS),
+    "screen_at": (SCREENS_ROWS, READS_TOKENS, ASKS_A_MODEL),
+    "screen_fpr": (SCREENS_ROWS, _not_beside("screen_share"), READS_TOKENS),
     "screen_penalty": (_beside("screen", "penalty"),),
 }  # fmt: skip
 """Setting -> all that it needs; in the order in which it is said."""
