@@ -12,6 +12,7 @@ from projected_grpo.config import PRESETS, MiniConfig, SmokeConfig, stored_confi
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.command_line import parse_settings
 from projected_grpo.runs.commands import PART_OF_A_SWEEP, ExtractConfig, named_settings
+from projected_grpo.runs.files import require_new
 from projected_grpo.runs.plan import memory, plan
 from projected_grpo.runs.preflight import finished_already, require_extractable, require_startable
 from projected_grpo.runs.sweep.command import extraction
@@ -66,6 +67,24 @@ def test_a_place_that_cannot_be_written_is_found_first(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             require_startable([SmokeConfig(out_dir=out_dir)])
     require_startable([SmokeConfig(out_dir=tmp_path / "new" / "runs")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_result_is_written_over_nothing_and_where_it_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out, overwrite, said in (
+        ("file", None, "file is there already: name another with --out, or move it away"),
+        ("file", False, "file is there already: .* or add --overwrite to replace it"),
+        (".", None, "is there already: name another with --out, or move it away"),
+        (".", True, "is a folder: name a file in it"),
+        ("file/out", None, "Not a directory|file is a file"),
+        ("/proc/out", True, "cannot write to /proc/out: /proc is not writable"),
+        ("x" * 300, None, "cannot write to .*File name too long"),
+    ):
+        with pytest.raises(InputError, match=said):
+            require_new(tmp_path / out, overwrite)
+    require_new(tmp_path / "file", overwrite=True)
+    require_new(tmp_path / "new" / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from projected_grpo.env.errors import InputError
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def sha256_of(path: Path, size: int | None = None) -> str:
     h = hashlib.sha256()
     left = path.stat().st_size if size is None else size
     with path.open("rb") as f:
-        while left and (chunk := f.read(min(CHUNK, left))):
+        while left and (chunk := f.read(min(CHUNK_BYTES, left))):
             h.update(chunk)
             left -= len(chunk)
     return h.hexdigest()
@@ -122,7 +122,7 @@ class GrowingFile:
         """The file as it is now: {"bytes": its size, "sha256": its digest}."""
         with self._path.open("rb") as f:
             f.seek(self._size)
-            while chunk := f.read(CHUNK):
+            while chunk := f.read(CHUNK_BYTES):
                 self._hash.update(chunk)
                 self._size += len(chunk)
         return {"bytes": self._size, "sha256": self._hash.hexdigest()}
