@@ -16,7 +16,6 @@ from projected_grpo.model.loss import (
     policy_loss,
     tokens_at_once,
 )
-from projected_grpo.proj import cosine
 from projected_grpo.runs.distributed import add_up_gradients
 from projected_grpo.runs.session import Session
 
@@ -109,24 +108,8 @@ def _accumulate(s: Session, rows: list[Row], total: StepSums, per_row: RowGradie
     total.add_sums(sums, run_of_row)
     difference = sampled_logp.to(device) - old_logp
     total.add_differences(difference, mask & student[:, None], run_of_row)
-    _score(s, rows, gradients)
     if s.along_v:
         _keep_pulls(s, rows, pull)
-
-
-def _score(s: Session, rows: list[Row], gradients: dict[str, Tensor]) -> None:
-    """Every row's alignment with the hack directions that its run measures, whatever its
-    advantage."""
-    for t in s.treatments:
-        runs = set(t.runs.tolist())
-        mine = [b for b, row in enumerate(rows) if row.run in runs]
-        if not mine or not t.V:
-            continue
-        own = gradients if len(mine) == len(rows) else {n: g[mine] for n, g in gradients.items()}
-        for b, score in zip(mine, cosine(own, t.V).tolist(), strict=True):
-            advantage = rows[b].advantage
-            if advantage != 0:  # at its group's mean a row pulls nowhere
-                rows[b].hack_score = score if advantage > 0 else -score  # of the text itself
 
 
 def _directions(s: Session, run_of_row: Tensor) -> dict[str, Tensor]:
@@ -135,9 +118,15 @@ def _directions(s: Session, run_of_row: Tensor) -> dict[str, Tensor]:
 
 
 def _keep_pulls(s: Session, rows: list[Row], pull: TokenPull) -> None:
-    """Every token's pull along V, whatever its row's advantage."""
-    values = pull.tokens[..., 0].cpu().numpy()
+    """Every token's pull along the hack directions that its run measures, and every row's hack
+    score, their sum: its alignment with V. Both are of the text itself, whatever its advantage; at
+    its group's mean a row pulls nowhere."""
+    values = pull.tokens[..., 0]
+    scores, by_token = values.sum(1).tolist(), values.cpu().numpy()
+    measuring = {n for t in s.treatments if t.V for n in t.runs.tolist()}
     for b, row in enumerate(rows):
         if row.advantage != 0:
-            mine = of_completion(values[b], len(row.prompt), len(row.ids))
-            row.pull = mine if row.advantage > 0 else -mine
+            sign = 1.0 if row.advantage > 0 else -1.0
+            row.pull = sign * of_completion(by_token[b], len(row.prompt), len(row.ids))
+            if row.run in measuring:
+                row.hack_score = sign * scores[b]
