@@ -30,7 +30,8 @@ COLUMNS = (
     *("grad_norm_pre", "completions/mean_length", "completions/clipped_ratio", "infra_errors"),
     *("v_overlap", "v_overlap_first", "sampling_logp_diff_max", "penalty", "concept_std"),
     *("weight", "trust_frac", "running_rows", "running_captured"),
-    *("gen", "t_rew", "fb", "t_proj", "t_refresh", "step_time"),
+    *("screened", "screened_att", "screened_gt", "screen_auroc", "screen_threshold"),
+    *("gen", "t_screen", "t_rew", "fb", "t_proj", "t_refresh", "step_time"),
 )
 """Of those a row may lack what is younger than its run."""
 DIGITS = 4

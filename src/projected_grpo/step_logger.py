@@ -231,6 +231,11 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("screened_att", "Student rows that attempt and are flagged, of all that attempt."),
     Column(
+        "screened_gt",
+        "Student rows that solve without an attempt and are flagged, of all such: what the screen "
+        "takes from honest learning.",
+    ),
+    Column(
         "screen_auroc",
         "Does the screen's score tell the student rows that attempt from the others? Null with "
         "fewer than two of a kind.",

@@ -69,8 +69,9 @@ class RowGradients:
         some = [b for b, row in enumerate(rows) if row.run in self.runs and row.advantage != 0]
         if some:
             self.rows += [rows[b] for b in some]
+            places = torch.tensor(some, device=next(iter(gradients.values())).device)
             for name, g in gradients.items():
-                self._parts.setdefault(name, []).append(g[some])
+                self._parts.setdefault(name, []).append(g[places])
 
     def close(self) -> None:
         """Put the micro-batches together; once, after the last."""
@@ -95,8 +96,9 @@ class StepSums:
     def __init__(self, trained: Mapping[str, Tensor]) -> None:
         first = next(iter(trained.values()))
         n, device = first.shape[0], first.device
-        self.student = {name: torch.zeros_like(p) for name, p in trained.items()}  # (N, r)
-        self.teacher = {name: torch.zeros_like(p) for name, p in trained.items()}
+        self._gradients = {name: p.new_zeros(2 * n, p.shape[1]) for name, p in trained.items()}
+        self.student = {name: sums[:n] for name, sums in self._gradients.items()}  # (N, r)
+        self.teacher = {name: sums[n:] for name, sums in self._gradients.items()}
         self.loss = torch.zeros(n, dtype=torch.float64, device=device)
         self.kl = torch.zeros_like(self.loss)
         self.clipped = torch.zeros(n, dtype=torch.long, device=device)
@@ -119,9 +121,9 @@ class StepSums:
 
     def add_gradients(self, gradients: Mapping[str, Tensor], run: Tensor, student: Tensor) -> None:
         """Add every row's own gradient, module -> (B, r), to its run (B,) by its source (B,)."""
+        place = torch.where(student, run, run + len(self.tokens))
         for name, g in gradients.items():
-            self.student[name].index_add_(0, run[student], g[student])
-            self.teacher[name].index_add_(0, run[~student], g[~student])
+            self._gradients[name].index_add_(0, place, g)
 
     def add_sums(self, sums: Mapping[str, Tensor], run: Tensor) -> None:
         """Add the rows' own sums over tokens (B,) as `policy_loss` returns them."""

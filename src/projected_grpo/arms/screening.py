@@ -53,7 +53,7 @@ SCREENS: dict[str, Screen] = {
 }
 """Screen by name (--screen). A new one is one more entry."""
 
-SCREEN_COLUMNS = ("screened", "screened_att", "screen_auroc", "screen_threshold")
+SCREEN_COLUMNS = ("screened", "screened_att", "screened_gt", "screen_auroc", "screen_threshold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,7 @@ def screen_columns(rows: Sequence[Row], cfg: Config, threshold: float | None) ->
     scored = [row for row in rows if row.screen_score is not None]
     student = [row for row in scored if row.source == "student"]
     attempts = [row for row in student if row.grade.attempted]
+    honest = [row for row in student if row.grade.gt_correct and not row.grade.attempted]
     if threshold is not None and not math.isfinite(threshold):
         threshold = None
     if not scored:
@@ -224,6 +225,7 @@ def screen_columns(rows: Sequence[Row], cfg: Config, threshold: float | None) ->
     return {
         "screened": share,
         "screened_att": (sum(row.flagged for row in attempts), len(attempts)),
+        "screened_gt": (sum(row.flagged for row in honest), len(honest)),
         "screen_auroc": auroc,
         "screen_threshold": threshold,
     }
