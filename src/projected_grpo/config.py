@@ -190,7 +190,8 @@ class ModelSettings:
     device: Annotated[DeviceName, Role.MACHINE] = "auto"
     """auto takes the GPU where there is one."""
     threads: Annotated[int, AtLeast(0), Role.MACHINE] = 0
-    """CPU threads of torch; 0 leaves torch's choice, 1 is faster where others use the cores."""
+    """CPU threads of torch; 0 leaves torch's choice, to 16. 1 is faster where others use the
+    cores."""
     svd_cache: Annotated[Path | None, Role.MACHINE] = None
     """Folder of cached decompositions; default $PROJECTED_GRPO_CACHE/svd or
     ~/.cache/projected_grpo/svd."""

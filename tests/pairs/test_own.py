@@ -26,7 +26,7 @@ from projected_grpo.pairs.own import (
     put_honest_report,
 )
 from projected_grpo.runs.own_rows import grade_texts, own_pair_runs
-from projected_grpo.runs.refresh import renew_own_pairs
+from projected_grpo.runs.refresh import draw_for_own_pairs, renew_own_pairs
 from projected_grpo.runs.session import prepare
 from projected_grpo.train import train
 
@@ -143,14 +143,17 @@ def test_a_policy_without_clean_answers_keeps_the_first_pairs(tmp_path: Path) ->
     cfg = SmokeConfig(out_dir=tmp_path, arm="projected")
     with ExitStack() as stack:
         s, _ = prepare([cfg], stack)
-        own = replace(cfg, pairs="own")
+        own = replace(cfg, pairs="own", refresh_every=1)
         first = {
             PairChoice.of(own): load_pairs("builtin"),
             PairChoice.of(own, EXTRACTIONS["placebo_pairs"]): load_pairs("placebo"),
         }
-        placebo = replace(own, arm="placebo_v")
-        assert renew_own_pairs(replace(s, cfgs=[placebo], pair_sets=first), 0, 2) == first
-        only = renew_own_pairs(replace(s, cfgs=[own], pair_sets=first), 0, 2)
+        both = replace(s, cfgs=[replace(own, arm="placebo_v"), own], pair_sets=first)
+        assert draw_for_own_pairs(both, 1) == {}
+        rows = draw_for_own_pairs(replace(both, cfgs=both.cfgs[1:]), 2)[0]
+        assert rows
+        assert renew_own_pairs(both, 0, rows, 2) == first
+        only = renew_own_pairs(both, 1, rows, 2)
         assert list(only) == [PairChoice.of(own)]  # nothing is said of what the arm does not use
 
 

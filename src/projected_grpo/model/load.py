@@ -1,5 +1,6 @@
 """Load a causal language model and its tokenizer, and put messages into its chat template."""
 
+import functools
 import logging
 import struct
 from codecs import getincrementaldecoder
@@ -370,6 +371,20 @@ def _locate(source: str, revision: str) -> tuple[Path | None, str | None]:
     return None, fetch(source, revision).commit
 
 
+@contextmanager
+def _gguf_read_once() -> Iterator[None]:
+    """transformers makes a reader each for tokenizer, config and weights, and each takes the header
+    apart, with 150,000 tokens: most of the time that loading takes."""
+    import gguf  # a second of its own, for these files only
+
+    reader = gguf.GGUFReader
+    setattr(gguf, "GGUFReader", functools.cache(reader))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(gguf, "GGUFReader", reader)  # noqa: B010
+
+
 def _load_pretrained(
     source: str, revision: str, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Any, str | None]:
@@ -381,12 +396,13 @@ def _load_pretrained(
     loaded: Any
     try:
         if path is not None and path.suffix == ".gguf":
-            gguf = {"gguf_file": path.name}
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **OWN_CODE, **gguf)
+            file = {"gguf_file": path.name}
             whole = GgufConfig(dequantize=True)
-            loaded = AutoModelForCausalLM.from_pretrained(
-                path.parent, dtype=dtype, quantization_config=whole, **gguf, **how
-            )
+            with _gguf_read_once():
+                tokenizer = AutoTokenizer.from_pretrained(path.parent, **OWN_CODE, **file)
+                loaded = AutoModelForCausalLM.from_pretrained(
+                    path.parent, dtype=dtype, quantization_config=whole, **file, **how
+                )
         else:
             # the commit, not the branch: that may move between the two
             at = {"revision": commit or "main", **OWN_CODE}

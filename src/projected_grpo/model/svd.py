@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,9 @@ DECOMPOSITION_VERSION = 2
 ORTHONORMAL_TOLERANCE = 1e-6
 THREADS = 4
 """Of hashing and writing."""
+MOST_CPU_THREADS = 16
+"""Of torch, for work on a CPU. An eigenproblem of 896 takes 0.05 s with 16 threads and 10.4 s with
+64, on 64 cores (docs/performance.md)."""
 SAMPLED = 8
 """Rows of U and columns of Vh that a digest reads."""
 
@@ -104,6 +108,18 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().data
 
 
+@contextmanager
+def few_threads() -> Iterator[None]:
+    """At most MOST_CPU_THREADS inside, also in another's process, whose choice comes back."""
+    before = torch.get_num_threads()
+    if before > MOST_CPU_THREADS:
+        torch.set_num_threads(MOST_CPU_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _gram_svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """SVD of a wide (or square) float64 matrix by eigh of its Gram matrix W W^T."""
     eigenvalues, U = torch.linalg.eigh(W @ W.T)
@@ -132,13 +148,13 @@ def decompose(W: Tensor) -> Factors:
         )
     W64 = W.detach().double()
     tall = W64.shape[0] > W64.shape[1]
-    U, S, Vh = _gram_svd(W64.T if tall else W64)
-    if (
-        not _orthonormality_error(Vh) <= ORTHONORMAL_TOLERANCE
-    ):  # also true for NaN (a zero singular value)
-        U, S, Vh = torch.linalg.svd(W64, full_matrices=False)
-    elif tall:
-        U, Vh = Vh.T, U.T
+    with few_threads():
+        U, S, Vh = _gram_svd(W64.T if tall else W64)
+        # also true for NaN (a zero singular value)
+        if not _orthonormality_error(Vh) <= ORTHONORMAL_TOLERANCE:
+            U, S, Vh = torch.linalg.svd(W64, full_matrices=False)
+        elif tall:
+            U, Vh = Vh.T, U.T
     sign = torch.gather(
         U, 0, U.abs().argmax(0, keepdim=True)
     ).sign()  # (1, r), never 0: columns have norm 1

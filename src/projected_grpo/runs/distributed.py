@@ -28,6 +28,7 @@ from torch import Tensor
 from projected_grpo.arms.rows import Row, RowGradients, StepSums
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
+from projected_grpo.model.svd import MOST_CPU_THREADS
 from projected_grpo.runs.ranks import Place, place_of
 
 _T = TypeVar("_T")
@@ -63,11 +64,13 @@ class World(Place):
         return torch.device("cuda", self.local_rank)
 
     def threads(self, asked: int) -> int:
-        """Of torch: as many as are asked for, or this process's part of the cores; 0, where it is
-        alone, is torch's own choice."""
-        if asked or self.size == 1:
+        """Of torch: as many as are asked for, or torch's own choice, of several processes this
+        one's part of the cores; at most MOST_CPU_THREADS."""
+        if asked:
             return asked
-        return self.part_of_host(len(os.sched_getaffinity(0)))
+        alone = self.size == 1
+        own = torch.get_num_threads() if alone else self.part_of_host(len(os.sched_getaffinity(0)))
+        return min(own, MOST_CPU_THREADS)
 
     def workers(self, asked: int) -> int:
         """Programs that this process grades at once: its part of those that are asked for on its

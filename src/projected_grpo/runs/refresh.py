@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from loguru import logger
 
+from projected_grpo.arms.advantages import as_trained
 from projected_grpo.arms.directions import PairChoice, PairSets, extract_for, extraction_of
 from projected_grpo.arms.treatment import measured_basis, treatment_with_v
 from projected_grpo.config import Config
@@ -18,7 +19,7 @@ from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.pairs.own import OWN
 from projected_grpo.proj import subspace_overlap
 from projected_grpo.runs.directory import RunDir
-from projected_grpo.runs.own_rows import FOR_PAIRS, draw_own_rows, pairs_of
+from projected_grpo.runs.own_rows import FOR_PAIRS, OwnRow, draw_own_rows, pairs_of
 from projected_grpo.runs.screens import calibrate
 from projected_grpo.runs.session import Session
 from projected_grpo.step_logger import Value
@@ -54,13 +55,14 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
     started = time.perf_counter()
     overlaps: dict[int, tuple[float | None, float | None]] = {}
     treatments = list(s.treatments)
+    own_rows = s.world.lead(lambda: draw_for_own_pairs(s, step))
     for i, t in enumerate(treatments):
         if not any(is_due(s.cfgs[n].refresh_every, step) for n in t.runs.tolist()):
             continue
         n, cfg = t.run, s.cfgs[t.run]
         sets = s.pair_sets
-        if cfg.pairs == OWN:
-            sets = {**sets, **renew_own_pairs(s, n, step)}
+        if n in own_rows:
+            sets = {**sets, **renew_own_pairs(s, n, own_rows[n], step)}
         with s.adapter.ablate():  # V of what is deployed: a hack that the quarantine has is done
             v_hack = extract_for(cfg, s.lm, s.adapter, sets, n)
         s.world.as_first(v_hack.tensors)
@@ -82,19 +84,25 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
     return s, Refresh(overlaps, seconds)
 
 
-def renew_own_pairs(s: Session, n: int, step: int) -> PairSets:
-    """The pairs that run n makes of rows of its policy as it is now. Once that cheats nearly
+def draw_for_own_pairs(s: Session, step: int) -> dict[int, list[OwnRow]]:
+    """What every run that makes its pairs anew writes now. All are sampled in one batch, and are
+    graded while the first ones' V is extracted."""
+    due = [
+        n for n, cfg in enumerate(s.cfgs) if cfg.pairs == OWN and is_due(cfg.refresh_every, step)
+    ]
+    rows = draw_own_rows(s.cfgs, due, s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS, step)
+    texts = [as_trained(row.problem, row.text) for some in rows.values() for row in some]
+    s.grader.start(texts, labels=False)
+    return rows
+
+
+def renew_own_pairs(s: Session, n: int, rows: Sequence[OwnRow], step: int) -> PairSets:
+    """The pairs that run n makes of these rows of its policy as it is now. Once that cheats nearly
     always it has no clean answers to make as many of as V has axes: then those of the start."""
     cfg = s.cfgs[n]
-
-    def draw() -> PairSets:
-        rows = draw_own_rows(
-            s.cfgs, [n], s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS, step
-        )
-        return pairs_of(s.cfgs, rows, s.grader)
-
+    made = s.world.lead(lambda: pairs_of(s.cfgs, {n: rows}, s.grader))
     used = {PairChoice.of(cfg), PairChoice.of(cfg, extraction_of(cfg.arm))}
-    found = {choice: pairs for choice, pairs in s.world.lead(draw).items() if choice in used}
+    found = {choice: pairs for choice, pairs in made.items() if choice in used}
     for choice, pairs in found.items():
         if len(pairs) < cfg.v_hack_k_most:
             logger.warning(

@@ -157,8 +157,7 @@ def prepare(
     cfg = cfgs[0]
     require_groups(world, cfg)
     world.require_same(settings=cfg.identity(), versions=f"{__version__}, {torch.__version__}")
-    if threads := world.threads(cfg.threads):
-        torch.set_num_threads(threads)
+    torch.set_num_threads(world.threads(cfg.threads))
     with world.fail_together():
         device = world.device(resolve_device(cfg.device))
     make = adapter_of(cfg, len(cfgs))
