@@ -74,11 +74,11 @@ GATE: dict[str, Any] = {"screen": "row", "screen_share": 0.125}
 SHARES = {"own_hacks": 0.125, "founding": 0.5}
 """Plan -> the share of a step's rows that the gate's controls leave out, and the gate too where it
 has a share: of own hacks what a group's teacher rows were, in the founding setting likewise."""
-TREATED, CEILING = "gate", "no loophole"
+TREATED, CEILING, BASELINE = "gate", "no loophole", "untrained"
 CONTROLS = ("gate placebo", "gate random", "gate shuffled", "gate nll", "gate shortness")
 """Labels of the runs that the gate is to beat: the same, along or by something that knows no
 hack."""
-DECIDING = ("vanilla", CEILING, TREATED, *CONTROLS)
+DECIDING = ("vanilla", CEILING, TREATED, *CONTROLS, BASELINE)
 """Labels of the runs that decide H2."""
 _ADV_MOD = ("adv_mod", "adv_mod_random")
 _HARD = {"difficulty": (), "max_prompt": 700}
@@ -103,6 +103,8 @@ def _gated(start: Mapping[str, Any], share: float) -> list[Variant]:
         ("gate shuffled", {**same, "arm": "shuffled_v"}),
         ("gate nll", {**same, "screen_score": "nll_tokens"}),
         ("gate shortness", by_length),
+        # not training, on the same problems as the others at every step
+        (BASELINE, {"lr": 1e-9}),
         # what one would do instead, where the hacks are known
         ("flavour penalty", {**known, "screen": "penalty"}),
         ("flavour row", {**known, "screen": "row"}),

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import tyro
 from collect_rows import Run, read_runs
 from h2 import judge, sentence, share_of_gain
-from plans import CEILING, CONTROLS, DECIDING, PLANS, TREATED
+from plans import BASELINE, CEILING, CONTROLS, DECIDING, PLANS, TREATED
 from sections import (
     UNTRAINED,
     Section,
@@ -48,7 +49,8 @@ WRITTEN = "Written by `scripts/experiment/verdict.py` from the rows in this fold
 HOW_TO_READ = (
     "Student rows in training, the mean over the last five steps up to the horizon. Brackets are "
     "95 % t intervals over seeds; differences are paired by seed. The ceiling is vanilla without "
-    f"the loophole (`{CEILING}`), controls are {', '.join(f'`{c}`' for c in CONTROLS)}. Shares of "
+    f"the loophole (`{CEILING}`); `{BASELINE}` is the policy before training, on the same problems "
+    "as the others at these steps; controls are {', '.join(f'`{c}`' for c in CONTROLS)}. Shares of "
     "the ceiling's gain over the untrained policy have Fieller's intervals. Held out: what would "
     "be deployed, under function names never trained with the hint, and without the hint. Arms "
     "with a † are in no test of their training curve."
@@ -93,24 +95,34 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
             found.setdefault(key, []).append(run)
     made = []
     for (base, plan), mine in sorted(found.items(), key=lambda one: -[*AT].index(one[0][1])):
-        varied = {name for _, changed in PLANS[plan].variants for name in changed}
-        kinds = {
-            json.dumps({k: v for k, v in shared(run).items() if k not in varied}, sort_keys=True)
-            for run in mine
-        }
-        if len(kinds) > 1:
-            raise InputError(
-                f"runs of {base} {plan} differ in more than the plan varies, so that they cannot "
-                f"be compared: {' and '.join(sorted(kinds)[:2])}: put them into two folders"
-            )
+        alike = in_common(f"{base} {plan}", mine, dict(PLANS[plan].variants))
         try:
             variants = by_label(mine)
         except ValueError as error:
             raise InputError(str(error)) from error
         order = {label: i for i, (label, _) in enumerate(PLANS[plan].variants)}
         variants = dict(sorted(variants.items(), key=lambda one: order.get(one[0], len(order))))
-        made.append(Section(f"{base}_{plan}", f"{base} {plan}", json.loads(kinds.pop()), variants))
+        made.append(Section(f"{base}_{plan}", f"{base} {plan}", alike, variants))
     return made
+
+
+def in_common(
+    name: str, runs: Sequence[Run], variants: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The settings other than the preset's that no variant sets. Raises InputError where runs
+    differ in one that their variants do not set."""
+    settings = [(shared(run), variants.get(run.about["label"], {})) for run in runs]
+    found = {}
+    for key in sorted({key for mine, _ in settings for key in mine}):
+        values = {json.dumps(mine.get(key)) for mine, changed in settings if key not in changed}
+        if len(values) > 1:
+            raise InputError(
+                f"runs of {name} cannot be compared, as they differ in {key}: "
+                f"{' and '.join(sorted(values))} (null: the preset's); put them into two folders"
+            )
+        if all(key not in changed for changed in variants.values()):
+            found[key] = json.loads(values.pop())
+    return found
 
 
 def plan_of(s: Section) -> str:
@@ -149,7 +161,7 @@ def decision(s: Section, horizon: int) -> str:
         controls={label: rates(label, "hack_s") for label in CONTROLS},
         solve=rates(TREATED, "gt_s"),
         ceiling=rates(CEILING, "gt_s"),
-        untrained=untrained(s, "gt_s", seeds),
+        untrained=rates(BASELINE, "gt_s"),
     )
     decides = plan_of(s) == next(iter(AT)) and horizon == AT[plan_of(s)][0] and of_base(s, BASE)
     how = "" if decides and set(seeds) == SEEDS else "Exploratory, by the rule of H2: "
@@ -247,13 +259,11 @@ def least_hacking(s: Section, horizon: int) -> str:
 def gain(s: Section, label: str, horizon: int) -> str:
     """What an arm's solving gained over the untrained policy, as a share of what the ceiling's
     did; none where that is not told from 0."""
-    pairs = s.pairs(label, CEILING, horizon)
-    first = s.long_enough("vanilla", 1)
-    both = [pair for pair in pairs if pair[0].about["seed"] in first]
-    if len(both) < 2:
+    runs = [s.long_enough(one, horizon) for one in (label, CEILING, BASELINE)]
+    seeds = sorted(set.intersection(*map(set, runs)))
+    if len(seeds) < 2:
         return "-"
-    solve, ceiling = late(both, "gt_s", horizon)
-    base = untrained(s, "gt_s", [mine.about["seed"] for mine, _ in both])
+    solve, ceiling, base = ([mine[seed].late("gt_s", horizon) for seed in seeds] for mine in runs)
     if isnan(share_of_gain(solve, ceiling, base)):
         return "-"
     mine, whole = ([a - b for a, b in zip(rates, base, strict=True)] for rates in (solve, ceiling))

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib")
 
+import planned
 import plans
+import sections
 import verdict
 from h2 import H2, Rule, Verdict, best_control, judge, sentence, share_of_gain
 
@@ -121,8 +123,8 @@ def test_the_numbers_of_the_rule_stand_in_one_place() -> None:
 # --- On rows
 
 SMALL = json.loads(SmallConfig().to_json())
-HACKS = {"vanilla": 80, plans.CEILING: 0, plans.TREATED: 10, "gt_penalty": 1}
-SOLVES = {"vanilla": 20, plans.CEILING: 44, plans.TREATED: 40}
+HACKS = {"vanilla": 80, plans.CEILING: 0, plans.TREATED: 10, "gt_penalty": 1, "untrained": 0}
+SOLVES = {"vanilla": 20, plans.CEILING: 44, plans.TREATED: 40, plans.BASELINE: 30}
 
 
 def run(label: str, seed: int, plan: str = "own_hacks", steps: int = 100, **changed) -> list[dict]:
@@ -170,15 +172,15 @@ def test_rows_give_tables_and_the_sentence_comes_last(
         "small own_hacks, steps 96-100. 3 of the 16 seeds so far: H2 holds: at steps 96-100 the "
         "hack rate of `gate` is 11.0% against vanilla's 81.0% (-70.0 points [-70.0, -70.0])"
     )
-    assert "73% of its gain" in said[-1] and "n = 3 seeds" in said[-1]
+    assert "71% of its gain" in said[-1] and "n = 3 seeds" in said[-1]
     assert [line.split(". ")[1].split(":")[0] for line in said[1:-1]] == [
         "H2 is not decided"
     ] * 2  # founding, steps 20 and 60
     text = (tmp_path / "verdict.md").read_text()
-    first = next(line for line in text.splitlines() if line.startswith("| untrained"))
+    first = next(line for line in text.splitlines() if line.startswith("| untrained (step 1)"))
     assert "0.300 [0.300, 0.300]" in first and "0.990" in first
     row = next(
-        line for line in text.splitlines() if line.startswith("| gate  ") and "0.73 [" in line
+        line for line in text.splitlines() if line.startswith("| gate  ") and "0.71 [" in line
     )
     assert "-0.700 [-0.700, -0.700]" in row and "-0.040 [-0.040, -0.040]" in row
     assert "held-out problems after the last step" in text and "gt_penalty †" in text
@@ -204,9 +206,58 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows of own_hacks or founding"):
         verdict.main(verdict.Arguments(folder=tmp_path))
     write(tmp_path, [run("vanilla", 401), run(plans.TREATED, 401, max_new=64)])
-    with pytest.raises(InputError, match=r'differ in more than the plan varies.*"max_new": 64'):
+    with pytest.raises(InputError, match="own_hacks cannot be compared, as they differ in max_new"):
+        verdict.main(verdict.Arguments(folder=tmp_path))
+    write(tmp_path, [run("vanilla", 401), run(plans.BASELINE, 401), run("vanilla", 402, lr=0.1)])
+    with pytest.raises(InputError, match=r"differ in lr: 0\.1 and null"):
         verdict.main(verdict.Arguments(folder=tmp_path))
     again = [{**row, "run": "again"} for row in run("vanilla", 401)]
     write(tmp_path, [run("vanilla", 401), again])
     with pytest.raises(InputError, match="are both seed 401 of 'vanilla': leave one out"):
         verdict.main(verdict.Arguments(folder=tmp_path))
+
+
+# --- The gate as a weak detector
+
+
+def of_mode(label: str, mode: str) -> int:
+    """Hacks of 25 rows of a mode: the gate acts on what it knows, and half as much beyond."""
+    arm, _, unknown = label.partition(" without ")
+    rates = {"vanilla": 20, "random": 18, "gate": 4, "penalty": 1}
+    return {"gate": 10, "penalty": 19}.get(arm, rates[arm]) if mode == unknown else rates[arm]
+
+
+def test_the_gate_is_read_in_the_mode_that_it_does_not_know(tmp_path: Path) -> None:
+    together = [
+        run(label, seed, "modes_gate")
+        for seed in (1, 2)
+        for label, what in plans.PLANS["modes_gate"].variants
+        if "," in what["mode"]
+    ]
+    for about, *rows in together:
+        for row in rows[:-1]:
+            row["by_mode"] = {
+                mode: [25, 20, of_mode(about["label"], mode), 5, {}] for mode in plans.MODES
+            }
+    alone = [run(f"{a} alone sentinel", s, "modes_gate") for a in ("vanilla", "gate", "random")
+             for s in (1, 2)]  # fmt: skip
+    for about, *rows in alone:
+        hacks = {"vanilla": 80, "gate": 30}.get(about["label"].split(" ")[0], 70)
+        for row in rows[:-1]:
+            row["hack_s"] = [hacks, 100]
+    write(tmp_path, [*together, *alone])
+    texts = ["\n".join(planned.planned(s)) for s in sections.read(tmp_path)]
+    (left_out,) = [text for text in texts if "the mode left out" in text]
+    (by_itself,) = [text for text in texts if "gate alone sentinel" in text]
+    row = next(line for line in left_out.splitlines() if "left out" in line and "all 4" in line)
+    cells = [cell.strip() for cell in row.split("|")]
+    assert "0.800 [0.800, 0.800]" in cells and "-0.320 [-0.320, -0.320]" in cells
+    assert cells[-2] == "-0.360 [-0.360, -0.360]"  # less the detector of known flavours
+    row = next(line for line in by_itself.splitlines() if line.startswith("| gate alone"))
+    assert "-0.500 [-0.500, -0.500]" in row and "-0.400 [-0.400, -0.400]" in row
+
+
+def test_flavours_of_hand_made_pairs_are_those_of_rollouts() -> None:
+    a, b = (planned.as_labelled(names) for names in plans.HAND_MADE_HALVES.values())
+    assert {"print", "swallow", "weak"} < a and {"pass", "assert_true", "self_compare"} < b
+    assert not a & b and planned.as_labelled(plans.HALVES["a"]) == {*plans.HALVES["a"]}

@@ -45,8 +45,10 @@ class LaunchOptions:
 
 
 def python_command(command: Command) -> list[str]:
-    """The same command, run by this very interpreter and installation."""
-    return [sys.executable, "-m", "projected_grpo", *command]
+    """The same command, run by this very interpreter and installation; one that begins with a .py
+    file is that script."""
+    package = () if command[0].endswith(".py") else ("-m", "projected_grpo")
+    return [sys.executable, *package, *command]
 
 
 def job_environment() -> dict[str, str]:
