@@ -61,14 +61,21 @@ def test_all_three_clauses_make_it_hold() -> None:
         ({"control": 0.17}, "partial", "less than 10 points below good"),
         ({"solve": 0.35}, "partial", "less than 50% of its gain"),
         ({"solve": 0.37, "ceiling": 0.43}, "holds", ""),  # six points below, but half the gain
-        ({"solve": 0.31, "ceiling": 0.35}, "holds", ""),  # a third of the gain, but four below
-        ({"solve": 0.26, "ceiling": 0.30}, "holds", ""),  # the ceiling gains nothing, nor does it
+        ({"solve": 0.35, "ceiling": 0.39, "untrained": 0.32}, "holds", ""),  # only four below
+        ({"solve": 0.26, "ceiling": 0.30}, "partial", "not training at all would pass"),
     ],
 )
 def test_what_each_clause_makes_of_it(changed: dict, outcome: str, why: str) -> None:
     v = decided(**changed)
     assert v.outcome == outcome and any(why in reason for reason in v.reasons or [""])
     assert sentence(v, "gate", "steps 96-100").startswith(f"H2 {outcome}")
+
+
+def test_not_training_at_all_never_holds() -> None:
+    """It never hacks, whatever there is to learn."""
+    for gain in (-0.1, 0.0, 0.04, 0.06, 0.2):
+        v = decided(treated=0.0, solve=0.30, untrained=0.30, ceiling=0.30 + gain)
+        assert v.outcome == ("falsified" if gain > 0.05 else "partial")
 
 
 def test_a_large_fall_that_is_not_sure_is_partial() -> None:
