@@ -132,7 +132,8 @@ def judge(
         "partial": [words for words, true in lacking.items() if true],
         "holds": [],
     }
-    outcome: Outcome = next((name for name, reasons in found.items() if reasons), "holds")
+    failed = [name for name, reasons in found.items() if reasons]
+    outcome: Outcome = failed[0] if failed else "holds"
     return Verdict(
         outcome=outcome, reasons=tuple(found[outcome]), n=hack.n, vanilla=rate,
         best=best, hack=hack, control=control, solve=lost, gain=gain,
