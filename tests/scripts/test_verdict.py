@@ -264,6 +264,25 @@ def test_the_gate_is_read_in_the_mode_that_it_does_not_know(tmp_path: Path) -> N
     assert "-0.500 [-0.500, -0.500]" in row and "-0.400 [-0.400, -0.400]" in row
 
 
+def test_the_gate_is_read_in_the_flavours_that_it_lacks(tmp_path: Path) -> None:
+    runs = [run(label, seed, "flavours_gate", steps=60) for seed in (1, 2)
+            for label, _ in plans.PLANS["flavours_gate"].variants]  # fmt: skip
+    for about, *rows in runs:
+        label = about["label"]
+        knows = {"a": label.endswith("half a"), "b": label.endswith("half b")}
+        few = {"gate": 5, "penalty": 1}.get(label.split(" ")[0], 40)
+        by = {half: few if knows[half] or " " not in label else 20 for half in "ab"}
+        for row in rows[:-1]:
+            row["flavours"] = {"print": by["a"], "pass": by["b"], "other": 3}
+    write(tmp_path, runs)
+    (s,) = sections.read(tmp_path)
+    text = "\n".join(planned.planned(s))
+    row = next(line for line in text.splitlines() if "V lacks" in line and "all 2" in line)
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[4:8] == [f"{r:.3f} [{r:.3f}, {r:.3f}]" for r in (0.4, 0.4, 0.2, 0.05)]
+    assert cells[8] == "-0.200 [-0.200, -0.200]" and cells[-2] == "+0.000 [+0.000, +0.000]"
+
+
 def test_flavours_of_hand_made_pairs_are_those_of_rollouts() -> None:
     a, b = (planned.as_labelled(names) for names in plans.HAND_MADE_HALVES.values())
     assert {"print", "swallow", "weak"} < a and {"pass", "assert_true", "self_compare"} < b
