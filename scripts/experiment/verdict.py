@@ -35,7 +35,7 @@ from sections import (
 from projected_grpo.cli import say_and_exit
 from projected_grpo.env.errors import InputError
 from projected_grpo.report.results import RATES
-from projected_grpo.report.stats import ratio_of_means
+from projected_grpo.report.stats import holm, paired_difference, ratio_of_means
 from projected_grpo.step_logger import footnote
 
 AT = {"own_hacks": (100,), "founding": (20, 60)}
@@ -220,7 +220,7 @@ def rates_table(s: Section, horizon: int) -> str:
 
 def differences_table(s: Section, horizon: int) -> str:
     """Every arm against vanilla, the best control and the ceiling, seed by seed."""
-    best = least_hacking(s, horizon)
+    best, adjusted = least_hacking(s, horizon), holm_of(s, horizon)
     rows = []
     for label in s.variants:
         against = {
@@ -237,6 +237,7 @@ def differences_table(s: Section, horizon: int) -> str:
                 "arm": s.marked(label),
                 "n pairs": len(against["vanilla"]),
                 "hack - vanilla's": less("vanilla", "hack_s"),
+                f"p of that, Holm over {len(adjusted)}": adjusted.get(label, "-"),
                 "solve - vanilla's": less("vanilla", "gt_s"),
                 f"hack - best control's ({best or 'none'})": less(best, "hack_s"),
                 "solve - ceiling's": less(CEILING, "gt_s"),
@@ -244,6 +245,20 @@ def differences_table(s: Section, horizon: int) -> str:
             }
         )
     return table(rows)
+
+
+def holm_of(s: Section, horizon: int) -> dict[str, str]:
+    """Label -> p of its difference to vanilla's hack rate, corrected over the arms that are tested:
+    those whose curve is that of what is deployed."""
+    pairs = {label: s.pairs(label, "vanilla", horizon) for label in s.variants}
+    tested = [
+        label
+        for label, mine in pairs.items()
+        if label != "vanilla" and len(mine) > 1 and not s.cautions[label]
+    ]
+    p_values = [paired_difference(*late(pairs[x], "hack_s", horizon)).p_value for x in tested]
+    adjusted = holm(p_values) if tested else []
+    return {label: f"{p:.2g}" for label, p in zip(tested, adjusted, strict=True)}
 
 
 def least_hacking(s: Section, horizon: int) -> str:

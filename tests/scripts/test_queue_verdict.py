@@ -15,10 +15,11 @@ import plans
 import queue_verdict
 import tyro
 from collect_rows import EVALUATED
+from pueue_daemon import NoPueueError, PueueDaemon
 from queue_verdict import Arguments, command_of, estimate, is_done, jobs
 
 from projected_grpo.config import Config, ConfigError
-from projected_grpo.runs.sweep.job import python_command
+from projected_grpo.runs.sweep.job import SweepJob, python_command
 
 
 def arguments(out: Path, **changed) -> Arguments:
@@ -103,6 +104,28 @@ def test_a_command_line_that_names_the_group_of_pueue_is_read() -> None:
     args = tyro.cli(Arguments, args=["--model=m", "--pueue.gpus", "0", "1"])
     assert args.pueue.group == "verdict" and args.pueue.gpus == ("0", "1")
     assert args.launcher == "pueue" and command_of(args.of_seed(1))[1] == "own_hacks"
+
+
+def test_it_waits_for_what_pueue_runs_and_queues_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        daemon = PueueDaemon(tmp_path / "pueue")
+    except NoPueueError as error:
+        pytest.skip(str(error))
+    for name, value in daemon.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(
+        "projected_grpo.runs.sweep.pueue.python_command", lambda words: ["sh", "-c", *words]
+    )
+    args = arguments(tmp_path, launcher="pueue")
+    first = SweepJob(name="first", command=(f"sleep 1; touch {tmp_path / 'one'}",))
+    second = SweepJob(name="second", command=(f"touch {tmp_path / 'two'}",), after="first")
+    with daemon:
+        queue_verdict.launch(args, [first, second], {})
+        assert (tmp_path / "one").exists() and (tmp_path / "two").exists()
+        queue_verdict.launch(args, [first, second], {"first": "0", "second": "1"})
+        assert len(daemon.tasks()) == 2
 
 
 @pytest.mark.slow

@@ -190,6 +190,7 @@ def test_rows_give_tables_and_the_sentence_comes_last(
         line for line in text.splitlines() if line.startswith("| gate  ") and "0.71 [" in line
     )
     assert "-0.700 [-0.700, -0.700]" in row and "-0.040 [-0.040, -0.040]" in row
+    assert "p of that, Holm over 8 " in text  # not vanilla, nor who is told the answer
     assert "held-out problems after the last step" in text and "gt_penalty †" in text
     assert (tmp_path / "curves_small_own_hacks.png").is_file()
     before = text
