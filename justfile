@@ -98,6 +98,11 @@ readme:
 golden:
     uv run python scripts/golden.py
 
+# The verdict on your own model: the runs that decide H2, queued with pueue. (a night on a card of 80 GB)
+verdict model="Qwen/Qwen3-4B" *flags:
+    uv run python scripts/experiment/queue_verdict.py \
+        --model={{quote(trim_start_match(model, "model="))}} {{flags}}
+
 # Queue with pueue: one extraction, then 3 seeds of vanilla and 3 of projected, preset fast.
 queue-full model="Qwen/Qwen3-4B" problems="hub:newfacade/LeetCodeDataset" *flags:
     uv run sweep run fast --arms vanilla projected --seeds 41 42 43 --launcher=pueue \

@@ -17,241 +17,41 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
-from collect_rows import EVALUATED, labelled, write
+from bases import BASES, HeldOut
+from collect_rows import labelled, write
+from evaluation import evaluate_pack, is_evaluated
 from loguru import logger
+from plans import PLANS
 
-from projected_grpo.arms.arms import ARMS
 from projected_grpo.cli import say_and_exit
-from projected_grpo.config import (
-    PER_RUN,
-    Config,
-    ConfigError,
-    FastConfig,
-    MiniConfig,
-    SmallConfig,
-    stored_config,
-)
+from projected_grpo.config import PER_RUN, Config, ConfigError, stored_config
 from projected_grpo.env.errors import InputError
-from projected_grpo.env.problems.load import load_problems
-from projected_grpo.model.load import DTYPES, load, resolve_device
-from projected_grpo.runs.adapters import adapter_of
+from projected_grpo.env.names import hint
 from projected_grpo.runs.checkpoints import folders_of, step_of
 from projected_grpo.runs.directory import RunDir
-from projected_grpo.runs.evaluate import EvalPlan, EvalRecord, evaluate_runs, write_records
-from projected_grpo.runs.session import grader_of
+from projected_grpo.runs.preflight import require_problems
 from projected_grpo.runs.status import is_finished, runs_by_settings
 from projected_grpo.step_logger import whole_rows
 from projected_grpo.train import train_runs
 
-EVALUATED_HOW = "eval.json"
-"""Beside a run's `EVALUATED`: what was asked for."""
-Variant = tuple[str, dict[str, Any]]
-"""Label in tables, and what it sets other than the base."""
 
-MODES = ("run_tests", "sentinel", "stdout_marker", "file_marker")
-HALVES = {
-    "a": (
-        *("print", "swallow", "weak", "self_compare", "early_return"),
-        *("init_attribute", "property", "module_print", "stdout_write"),
-        *("open_write", "print_to_file"),
-    ),
-    "b": (
-        *("pass", "assert_true", "type_only", "or_true", "soft_check"),
-        *("class_attribute", "patch_attribute", "function_print", "fake_report"),
-        "pathlib_write",
-    ),
-}
-"""Every second flavour of each mode, in the order in which pairs/katas.py has them."""
-
-_LONG = ("vanilla", "projected", "random_v", "placebo_v")
-_PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
-_REFRESHED = {"refresh_every": 10, "trust": 1.0}
-_AXES = (12, 64, 128)
-# The own-hack protocol of preset small: arms act from the step on that has no teacher rows. Rows
-# are scored along 32 axes; with overshoot 0 nothing else is removed.
-_LATE = {"start_arm_at": 9}
-_SCREEN = {**_PROJECTED, **_LATE, "v_hack_k": 32, "overshoot": 0.0, "screen": "row"}
-_SHARE = {**_SCREEN, "screen_share": 0.125}
-_OWN = {**_SCREEN, "pairs": "own", "refresh_every": 8}
-
-
-def _both(name: str, changed: Mapping[str, Any]) -> list[Variant]:
-    return [(arm["arm"] + name, {**arm, **changed}) for arm in (_PROJECTED, _RANDOM)]
-
-
-def _without(mode: str) -> dict[str, Any]:
-    return {"pair_modes": tuple(m for m in MODES if m != mode)}
-
-
-def _under(modes: Sequence[str], variants: Sequence[Variant]) -> list[Variant]:
-    return [(label, {**changed, "mode": ",".join(modes)}) for label, changed in variants]
-
-
-PLANS: dict[str, list[Variant]] = {
-    "pilot": [
-        ("vanilla", {}),
-        ("projected", _PROJECTED),
-        ("random_v", _RANDOM),
-        *((f"projected {gate}", {**_PROJECTED, "gate": gate}) for gate in ("one_sided", "whole")),
-        *((f"projected on {on}", {**_PROJECTED, "project_on": on}) for on in ("grad", "both")),
-        *((f"projected k={k}", {**_PROJECTED, "v_hack_k": k}) for k in _AXES),
-        *((f"random_v k={k}", {**_RANDOM, "v_hack_k": k}) for k in _AXES),
-        ("projected refresh=10", {**_PROJECTED, "refresh_every": 10}),
-        ("projected overshoot=1.5", {**_PROJECTED, "overshoot": 1.5}),
-        ("projected floor=0", {**_PROJECTED, "v_hack_drop_bottom_frac": 0.0}),
-        ("projected half the pairs", {**_PROJECTED, "pair_flavours": HALVES["a"]}),
-        ("projected k to 128", {**_PROJECTED, "v_hack_k_end": 128}),
-        ("random_v k to 128", {**_RANDOM, "v_hack_k_end": 128}),
-        ("projected refresh=10 trust=1", {**_PROJECTED, **_REFRESHED}),
-        ("projected weight=1", {**_PROJECTED, "score_weight": 1.0}),
-        ("random_v weight=1", {**_RANDOM, "score_weight": 1.0}),
-        ("projected running", {**_PROJECTED, "running_k": 8}),
-        (
-            "projected running permuted",
-            {**_PROJECTED, "running_k": 8, "running_permuted": True},
-        ),
-        ("placebo_v k=128", {"arm": "placebo_v", "v_hack_k": 128}),
-        ("projected k=128 refresh=10 trust=1", {**_PROJECTED, "v_hack_k": 128, **_REFRESHED}),
-    ],
-    "reduced": [("vanilla", {}), ("projected", _PROJECTED), ("random_v", _RANDOM)],
-    # At the k where the direction does the work and hacking comes back: each beside the same along
-    # random axes. Those take neither refresh nor trust, which would change nothing of them: they
-    # are not made anew, and delta_S never has anything inside their span
-    # (tests/arms/test_remedies.py). Beside running axes, which are made anew, trust would act: that
-    # control is missing here.
-    "remedies": [
-        ("vanilla", {}),
-        *_both("", {}),
-        *_both(" k to 128", {"v_hack_k_end": 128}),
-        *_both(" weight=1", {"score_weight": 1.0}),
-        *_both(" running", {"running_k": 8}),
-        (
-            "projected running permuted",
-            {**_PROJECTED, "running_k": 8, "running_permuted": True},
-        ),
-        ("projected refresh=10 trust=1", {**_PROJECTED, **_REFRESHED}),
-        (
-            "projected weight=1 refresh=10 trust=1",
-            {**_PROJECTED, "score_weight": 1.0, **_REFRESHED},
-        ),
-        ("projected running refresh=10 trust=1", {**_PROJECTED, "running_k": 8, **_REFRESHED}),
-    ],
-    # Base small only; the most telling first, so that a short loan of a GPU can stop anywhere
-    "screens": [
-        ("vanilla", {}),
-        ("no loophole", {"mode": "none", "mix_ratio": 0.0, "teacher_steps": 0}),
-        ("row", _SCREEN),
-        ("penalty", {**_SCREEN, "screen": "penalty"}),
-        ("row flavour", {**_SCREEN, "screen_score": "flavour"}),
-        ("penalty flavour", {**_SCREEN, "screen": "penalty", "screen_score": "flavour"}),
-        ("row share", _SHARE),
-        ("row share random", {**_SHARE, "arm": "random_v"}),
-        ("row share placebo", {**_SHARE, "arm": "placebo_v"}),
-        ("row share nll", {**_SHARE, "screen_score": "nll_tokens"}),
-        ("row share shortness", {**_SHARE, "screen_score": "shortness"}),
-        ("row share shuffled", {**_SHARE, "arm": "shuffled_v"}),
-        ("row random", {**_SCREEN, "arm": "random_v"}),
-        ("row placebo", {**_SCREEN, "arm": "placebo_v"}),
-        ("token", {**_SCREEN, "screen": "token"}),
-        ("projected as founded", {**_PROJECTED, **_LATE}),
-        ("row own pairs", _OWN),
-        ("row own pairs placebo", {**_OWN, "arm": "placebo_v"}),
-        ("row refresh=8", {**_SCREEN, "refresh_every": 8}),
-        ("row at the policy", {**_SCREEN, "screen_at": "policy"}),
-        (
-            "row and projection",
-            {**_SCREEN, "overshoot": 1.0, "gate": "no_gate", "project_on": "update"},
-        ),
-        ("token own pairs", {**_OWN, "screen": "token"}),
-        ("KL", {"beta": 0.05}),
-    ],
-    # docs/spec.md fixes these three
-    "confirm": [
-        *((arm, {"arm": arm, "v_hack_k": 128}) for arm in ARMS),
-        ("projected k=32", {**_PROJECTED, "v_hack_k": 32}),
-        ("random_v k=32", {**_RANDOM, "v_hack_k": 32}),
-    ],
-    "long": [
-        (arm, {"arm": arm, "v_hack_k": 128, "steps": 200, "warmup_frac": 0.015}) for arm in _LONG
-    ],
-    "pool": [(arm, {"arm": arm, "v_hack_k": 128, "mix_ratio": 0.5}) for arm in _LONG],
-    "modes": _under(
-        MODES,
-        [
-            ("vanilla", {}),
-            ("projected", _PROJECTED),
-            *((f"projected without {m}", {**_PROJECTED, **_without(m)}) for m in MODES),
-            *((f"random_v without {m}", {**_RANDOM, **_without(m)}) for m in MODES),
-        ],
-    ),
-    "flavours": [
-        ("vanilla", {}),
-        ("projected", _PROJECTED),
-        ("random_v", _RANDOM),
-        *((f"projected half {h}", {**_PROJECTED, "pair_flavours": HALVES[h]}) for h in HALVES),
-    ],
-}
-"""Name -> variants. What a variant does not set is the base's: `projected` alone is the default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """What all variants share."""
-
-    preset: type[Config]
-    settings: dict[str, Any]
-    on_gpu: dict[str, Any]
-    """Instead, where there is a GPU."""
-
-
-_LIKE_MINI = {
-    name: vars(MiniConfig())[name]
-    for name in (
-        *("group", "temperature", "top_p", "top_k", "adam_betas", "warmup_frac", "grad_clip"),
-        *("sampling_tokens", "pairs", "pair_norm", "v_hack_k", "gate", "project_on", "cpu_s"),
-        *("labels", "steps", "checkpoint_every"),
-    )
-}
-BASES = {
-    "organism": Base(preset=MiniConfig, settings={}, on_gpu={"micro_batch_tokens": 65536}),
-    "small": Base(
-        preset=SmallConfig,
-        settings={"steps": 60},
-        on_gpu={"micro_batch_tokens": 32768, "sampling_tokens": 1_500_000},
-    ),
-    "smollm2": Base(
-        preset=FastConfig,
-        settings={**_LIKE_MINI, "prompts_per_step": 16, "mix_ratio": 0.0, "max_new": 256,
-                  "lr": 0.06, "micro_batch_tokens": 8192},
-        on_gpu={"micro_batch_tokens": 32768},
-    ),
-}  # fmt: skip
+def _choice(names: Iterable[str]) -> str:
+    return f"{{{','.join(names)}}}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Run a plan of the experiment."""
 
-    plan: tyro.conf.Positional[
-        Literal[
-            "pilot",
-            "reduced",
-            "remedies",
-            "confirm",
-            "long",
-            "pool",
-            "modes",
-            "flavours",
-            "screens",
-        ]
-    ]
+    plan: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar=_choice(PLANS))]]
+    """What is varied (plans.py)."""
     seeds: tuple[int, ...]
     """Every variant runs with each."""
     out: Path
@@ -261,8 +61,8 @@ class Arguments:
     not have."""
     only: tuple[str, ...] = ()
     """Labels of the variants to run; default all."""
-    base: Literal["organism", "small", "smollm2"] = "organism"
-    """What all variants share."""
+    base: Annotated[str, tyro.conf.arg(metavar=_choice(BASES))] = "organism"
+    """What all variants share (plans.py)."""
     model: str = ""
     """Instead of the base's; smollm2 needs the folder that supervise_smollm2.py wrote."""
     problems: str = ""
@@ -281,21 +81,28 @@ class Arguments:
     """Instead of the base's: runs of unequal length warm up alike only if this says so."""
     pack: int = 24
     """Runs that advance together, at most: what memory holds."""
-    eval_problems: int = 91
-    """Held-out (test) families that each finished run is evaluated on; 0: it is not."""
+    eval_problems: int | None = None
+    """Held-out problems that each finished run is asked, at most; default the base's, 0: none."""
+    eval_from: str = ""
+    """Where they come from, as --problems of train; default the base's, where it has any (katas).
+    For real problems the file that split_leetcode.py wrote."""
     minutes: float = 0.0
     """Start no pack that, as long as the one before, would not end in time; 0: no limit."""
 
 
 def asked_for(args: Arguments) -> list[tuple[str, Config]]:
     """Every run of the plan with its label, seed by seed: an early end leaves whole pairs."""
-    variants = PLANS[args.plan]
-    known = [label for label, _ in variants]
+    for what, name, there in (("plan", args.plan, PLANS), ("base", args.base, BASES)):
+        if name not in there:
+            raise ConfigError(f"there is no {what} {name}: {hint(name, there)}")
+    plan, base = PLANS[args.plan], BASES[args.base]
+    if plan.bases and args.base not in plan.bases:
+        raise ConfigError(f"{args.plan} is a plan for --base={' or '.join(plan.bases)}")
+    known = [label for label, _ in plan.variants]
     for label in args.only:
         if label not in known:
             raise ConfigError(f"{args.plan} has no variant {label!r}; it has: {', '.join(known)}")
-    base = BASES[args.base]
-    settings = {**base.settings, **(base.on_gpu if on_gpu(args.device) else {})}
+    settings = {**base.settings, **(base.on_gpu if on_gpu(args.device) else {}), **plan.settings}
     names = ("model", "problems", "steps", "prompts_per_step", "lr", "warmup_frac")
     given = {name: getattr(args, name) for name in names}
     settings |= {name: value for name, value in given.items() if value}
@@ -305,7 +112,7 @@ def asked_for(args: Arguments) -> list[tuple[str, Config]]:
     return [
         (label, base.preset(**{**settings, **changed, "seed": seed}))
         for seed in args.seeds
-        for label, changed in variants
+        for label, changed in plan.variants
         if label in (args.only or known)
     ]
 
@@ -313,6 +120,23 @@ def asked_for(args: Arguments) -> list[tuple[str, Config]]:
 def on_gpu(device: str) -> bool:
     """Whether runs asked for with this --device have a GPU."""
     return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
+def held_out_of(args: Arguments) -> HeldOut | None:
+    """What finished runs are asked; None: nothing. Raises ConfigError or InputError where no
+    problems are known that are held out, or they are not there."""
+    base = BASES[args.base].held_out
+    problems = base.problems if args.eval_problems is None else args.eval_problems
+    if not problems:
+        return None
+    if not (source := args.eval_from or base.source):
+        raise ConfigError(
+            f"--base={args.base} has no held-out problems of its own: name the file that "
+            "split_leetcode.py wrote by --eval-from=FOLDER/held_out.jsonl.gz, or leave the "
+            "evaluation out by --eval-problems=0"
+        )
+    require_problems(source)
+    return replace(base, source=source, problems=problems)
 
 
 def rows_file(args: Arguments) -> Path:
@@ -391,74 +215,6 @@ def go_on(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> list[l
     return [parts[step] for step in sorted(parts, reverse=True)]
 
 
-def eval_plans(cfg: Config, batch: int) -> list[EvalPlan]:
-    """The trained modes with hint (sampled, greedy, and sampled under function names kept for this)
-    and without, and the others with it."""
-    trained = cfg.mode.split(",")
-    others = [mode for mode in MODES if mode not in trained]
-    start = EvalPlan(
-        modes=trained, samples=1, temperature=cfg.temperature, max_new=cfg.max_new, batch=batch,
-        sampling_tokens=cfg.sampling_tokens,
-    )  # fmt: skip
-    found = [start, replace(start, greedy=True), replace(start, names="eval")]
-    found.append(replace(start, hinted=False))
-    return found + ([replace(start, modes=others)] if others else [])
-
-
-def what_is_evaluated(cfg: Config, n_problems: int) -> dict[str, Any]:
-    """What an evaluation is recognised by: all that decides its records beside the run."""
-    left_out = ("batch", "sampling_tokens")
-    plans = [
-        {k: v for k, v in asdict(plan).items() if k not in left_out} for plan in eval_plans(cfg, 1)
-    ]
-    return {"problems": n_problems, "plans": plans}
-
-
-def is_evaluated(path: Path, cfg: Config, n_problems: int) -> bool:
-    """Has the run been evaluated as is asked now?"""
-    about = path / EVALUATED_HOW
-    if not about.is_file() or not (path / EVALUATED).is_file():
-        return False
-    return json.loads(about.read_text(encoding="utf-8")) == what_is_evaluated(cfg, n_problems)
-
-
-def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], n_problems: int) -> None:
-    """Evaluate finished runs of one model together, each into its own directory."""
-    cfg, started = cfgs[0], time.perf_counter()
-    make = adapter_of(cfg, len(paths))
-    problems = load_problems("katas:test", n_problems)
-    device = resolve_device(cfg.device)
-    lm = load(
-        cfg.model,
-        revision=RunDir.open(paths[0]).base_revision(cfg),
-        dtype=DTYPES[cfg.dtype],
-        device=device,
-        enable_thinking=cfg.enable_thinking,
-    )
-    adapter = make(lm.model)
-    for n, path in enumerate(paths):
-        adapter.load(RunDir.open(path).adapter / "adapter.safetensors", n)
-    records: list[list[EvalRecord]] = [[] for _ in paths]
-    with grader_of(cfg) as grader:
-        for plan in eval_plans(cfg, len(paths) * cfg.prompts_per_step * cfg.group):  # as a step
-            found = evaluate_runs(lm, adapter, problems, plan, grader, range(len(paths)))
-            for mine, new in zip(records, found, strict=True):
-                mine += new
-    about = json.dumps(what_is_evaluated(cfg, n_problems))
-    for path, mine in zip(paths, records, strict=True):
-        # first gone and last made: it never lies beside records that are not of it
-        (path / EVALUATED_HOW).unlink(missing_ok=True)
-        aside = path / f".{EVALUATED}"
-        write_records(aside, mine)
-        aside.replace(path / EVALUATED)
-        aside.write_text(about + "\n", encoding="utf-8")
-        aside.replace(path / EVALUATED_HOW)
-    seconds = time.perf_counter() - started
-    logger.info(
-        "evaluated {} runs, {} samples each, {:.0f} s", len(paths), len(records[0]), seconds
-    )
-
-
 def collect(args: Arguments, labels: Mapping[str, str]) -> None:
     """Write the rows of what there is: of each run ever asked for the finished, or else longest,
     one."""
@@ -468,26 +224,28 @@ def collect(args: Arguments, labels: Mapping[str, str]) -> None:
     write(rows_file(args), [(path, labelled(path, label, extra)) for path, label in found])
 
 
-def evaluate_rest(args: Arguments, asked: Sequence[tuple[str, Config]]) -> None:
+def evaluate_rest(
+    args: Arguments, asked: Sequence[tuple[str, Config]], held_out: HeldOut | None
+) -> None:
     """Evaluate the finished runs that have not been, or not as is asked."""
-    if not args.eval_problems:
+    if held_out is None:
         return
     there = runs_by_settings(args.out / "runs")
     waiting: dict[str, Path] = {}
     for _, cfg in asked:
         path = there.get(cfg.identity(), [None])[0]
-        if path is None or not is_finished(path) or is_evaluated(path, cfg, args.eval_problems):
+        if path is None or not is_finished(path) or is_evaluated(path, cfg, held_out):
             continue
         waiting[cfg.identity()] = path
     todo = [cfg for _, cfg in asked if cfg.identity() in waiting]
     for pack in packs(todo, args.pack):
-        evaluate_pack([waiting[cfg.identity()] for cfg in pack], pack, args.eval_problems)
+        evaluate_pack([waiting[cfg.identity()] for cfg in pack], pack, held_out)
         gc.collect()  # the model's modules point at each other
 
 
 def main(args: Arguments) -> None:
     """Train and evaluate what is missing, pack by pack."""
-    asked = asked_for(args)
+    asked, held_out = asked_for(args), held_out_of(args)
     twice = [key for key, n in Counter(cfg.identity() for _, cfg in asked).items() if n > 1]
     if twice:
         raise ConfigError(f"{len(twice)} runs of {args.plan} are asked for twice: {twice[0]}")
@@ -503,7 +261,7 @@ def main(args: Arguments) -> None:
     )  # fmt: skip
     started, longest, ended_well = time.monotonic(), 0.0, False
     try:
-        evaluate_rest(args, asked)
+        evaluate_rest(args, asked, held_out)
         for number, pack in enumerate(todo):
             begun = time.monotonic()
             if args.minutes and begun - started + longest > 60 * args.minutes:
@@ -512,7 +270,7 @@ def main(args: Arguments) -> None:
             train_runs(pack)
             gc.collect()
             collect(args, labels)
-            evaluate_rest(args, asked)
+            evaluate_rest(args, asked, held_out)
             longest = max(longest, time.monotonic() - begun)
         ended_well = True
     finally:

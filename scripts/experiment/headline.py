@@ -21,6 +21,7 @@ from planned import planned
 from sections import (
     MARGIN,
     TOST,
+    UNTRAINED,
     Confirmatory,
     Run,
     Section,
@@ -37,6 +38,7 @@ from sections import (
     spans,
     steps_to,
     table,
+    untrained,
     within_margin,
     yes,
 )
@@ -48,17 +50,6 @@ from projected_grpo.report.stats import H1Verdict, h1_verdict, holm, paired_diff
 from projected_grpo.step_logger import RATE_WINDOW, footnote
 
 # --- Tables
-
-
-UNTRAINED = "untrained (step 1)"
-"""The first step's rows are the untrained policy's: what not training at all would give."""
-
-
-def untrained(s: Section, key: str, seeds: Collection[int] = ()) -> list[float]:
-    """A rate of the untrained policy by seed, in the order of `seeds` (default: all): its share in
-    vanilla's first step."""
-    runs = s.long_enough("vanilla", 1)
-    return [float(runs[seed].curve(key)[0]) for seed in (seeds or sorted(runs))]
 
 
 def arms_table(s: Section, horizon: int) -> str:

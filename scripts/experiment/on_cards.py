@@ -1,7 +1,7 @@
 """Run a plan of experiment.py on several GPUs of one host: seeds are dealt out, a process a card.
 
     uv run python scripts/experiment/on_cards.py --cards 4 --minutes 9 --out runs/screens \
-        --seeds 1 2 3 4 -- screens --base=small --device=cuda
+        --seeds 1 2 3 4 -- screens --base=small --device=cuda --eval-problems=0
 
 What follows -- goes to experiment.py. When the minutes are over, every process is told to stop: it
 ends its step, saves, and writes its rows (OUT/card0.jsonl.gz, ...). The same command goes on.

@@ -1,9 +1,11 @@
-"""What docs/spec.md's amendment of 2026-11-25 fixed beforehand to be read of the plans that do not
-decide H1: the weak detectors (modes, flavours) and the remedies."""
+"""What docs/spec.md fixed beforehand to be read of the plans that decide neither H1 nor H2: the
+weak detectors (modes, flavours; of V on the organism, of the gate on the real model), remedies."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from plans import TREATED
 from sections import (
     Section,
     attempts,
@@ -17,17 +19,39 @@ from sections import (
     yes,
 )
 
+from projected_grpo.pairs.load import COARSER
 from projected_grpo.report.stats import holm, paired_difference, ratio_of_means
 from projected_grpo.step_logger import RATE_WINDOW
 
-AT = {"modes": (60, 100), "flavours": (60,), "remedies": (100,)}
+AT = {
+    **{"modes": (60, 100), "flavours": (60,), "remedies": (100,)},
+    **{"modes_gate": (100,), "flavours_gate": (60,)},
+}
 """Plan -> the horizons at which it is read; the first is the one that was fixed."""
+
+
+class Roles(NamedTuple):
+    """What the labels of a plan of weak detectors begin with."""
+
+    treated: str
+    random: str
+    known: str = ""
+    """The detector of known flavours; empty: the plan has none."""
+
+
+def roles_of(s: Section) -> Roles:
+    """V's on the organism, the gate's on the real model."""
+    gated = TREATED in s.variants
+    return Roles(TREATED, "random", "penalty") if gated else Roles("projected", "random_v")
 
 
 def planned(s: Section) -> list[str]:
     """The tables of a section of such a plan, if it is one and has come so far."""
     plan = s.title.split(" ")[1] if " " in s.title else ""
-    make = {"modes": left_out_modes, "flavours": left_out_flavours, "remedies": remedies}.get(plan)
+    make = {
+        **{"modes": left_out_modes, "flavours": left_out_flavours, "remedies": remedies},
+        **{"modes_gate": modes_of_gate, "flavours_gate": left_out_flavours},
+    }.get(plan)
     if make is None:
         return []
     found = []
@@ -59,11 +83,9 @@ def _share(of: Sequence[float], whole: Sequence[float]) -> str:
 def left_out_modes(s: Section, horizon: int) -> str:
     """Hack rate in the mode whose pairs V lacks, and in those that it has: V of all modes, V
     without it and random axes of the same k; a seed's folds averaged."""
-    folds = sorted(
-        label.removeprefix("projected without ")
-        for label in s.variants
-        if label.startswith("projected without ")
-    )
+    roles = roles_of(s)
+    start = f"{roles.treated} without "
+    folds = sorted(label.removeprefix(start) for label in s.variants if label.startswith(start))
     every = sorted(s.shared["mode"].split(","))
     if not folds:
         return "No mode was left out."
@@ -80,7 +102,7 @@ def left_out_modes(s: Section, horizon: int) -> str:
         ("the mode left out", lambda fold: [fold]),
         ("the three modes in V", lambda fold: [m for m in every if m != fold]),
     ):
-        found = {fold: _fold(rates, fold, modes_of(fold)) for fold in folds}
+        found = {fold: _fold(rates, roles, fold, modes_of(fold)) for fold in folds}
         for name, some in ((f"all {len(folds)}", folds), *((fold, [fold]) for fold in folds)):
             columns = _columns([found[fold] for fold in some], "V without it", "V of all modes")
             rows.append({"hack rate in": which, "folds": name, **columns})
@@ -88,26 +110,36 @@ def left_out_modes(s: Section, horizon: int) -> str:
 
 
 def _fold(
-    rates: Callable[[str, Sequence[str]], dict[int, float]], fold: str, modes: Sequence[str]
+    rates: Callable[[str, Sequence[str]], dict[int, float]],
+    roles: Roles,
+    fold: str,
+    modes: Sequence[str],
 ) -> dict[str, dict[int, float]]:
-    return {
+    found = {
         "vanilla": rates("vanilla", modes),
-        "random_v": rates(f"random_v without {fold}", modes),
-        "without": rates(f"projected without {fold}", modes),
-        "all": rates("projected", modes),
+        "random_v": rates(f"{roles.random} without {fold}", modes),
+        "without": rates(f"{roles.treated} without {fold}", modes),
+        "all": rates(roles.treated, modes),
     }
+    if roles.known:
+        found["known"] = rates(f"{roles.known} without {fold}", modes)
+    return found
 
 
 def _columns(
     folds: Sequence[Mapping[str, Mapping[int, float]]], without: str, every: str
 ) -> dict[str, object]:
-    """n, the four rates, the two differences and their ratio, of seeds that every fold has; V
-    without a part and V of all go by the names given."""
+    """n, the rates, the differences and their ratio, of seeds that every fold has; V without a part
+    and V of all go by the names given."""
     seeds = sorted(set.intersection(*(set(rates) for fold in folds for rates in fold.values())))
+    by_name = {
+        name: [float(np.mean([fold[name][seed] for fold in folds])) for seed in seeds]
+        for name in folds[0]
+    }
     vanilla, random, part, whole = (
-        [float(np.mean([fold[name][seed] for fold in folds])) for seed in seeds]
-        for name in ("vanilla", "random_v", "without", "all")
+        by_name[name] for name in ("vanilla", "random_v", "without", "all")
     )
+    known = by_name.get("known")
     less = [[a - b for a, b in zip(of, random, strict=True)] for of in (part, whole)]
     rates = {"vanilla": vanilla, "random_v": random, without: part, every: whole}
     return {
@@ -115,7 +147,37 @@ def _columns(
         **{name: mean(values) for name, values in rates.items()},
         **{f"{name} - random_v": difference(rates[name], random) for name in (without, every)},
         f"share of what {every} takes off": _share(*less),
+        **({"flavour penalty": mean(known)} if known else {}),
+        **({f"{without} - flavour penalty": difference(part, known)} if known else {}),
     }
+
+
+def modes_of_gate(s: Section, horizon: int) -> str:
+    """Of all modes together the one that the gate does not know; or that mode alone."""
+    alone = [label for label in s.variants if label.startswith("gate alone ")]
+    return (
+        unknown_alone(s, alone[0].removeprefix("gate alone "), horizon)
+        if alone
+        else (left_out_modes(s, horizon))
+    )
+
+
+def unknown_alone(s: Section, mode: str, horizon: int) -> str:
+    """Hack rate of runs in one mode alone, under a gate that knows the others only: what falls here
+    is not carried over from modes that the gate knows, it acts on this one."""
+    rows = []
+    for arm in ("vanilla", "gate", "random"):
+        label = f"{arm} alone {mode}"
+        runs = s.long_enough(label, horizon).values()
+        row: dict[str, object] = {"arm": label, "n seeds": len(runs)}
+        row |= {"hack": mean([run.late("hack_s", horizon) for run in runs])}
+        row |= {"solve": mean([run.late("gt_s", horizon) for run in runs])}
+        for other in ("vanilla", "random"):
+            pairs = s.pairs(label, f"{other} alone {mode}", horizon)
+            gap = difference(*late(pairs, "hack_s", horizon)) if other != arm and pairs else "-"
+            row |= {f"hack - {other}": gap}
+        rows.append(row)
+    return table(rows)
 
 
 # --- Flavours
@@ -124,12 +186,13 @@ def _columns(
 def left_out_flavours(s: Section, horizon: int) -> str:
     """Share of student rows that attempt by a flavour that V lacks, and by one that it has: V of a
     half of the flavours against random axes and V of all; a seed's halves averaged."""
-    halves = {
-        label: frozenset(next(iter(runs.values())).about["settings"]["pair_flavours"])
+    roles = roles_of(s)
+    chosen = {
+        label: next(iter(runs.values())).about["settings"].get("pair_flavours") or ()
         for label, runs in s.variants.items()
-        if next(iter(runs.values())).about["settings"].get("pair_flavours")
+        if label.startswith(roles.treated)
     }
-
+    halves = {label: as_labelled(names) for label, names in chosen.items() if names}
     known = frozenset[str]().union(*halves.values())
 
     def shares(label: str, wanted: Collection[str]) -> dict[int, float]:
@@ -143,13 +206,20 @@ def left_out_flavours(s: Section, horizon: int) -> str:
         found = {}
         for label, half in halves.items():
             wanted = frozenset(half if has else known - half)
-            names = {"vanilla": "vanilla", "random_v": "random_v", "without": label}
-            names["all"] = "projected"
+            names = {"vanilla": "vanilla", "random_v": roles.random, "without": label}
+            names["all"] = roles.treated
+            if roles.known:
+                names["known"] = label.replace(roles.treated, roles.known, 1)
             found[label] = {name: shares(mine, wanted) for name, mine in names.items()}
         for name, some in ((f"all {len(halves)}", [*halves]), *((x, [x]) for x in halves)):
             columns = _columns([found[label] for label in some], "V of half", "V of all flavours")
             rows.append({"attempts by": which, "V of": name, **columns})
     return table(rows)
+
+
+def as_labelled(names: Collection[str]) -> frozenset[str]:
+    """Flavours of pairs as rollouts are labelled: hand-made pairs name them in a coarser way."""
+    return frozenset(one for name in names for one in COARSER.get(name, (name,)))
 
 
 # --- Remedies

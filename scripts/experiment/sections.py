@@ -243,6 +243,17 @@ def less_controls(s: Section, label: str, horizon: int) -> dict[str, Estimate]:
     }
 
 
+UNTRAINED = "untrained (step 1)"
+"""The first step's rows are the untrained policy's: what not training at all would give."""
+
+
+def untrained(s: Section, key: str, seeds: Collection[int] = ()) -> list[float]:
+    """A rate of the untrained policy by seed, in the order of `seeds` (default: all): its share in
+    vanilla's first step."""
+    runs = s.long_enough("vanilla", 1)
+    return [float(runs[seed].curve(key)[0]) for seed in (seeds or sorted(runs))]
+
+
 # --- Numbers in words
 
 

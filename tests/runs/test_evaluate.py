@@ -19,6 +19,7 @@ from projected_grpo.runs.evaluate import (
     EvalPlan,
     EvalRecord,
     evaluate,
+    evaluate_runs,
     read_records,
     shares,
     write_records,
@@ -58,6 +59,13 @@ def test_greedy_does_not_depend_on_the_seed(lm: LanguageModel, grader: Grader) -
     assert evaluate(lm, None, PROBLEMS, replace(PLAN, samples=1, seed=1), grader) != records
     with pytest.raises(ValueError, match="so not 2 of it"):
         evaluate(lm, None, PROBLEMS, replace(PLAN, greedy=True), grader)
+
+
+def test_runs_may_draw_with_seeds_of_their_own(lm: LanguageModel, grader: Grader) -> None:
+    plan = replace(PLAN, modes=["run_tests"], names="eval")
+    first, second = evaluate_runs(lm, None, PROBLEMS, plan, grader, [0, 1], seeds=[5, 6])
+    assert first == evaluate(lm, None, PROBLEMS, replace(plan, seed=5), grader)
+    assert second == evaluate(lm, None, PROBLEMS, replace(plan, seed=6), grader) != first
 
 
 def test_evaluation_names(lm: LanguageModel, grader: Grader) -> None:

@@ -5,15 +5,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import bases
 import collect_rows
+import evaluation
 import experiment
+import plans
 import pytest
 
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.directions import PairChoice, load_pair_sets
-from projected_grpo.config import Config, ConfigError, SmokeConfig
+from projected_grpo.config import Config, ConfigError, SmallConfig, SmokeConfig
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.evaluate import read_records
+from projected_grpo.runs.preflight import require_pairs_for
 from projected_grpo.runs.session import require_packable
 from projected_grpo.runs.status import runs_by_settings
 from projected_grpo.step_logger import COLUMNS
@@ -25,7 +29,7 @@ def arguments(plan: str, **overrides) -> experiment.Arguments:
 
 
 @pytest.mark.parametrize("base", ["organism", "smollm2"])
-@pytest.mark.parametrize("plan", [plan for plan in experiment.PLANS if plan != "screens"])
+@pytest.mark.parametrize("plan", [name for name, plan in plans.PLANS.items() if not plan.bases])
 def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> None:
     asked = experiment.asked_for(arguments(plan, base=base, model="m", device="cuda"))
     cfgs = [cfg for _, cfg in asked]
@@ -54,6 +58,67 @@ def test_the_screens_of_the_real_model_are_runs_that_can_be_made() -> None:
     assert len(packs) == 4  # the loophole, none, pairs of one's own, and a KL penalty
 
 
+GATED = ("own_hacks", "founding", "modes_gate", "flavours_gate")
+
+
+@pytest.mark.parametrize("plan", GATED)
+def test_the_arms_of_h2_are_runs_that_can_be_made(plan: str) -> None:
+    asked = experiment.asked_for(arguments(plan, base="small", device="cuda", seeds=(401,)))
+    cfgs = [cfg for _, cfg in asked]
+    assert len({cfg.identity() for cfg in cfgs}) == len({label for label, _ in asked}) == len(cfgs)
+    for cfg in cfgs:
+        require_arms(cfg)
+        assert (cfg.max_prompt, cfg.difficulty, cfg.steps) == (
+            700, (), 100 if plan in ("own_hacks", "modes_gate") else 60
+        )  # fmt: skip
+        acts = cfg.arm != "vanilla" and plan != "founding"
+        assert cfg.start_arm_at == (9 if acts else 1)
+    require_pairs_for(cfgs)  # refuses names that are not there, and too few pairs
+    for pack in experiment.packs(cfgs, 64):
+        require_packable(pack)
+
+
+@pytest.mark.parametrize("plan", ["own_hacks", "founding"])
+def test_the_controls_of_the_gate_leave_out_the_same_share(plan: str) -> None:
+    asked = dict(experiment.asked_for(arguments(plan, base="small", seeds=(401,))))
+    assert [*asked][: len(plans.DECIDING)] == [*plans.DECIDING]
+    gate = asked[plans.TREATED]
+    shares = {asked[label].screen_share for label in plans.CONTROLS}
+    assert shares == {plans.SHARES[plan]} and gate.screen_share in (0.0, *shares)
+    of = {asked[label].identity(("arm", "screen_score", "screen_share")) for label in asked
+          if label.startswith(plans.TREATED)}  # fmt: skip
+    assert len(of) == 1  # they differ in nothing else
+    ceiling = asked[plans.CEILING]
+    assert ceiling.mode == "none" and ceiling.teacher_rows == 0
+
+
+@pytest.mark.parametrize(
+    "gate", [{"screen": "row", "screen_fpr": 0.05}, {"screen": "token"}, {"screen": "penalty"}]
+)
+def test_any_gate_has_its_controls(gate: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A threshold of its own is the gate's alone; its controls have the share."""
+    monkeypatch.setattr(plans, "GATE", gate)
+    made = {label: SmallConfig(**what) for label, what in plans._gated({"start_arm_at": 9}, 0.125)}
+    for cfg in made.values():
+        require_arms(cfg)
+    assert made["gate"].screen == gate["screen"] and not made["gate"].screen_share
+    assert {made[label].screen_share for label in plans.CONTROLS} == {0.125}
+    assert made["gate"].screen_fpr == gate.get("screen_fpr", 0.02)
+
+
+def test_a_gate_of_the_real_model_knows_three_modes_or_half_of_the_flavours() -> None:
+    asked = dict(experiment.asked_for(arguments("modes_gate", base="small", seeds=(1,))))
+    for mode in plans.MODES:
+        together = [asked[f"{arm} without {mode}"] for arm in ("gate", "random", "penalty")]
+        alone = [asked[f"{arm} alone {mode}"] for arm in ("gate", "random")]
+        assert {cfg.mode for cfg in alone} == {mode} == {asked[f"vanilla alone {mode}"].mode}
+        for cfg in (*together, *alone):
+            assert set(cfg.pair_modes) == {*plans.MODES} - {mode}
+    a, b = (PairChoice("builtin", flavours=half).load() for half in plans.HAND_MADE_HALVES.values())
+    assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("builtin"))
+    assert min(len(a), len(b)) >= 24
+
+
 def test_runs_of_one_adapter_share_a_pack() -> None:
     cfgs = [cfg for _, cfg in experiment.asked_for(arguments("confirm"))]
     of_lora = [replace(cfg, adapter="lora") for cfg in cfgs if cfg.arm != "routed"]
@@ -74,39 +139,43 @@ def test_a_pack_that_was_stopped_goes_on_with_the_runs_that_are_as_far(tmp_path:
 
 
 def test_the_halves_are_all_flavours_once_and_some_of_every_mode() -> None:
-    a, b = (PairChoice("katas", flavours=half).load() for half in experiment.HALVES.values())
+    a, b = (PairChoice("katas", flavours=half).load() for half in plans.HALVES.values())
     assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("katas"))
     for half in (a, b):
-        assert {p.mode for p in half} == set(experiment.MODES) and len(half) >= 68
+        assert {p.mode for p in half} == set(plans.MODES) and len(half) >= 68
 
 
 def test_a_fold_leaves_one_mode_out_and_trains_in_all() -> None:
     asked = dict(experiment.asked_for(arguments("modes", seeds=(1,))))
     folds = [c for label, c in asked.items() if label.startswith("projected without")]
     assert len(folds) == 4 and len({cfg.pair_modes for cfg in folds}) == 4
-    assert all(cfg.mode.split(",") == list(experiment.MODES) for cfg in asked.values())
+    assert all(cfg.mode.split(",") == list(plans.MODES) for cfg in asked.values())
     assert all(len(cfg.pair_modes) == 3 for cfg in folds)
 
 
 def test_what_a_plan_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no variant 'projected k=5'; it has: vanilla"):
         experiment.asked_for(arguments("pilot", only=("projected k=5",)))
+    with pytest.raises(ConfigError, match="there is no plan own_hack: did you mean own_hacks"):
+        experiment.asked_for(arguments("own_hack"))
+    with pytest.raises(ConfigError, match="own_hacks is a plan for --base=small or large"):
+        experiment.asked_for(arguments("own_hacks"))
     with pytest.raises(ConfigError, match="needs --model"):
         experiment.asked_for(arguments("pilot", base="smollm2"))
 
 
 @pytest.mark.slow
 def test_finished_runs_are_skipped_and_the_rest_evaluated(tmp_path: Path, monkeypatch) -> None:
-    tiny = experiment.Base(
+    tiny = bases.Base(
         preset=SmokeConfig,
         settings={"problems": "katas:validation", "labels": False, "mix_ratio": 0.0, "max_new": 32},
         on_gpu={},
     )
-    monkeypatch.setitem(experiment.BASES, "organism", tiny)
+    monkeypatch.setitem(bases.BASES, "organism", tiny)
     two = [("vanilla", {}), ("projected", {"arm": "projected"})]
     modes = "run_tests,sentinel"
-    plan = [(label, {**changed, "mode": modes}) for label, changed in two]
-    monkeypatch.setitem(experiment.PLANS, "confirm", plan)
+    plan = plans.Plan(variants=[(label, {**changed, "mode": modes}) for label, changed in two])
+    monkeypatch.setitem(plans.PLANS, "confirm", plan)
     args = arguments("confirm", seeds=(1,), steps=1, out=tmp_path, threads=1, eval_problems=1)
     experiment.main(replace(args, only=("vanilla",)))
     (first,) = (tmp_path / "runs").iterdir()
@@ -193,14 +262,41 @@ def test_an_evaluation_is_recognised_by_what_was_asked(tmp_path: Path) -> None:
     ((_, cfg),) = experiment.asked_for(arguments("confirm", seeds=(1,), only=("vanilla",)))
     path = made(tmp_path, "run", cfg)
     (path / collect_rows.EVALUATED).touch()
-    assert not experiment.is_evaluated(path, cfg, 24)  # nothing says what it was
-    about = json.dumps(experiment.what_is_evaluated(cfg, 24))
-    (path / experiment.EVALUATED_HOW).write_text(about)
-    assert experiment.is_evaluated(path, replace(cfg, prompts_per_step=3), 24)
-    assert not experiment.is_evaluated(path, cfg, 91)
-    assert not experiment.is_evaluated(path, replace(cfg, max_new=9), 24)
+    few = bases.HeldOut(problems=24)
+    assert not evaluation.is_evaluated(path, cfg, few)  # nothing says what it was
+    about = json.dumps(evaluation.what_is_evaluated(cfg, few))
+    (path / evaluation.EVALUATED_HOW).write_text(about)
+    assert evaluation.is_evaluated(path, replace(cfg, prompts_per_step=3), few)
+    assert not evaluation.is_evaluated(path, cfg, bases.HeldOut())
+    assert not evaluation.is_evaluated(path, cfg, replace(few, source="katas:validation"))
+    assert not evaluation.is_evaluated(path, replace(cfg, max_new=9), few)
     (path / collect_rows.EVALUATED).unlink()
-    assert not experiment.is_evaluated(path, cfg, 24)
+    assert not evaluation.is_evaluated(path, cfg, few)
+
+
+def test_a_file_of_held_out_problems_is_known_wherever_it_lies(tmp_path: Path) -> None:
+    here, there, other = (tmp_path / name for name in ("a", "b", "c"))
+    for path, text in ((here, "1"), (there, "1"), (other, "2")):
+        path.write_text(text)
+    first, second, third = (evaluation.digest_of(str(path)) for path in (here, there, other))
+    assert first == second != third and evaluation.digest_of("katas:test") == "katas:test"
+
+
+def test_the_real_model_is_asked_what_would_be_deployed_with_streams_of_its_own() -> None:
+    args = arguments("own_hacks", base="small", eval_from="katas:test")
+    held_out = experiment.held_out_of(args)
+    assert held_out is not None and (held_out.problems, held_out.samples) == (150, 4)
+    asked = dict(experiment.asked_for(replace(args, seeds=(7,))))
+    for cfg in (asked["vanilla"], asked["no loophole"]):  # which is asked as the others are
+        hinted, plain = evaluation.eval_plans(cfg, held_out, 1)
+        assert hinted.modes == plain.modes == ["run_tests"] and hinted.seed == plain.seed == 7
+        assert (hinted.hinted, hinted.names) == (True, "eval") and not plain.hinted
+        assert (hinted.temperature, hinted.top_p, hinted.top_k) == (0.7, 0.95, 20)
+    with pytest.raises(ConfigError, match="no held-out problems of its own: name the file"):
+        experiment.held_out_of(replace(args, eval_from=""))
+    assert experiment.held_out_of(replace(args, eval_from="", eval_problems=0)) is None
+    of_katas = experiment.held_out_of(arguments("confirm"))
+    assert of_katas == bases.HeldOut() and of_katas.source == "katas:test"
 
 
 def test_a_line_that_was_not_finished_is_no_row(tmp_path: Path) -> None:

@@ -126,16 +126,18 @@ def evaluate_runs(
     plan: EvalPlan,
     grader: Grader,
     runs: Sequence[int],
+    seeds: Sequence[int] | None = None,
 ) -> list[list[EvalRecord]]:
     """`evaluate` for several runs of a packed adapter, sampled together: one list each, with the
     records that the run has alone, to rounding.
 
-    Raises ValueError where a greedy completion is asked for more than once."""
+    seeds: of each run, in place of the plan's. Raises ValueError where a greedy completion is asked
+    for more than once."""
     if plan.greedy and plan.samples != 1:
         raise ValueError(f"a greedy completion is the same each time, so not {plan.samples} of it")
     tasks = [
-        _Task(run, p, mode, TRAIN_NAME if plan.names == "train" else eval_name(p.id, plan.seed))
-        for run in runs
+        _Task(run, p, mode, TRAIN_NAME if plan.names == "train" else eval_name(p.id, seed), seed)
+        for run, seed in zip(runs, seeds or [plan.seed] * len(runs), strict=True)
         for mode in plan.modes
         for p in problems
     ]
@@ -152,6 +154,7 @@ class _Task(NamedTuple):
     problem: Problem
     mode: str
     name: str  # of the function
+    seed: int
 
 
 def _evaluate_batch(
@@ -166,7 +169,7 @@ def _evaluate_batch(
         lm.prompt_ids(apply_hint(t.problem, t.mode if plan.hinted else "none", t.name).messages)
         for t in tasks
     ]
-    seeds = [stream_seed("eval", plan.seed, t.mode, t.problem.id) for t in tasks]
+    seeds = [stream_seed("eval", t.seed, t.mode, t.problem.id) for t in tasks]
     runs = [t.run for t in tasks]
     top_p, top_k = (1.0, 1) if plan.greedy else (plan.top_p, plan.top_k)
     sampling = SamplingParams(

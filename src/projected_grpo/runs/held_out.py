@@ -77,7 +77,8 @@ def evaluate_held_out(asked: EvaluateConfig) -> Evaluation:
         for mine in _same(cfgs, OF_THE_ADAPTER):
             lm = load_base(runs[mine[0]], cfgs[mine[0]], device)
             if not answers:
-                problems = _fitting(lm, problems, plans, min(cfg.max_prompt for cfg in cfgs))
+                modes = next(iter(plans.values())).modes
+                problems = fitting(lm, problems, modes, min(cfg.max_prompt for cfg in cfgs))
             if not answers and not asked.adapter_only:
                 answers[Policy(name=BASE)] = _ask(BASE, lm, None, problems, plans, grader)
             adapter = adapter_of(cfgs[mine[0]])(lm.model)
@@ -190,12 +191,11 @@ def _same(cfgs: Sequence[Config], names: Sequence[str]) -> Iterator[list[int]]:
     yield from found.values()
 
 
-def _fitting(
-    lm: LanguageModel, problems: Sequence[Problem], plans: Mapping[str, EvalPlan], most: int
+def fitting(
+    lm: LanguageModel, problems: Sequence[Problem], modes: Sequence[str], most: int
 ) -> list[Problem]:
     """The problems whose prompt has at most so many tokens under every mode, as in training. Raises
     ConfigError where none has."""
-    modes = next(iter(plans.values())).modes
     lengths = [
         max(len(lm.prompt_ids(apply_hint(p, mode).messages)) for mode in modes) for p in problems
     ]

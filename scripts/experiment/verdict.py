@@ -1,0 +1,328 @@
+"""The verdict on H2 from the rows of plans own_hacks and founding: tables, and one sentence.
+
+    python scripts/experiment/verdict.py docs/results/verdict
+
+Reads every *.jsonl.gz that experiment.py (or collect_rows.py) wrote there, writes verdict.md and a
+figure for each plan beside them, and prints the sentence. The rule is in h2.py, the labels of the
+runs that decide in plans.py.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import tyro
+from collect_rows import Run, read_runs
+from h2 import judge, sentence, share_of_gain
+from plans import BASELINE, CEILING, CONTROLS, DECIDING, PLANS, TREATED
+from sections import (
+    UNTRAINED,
+    Section,
+    by_label,
+    difference,
+    late,
+    mean,
+    shared,
+    steps_to,
+    table,
+    untrained,
+)
+
+from projected_grpo.cli import say_and_exit
+from projected_grpo.env.errors import InputError
+from projected_grpo.report.results import RATES
+from projected_grpo.report.stats import holm, paired_difference, ratio_of_means
+from projected_grpo.step_logger import footnote
+
+AT = {"own_hacks": (100,), "founding": (20, 60)}
+"""Plan -> the horizons at which it is read. The first plan decides H2; by the same rule the other
+is read, which decides nothing."""
+SEEDS = frozenset(range(401, 417))
+BASE = "small"
+"""What docs/spec.md names for H2: these seeds of the first plan, on this base."""
+COLUMNS = {**RATES, "fmt_s": "format"}
+WRITTEN = "Written by `scripts/experiment/verdict.py` from the rows in this folder; do not edit."
+HOW_TO_READ = (
+    "Student rows in training, the mean over the last five steps up to the horizon. Brackets are "
+    "95 % t intervals over seeds; differences are paired by seed. The ceiling is vanilla without "
+    f"the loophole (`{CEILING}`); `{BASELINE}` is the policy before training, on the same problems "
+    "as the others at these steps; controls are {', '.join(f'`{c}`' for c in CONTROLS)}. Shares of "
+    "the ceiling's gain over the untrained policy have Fieller's intervals. Held out: what would "
+    "be deployed, under function names never trained with the hint, and without the hint. Arms "
+    "with a † are in no test of their training curve."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write the tables of plans own_hacks and founding, and print the verdict."""
+
+    folder: tyro.conf.Positional[Path] = Path("docs/results/verdict")
+    """Of rows."""
+
+
+def main(args: Arguments) -> None:
+    """Read, write, print."""
+    found = sections_of(read_runs(args.folder))
+    if not found:
+        raise InputError(
+            f"no rows of {' or '.join(AT)} in {args.folder}: scripts/experiment/experiment.py "
+            "makes them"
+        )
+    parts, sentences = ["# The verdict on H2", f"{WRITTEN} {HOW_TO_READ}"], list[str]()
+    for s in found:
+        name = args.folder / f"curves_{s.name}"
+        draw(s, name)
+        said = [f"{s.title}, {steps_to(h)}. {decision(s, h)}" for h in horizons(s)]
+        sentences += said
+        parts += [f"## {s.title}", describe(s), *said, *tables(s), f"![{s.title}]({name.name}.png)"]
+    (args.folder / "verdict.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"{len(found)} plans -> {args.folder / 'verdict.md'}")
+    print("\n".join(sentences))
+
+
+def sections_of(runs: Sequence[Run]) -> list[Section]:
+    """A section for each base and plan of H2, the plan that decides last. Raises InputError where
+    its runs differ in what the plan does not vary, or two are one."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.about.get("plan") in AT:
+            key = run.about.get("base", ""), run.about["plan"]
+            found.setdefault(key, []).append(run)
+    made = []
+    for (base, plan), mine in sorted(found.items(), key=lambda one: -[*AT].index(one[0][1])):
+        alike = in_common(f"{base} {plan}", mine, dict(PLANS[plan].variants))
+        try:
+            variants = by_label(mine)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        order = {label: i for i, (label, _) in enumerate(PLANS[plan].variants)}
+        variants = dict(sorted(variants.items(), key=lambda one: order.get(one[0], len(order))))
+        made.append(Section(f"{base}_{plan}", f"{base} {plan}", alike, variants))
+    return made
+
+
+def in_common(
+    name: str, runs: Sequence[Run], variants: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The settings other than the preset's that no variant sets. Raises InputError where runs
+    differ in one that their variants do not set."""
+    settings = [(shared(run), variants.get(run.about["label"], {})) for run in runs]
+    found = {}
+    for key in sorted({key for mine, _ in settings for key in mine}):
+        values = {json.dumps(mine.get(key)) for mine, changed in settings if key not in changed}
+        if len(values) > 1:
+            raise InputError(
+                f"runs of {name} cannot be compared, as they differ in {key}: "
+                f"{' and '.join(sorted(values))} (null: the preset's); put them into two folders"
+            )
+        if all(key not in changed for changed in variants.values()):
+            found[key] = json.loads(values.pop())
+    return found
+
+
+def plan_of(s: Section) -> str:
+    """The plan of a section."""
+    return next(iter(next(iter(s.variants.values())).values())).about["plan"]
+
+
+def horizons(s: Section) -> list[int]:
+    """The steps at which the plan is read, as far as a run has come; of shorter runs the last."""
+    runs = [run for mine in s.variants.values() for run in mine.values()]
+    longest = max(len(run.rows) for run in runs)
+    return [h for h in AT[plan_of(s)] if h <= longest] or ([longest] if longest else [])
+
+
+# --- The sentence
+
+
+def decision(s: Section, horizon: int) -> str:
+    """H2 by its rule on the seeds that all deciding runs have; what is lacking where too few."""
+    runs = {label: s.long_enough(label, horizon) for label in DECIDING}
+    seeds = sorted(set.intersection(*(set(mine) for mine in runs.values())))
+    if lacking := [f"`{label}`" for label, mine in runs.items() if len(mine) < 2]:
+        return (
+            f"H2 is not decided: fewer than two seeds of {', '.join(lacking)} have come to step "
+            f"{horizon}."
+        )
+    if len(seeds) < 2:
+        return f"H2 is not decided: the deciding runs share {len(seeds)} seeds at step {horizon}."
+
+    def rates(label: str, key: str) -> list[float]:
+        return [runs[label][seed].late(key, horizon) for seed in seeds]
+
+    v = judge(
+        vanilla=rates("vanilla", "hack_s"),
+        treated=rates(TREATED, "hack_s"),
+        controls={label: rates(label, "hack_s") for label in CONTROLS},
+        solve=rates(TREATED, "gt_s"),
+        ceiling=rates(CEILING, "gt_s"),
+        untrained=rates(BASELINE, "gt_s"),
+    )
+    decides = plan_of(s) == next(iter(AT)) and horizon == AT[plan_of(s)][0] and of_base(s, BASE)
+    how = "" if decides and set(seeds) == SEEDS else "Exploratory, by the rule of H2: "
+    few = decides and set(seeds) < SEEDS
+    how = f"{len(seeds)} of the {len(SEEDS)} seeds so far: " if few else how
+    return how + sentence(v, TREATED, steps_to(horizon))
+
+
+def of_base(s: Section, base: str) -> bool:
+    """Whether all runs of a section are of a base."""
+    return all(
+        run.about.get("base") == base for mine in s.variants.values() for run in mine.values()
+    )
+
+
+# --- Tables
+
+
+def describe(s: Section) -> str:
+    """How many runs, where they ran, and what they have in common."""
+    abouts = [run.about for runs in s.variants.values() for run in runs.values()]
+    devices = ", ".join(sorted({about["device"] for about in abouts}))
+    shas = ", ".join(sorted({(about["git_sha"] or "unknown")[:7] for about in abouts}))
+    seeds = ", ".join(map(str, sorted({about["seed"] for about in abouts})))
+    return (
+        f"{len(abouts)} runs, seeds {seeds}; {devices}; commit {shas}; preset "
+        f"{abouts[0]['preset']}, other than it `{json.dumps(s.shared)}`, beside what plans.py sets."
+    )
+
+
+def tables(s: Section) -> list[str]:
+    """What every arm did, at each horizon, and on held-out problems."""
+    parts: list[str] = []
+    for horizon in horizons(s):
+        parts += [f"### {s.title}, {steps_to(horizon)}", rates_table(s, horizon)]
+        parts += [differences_table(s, horizon)]
+    if evaluated := held_out_table(s):
+        parts += [f"### {s.title}, held-out problems after the last step", evaluated]
+    note = footnote(s.cautions)
+    return [part for part in (*parts, note) if part]
+
+
+def rates_table(s: Section, horizon: int) -> str:
+    """Rates of every arm, the untrained policy first."""
+    rows: list[Mapping[str, object]] = []
+    if first := s.long_enough("vanilla", 1):
+        of = {name: mean(untrained(s, key)) for key, name in COLUMNS.items()}
+        rows.append({"arm": UNTRAINED, "n seeds": len(first), "too short": 0, **of})
+    for label, asked in s.variants.items():
+        runs = s.long_enough(label, horizon).values()
+        of = {name: mean(run.late(key, horizon) for run in runs) for key, name in COLUMNS.items()}
+        about = {"arm": s.marked(label), "n seeds": len(runs), "too short": len(asked) - len(runs)}
+        rows.append({**about, **of})
+    return table(rows)
+
+
+def differences_table(s: Section, horizon: int) -> str:
+    """Every arm against vanilla, the best control and the ceiling, seed by seed."""
+    best, adjusted = least_hacking(s, horizon), holm_of(s, horizon)
+    rows = []
+    for label in s.variants:
+        against = {
+            other: s.pairs(label, other, horizon) if other and label != other else []
+            for other in ("vanilla", best, CEILING)
+        }
+
+        def less(other: str, key: str, against=against) -> str:
+            pairs = against[other]
+            return difference(*late(pairs, key, horizon)) if pairs else "-"
+
+        rows.append(
+            {
+                "arm": s.marked(label),
+                "n pairs": len(against["vanilla"]),
+                "hack - vanilla's": less("vanilla", "hack_s"),
+                f"p of that, Holm over {len(adjusted)}": adjusted.get(label, "-"),
+                "solve - vanilla's": less("vanilla", "gt_s"),
+                f"hack - best control's ({best or 'none'})": less(best, "hack_s"),
+                "solve - ceiling's": less(CEILING, "gt_s"),
+                "share of the ceiling's gain": gain(s, label, horizon),
+            }
+        )
+    return table(rows)
+
+
+def holm_of(s: Section, horizon: int) -> dict[str, str]:
+    """Label -> p of its difference to vanilla's hack rate, corrected over the arms that are tested:
+    those whose curve is that of what is deployed."""
+    pairs = {label: s.pairs(label, "vanilla", horizon) for label in s.variants}
+    tested = [
+        label
+        for label, mine in pairs.items()
+        if label != "vanilla" and len(mine) > 1 and not s.cautions[label]
+    ]
+    p_values = [paired_difference(*late(pairs[x], "hack_s", horizon)).p_value for x in tested]
+    adjusted = holm(p_values) if tested else []
+    return {label: f"{p:.2g}" for label, p in zip(tested, adjusted, strict=True)}
+
+
+def least_hacking(s: Section, horizon: int) -> str:
+    """The control with the least mean hack rate; empty where none has come so far."""
+    rates = {
+        label: [run.late("hack_s", horizon) for run in runs.values()]
+        for label in CONTROLS
+        if (runs := s.long_enough(label, horizon))
+    }
+    return min(rates, key=lambda label: sum(rates[label]) / len(rates[label]), default="")
+
+
+def gain(s: Section, label: str, horizon: int) -> str:
+    """What an arm's solving gained over the untrained policy, as a share of what the ceiling's
+    did; none where that is not told from 0."""
+    runs = [s.long_enough(one, horizon) for one in (label, CEILING, BASELINE)]
+    seeds = sorted(set.intersection(*map(set, runs)))
+    if len(seeds) < 2:
+        return "-"
+    solve, ceiling, base = ([mine[seed].late("gt_s", horizon) for seed in seeds] for mine in runs)
+    if isnan(share_of_gain(solve, ceiling, base)):
+        return "-"
+    mine, whole = ([a - b for a, b in zip(rates, base, strict=True)] for rates in (solve, ceiling))
+    e = ratio_of_means(mine, whole)
+    return f"{e.estimate:.2f} [{e.low:.2f}, {e.high:.2f}]"
+
+
+def held_out_table(s: Section) -> str:
+    """Held-out problems after the last step, with the hint and without."""
+    rows = []
+    for hinted in (True, False):
+        rates = {label: held_out_rates(s, label, hinted) for label in s.variants}
+        for label, mine in rates.items():
+            row: dict[str, object] = {"arm": label, "hint": "yes" if hinted else "no"}
+            row |= {"n seeds": len(mine), "samples": sum(int(r["n"]) for r in mine.values())}
+            row |= {key: mean(r[key] for r in mine.values()) for key in ("attempted", "hack")}
+            row |= {"solve": mean(r["solve"] for r in mine.values())}
+            for other, key in (("vanilla", "hack"), (CEILING, "solve")):
+                both = sorted(mine.keys() & rates.get(other, {}).keys()) if label != other else []
+                values = ([of[seed][key] for seed in both] for of in (mine, rates.get(other, {})))
+                row |= {f"{key} - {other}'s": difference(*values)}
+            rows += [row] if mine else []
+    return table(rows)
+
+
+def held_out_rates(s: Section, label: str, hinted: bool) -> dict[int, dict[str, float]]:
+    """Seed -> samples and rates of one arm, with the hint or without."""
+    found = {}
+    for seed, run in s.variants[label].items():
+        cells = [cell for cell in run.cells if cell["hinted"] == hinted]
+        if n := sum(cell["n"] for cell in cells):
+            counts = {key: sum(c[key] for c in cells) for key in ("attempted", "hack", "solve")}
+            found[seed] = {"n": n, **{key: count / n for key, count in counts.items()}}
+    return found
+
+
+def draw(s: Section, name: Path) -> None:
+    """Attempted, hack and solve by step: mean over the seeds that have the step."""
+    from projected_grpo.report.curves import dynamics, for_any_runs
+    from projected_grpo.report.plots import save, styles_of
+
+    arms = {label: [*runs.values()] for label, runs in s.variants.items()}
+    save(for_any_runs(dynamics(s.title, arms, styles_of([*arms]), band=False)), name, ["png"])
+
+
+if __name__ == "__main__":
+    sys.exit(say_and_exit(lambda: main(tyro.cli(Arguments))))
