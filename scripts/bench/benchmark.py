@@ -41,12 +41,20 @@ from projected_grpo.runs.distributed import ALONE, World
 from projected_grpo.runs.session import Session, prepare
 
 SHAPES = {
+    "tiny": (64, 128, 2, 4, 2, 16),
     "organism": (256, 768, 6, 4, 2, 64),
     "smollm2": (576, 1536, 30, 9, 3, 64),
+    "qwen2.5-0.5b": (896, 4864, 24, 14, 2, 64),
     "qwen3-4b": (2560, 9728, 36, 32, 8, 128),
 }
 """Hidden size, MLP size, layers, heads, key-value heads, head size."""
-VOCABULARY = {"organism": 4096, "smollm2": 49152, "qwen3-4b": 151936}
+VOCABULARY = {
+    "tiny": 1024,
+    "organism": 4096,
+    "smollm2": 49152,
+    "qwen2.5-0.5b": 151936,
+    "qwen3-4b": 151936,
+}
 CPU = torch.device("cpu")
 
 T = TypeVar("T")
@@ -56,7 +64,7 @@ T = TypeVar("T")
 class Arguments:
     """What every benchmark of a model is asked."""
 
-    shape: Literal["organism", "smollm2", "qwen3-4b"] = "organism"
+    shape: Literal["tiny", "organism", "smollm2", "qwen2.5-0.5b", "qwen3-4b"] = "organism"
     layers: int = 0
     """Layers of a shaped model, which are all alike; 0 takes all."""
     dtype: Literal["float32", "bfloat16"] = "float32"

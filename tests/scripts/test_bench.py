@@ -56,6 +56,7 @@ TINY: dict[str, dict[str, Any]] = {
     "logprobs": {"shape": "organism", "rows": 2, "tokens": 8, "rounds": 1},
     "svd": {"shape": "organism", "layers": 1, "cache": True},
     "dist": {"prompts": 1, "group": 2, "max_new": 8, "rounds": 1},
+    "step": {"shape": "tiny", "runs": (2,), "prompts": 1, "group": 2, "max_new": 8},
     "trl": {"prompts": 1, "group": 2, "max_new": 8, "steps": 1},
 }
 
