@@ -29,7 +29,7 @@ FIGURES = ("s", "CPU s", "sampling s", "forward-backward s")
 class Arguments(benchmark.Arguments):
     """What is measured."""
 
-    checkouts: tuple[Path, ...]
+    checkouts: tuple[str, ...]
     arms: tuple[str, ...] = ("vanilla", "projected")
     steps: int = 4
     first: int = 2
@@ -61,7 +61,7 @@ def measure(args: Arguments) -> Result:
     """A row for each checkout."""
     workers = []
     for checkout in args.checkouts:
-        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
+        environment = {**os.environ, "PYTHONPATH": str(Path(checkout).resolve() / "src")}
         workers.append(
             subprocess.Popen(
                 [sys.executable, __file__, "--worker", *args.arms],
@@ -82,7 +82,7 @@ def measure(args: Arguments) -> Result:
         worker.communicate()
     rows = []
     for n, checkout in enumerate(args.checkouts):
-        row: dict[str, object] = {"checkout": str(checkout)}
+        row: dict[str, object] = {"checkout": checkout}
         for at, name in enumerate(FIGURES):
             mine, first = ([made[m][0][at] for made in steps] for m in (n, 0))
             row |= {name: median(mine), f"x {name}": in_words(mine, first)}
