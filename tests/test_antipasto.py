@@ -275,11 +275,11 @@ def test_a_folded_bfloat16_weight_is_right_on_average_and_the_same_every_time() 
     adapter.fold()
     for name, module in adapter.modules.items():
         assert module.folded is not None
-        assert torch.equal(module.folded, base.get_submodule(name).weight)  # delta_S = 0
+        assert torch.equal(module.folded[0], base.get_submodule(name).weight)  # delta_S = 0
     for delta in adapter.delta_S.values():
         delta.data.fill_(3e-4)
     adapter.fold()
-    first = {name: m.folded.clone() for name, m in adapter.modules.items() if m.folded is not None}
+    first = {n: m.folded[0].clone() for n, m in adapter.modules.items() if m.folded is not None}
     moved = exact = 0.0
     for name, module in adapter.modules.items():
         whole = module.get_delta_weight(0)
@@ -294,7 +294,30 @@ def test_a_folded_bfloat16_weight_is_right_on_average_and_the_same_every_time() 
     for delta in adapter.delta_S.values():
         delta.data.fill_(3e-4)
     adapter.fold()
-    assert all(torch.equal(first[name], m.folded) for name, m in adapter.modules.items())
+    assert all(torch.equal(first[name], m.folded[0]) for name, m in adapter.modules.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_one_run_of_a_pack_read_on_a_cpu_what_the_run_alone_reads(
+    dtype: torch.dtype,
+) -> None:
+    packed, alone = wrap(tiny_qwen(dtype), n_runs=2), wrap(tiny_qwen(dtype))
+    randomise(alone, scale=1e-2)
+    with torch.no_grad():
+        for a, b in zip(alone.delta_S.values(), packed.delta_S.values(), strict=True):
+            b[1] = a[0]
+    one, base = torch.ones(3, dtype=torch.long), torch.zeros(3, dtype=torch.long)
+    with torch.no_grad(), packed.rows(one):
+        with pytest.raises(RuntimeError, match="not folded"):
+            packed.model(input_ids=IDS)
+        packed.fold()
+        got = packed.model(input_ids=IDS).logits
+        assert torch.equal(got, alone.model(input_ids=IDS).logits)
+    with torch.no_grad(), packed.rows(base):
+        assert torch.equal(packed.model(input_ids=IDS).logits, tiny_qwen(dtype)(IDS).logits)
+    with torch.no_grad(), packed.rows(torch.tensor([1, 0, 1])):  # of both: factored
+        mixed = packed.model(input_ids=IDS).logits
+    assert torch.allclose(mixed[[0, 2]].float(), got[[0, 2]].float(), atol=0.1, rtol=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

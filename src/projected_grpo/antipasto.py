@@ -7,16 +7,16 @@ State carries a leading run axis N: delta_S is (N, r), so that N runs can share 
 The same map is computed in two ways; which of them a module has is chosen when it is wrapped:
 
 - factored: y = U ((S + delta_S[run]) * (Vh x)); W itself is not needed. Every forward whose
-  gradient is wanted, and sampling too where N > 1. Cheaper than the dense W with a delta beside it,
-  in time and memory. U and Vh have the base's dtype, so at delta_S = 0 it is the base model to one
-  more rounding of that dtype; S + delta_S is float32, and rounding its product with the activations
-  is no threshold: it averages out over tokens.
-- folded (N = 1, without a gradient): one dense W' per module, rebuilt after each optimizer step.
-  Sampling then reads what the base model reads. W of a bf16 model lies on the bf16 grid, where
-  rounding W' to the nearest would lose every delta below half an ulp; so a bf16 W' is rounded up
-  or down by a fixed random draw of each weight (model/rounding.py), which is exact on average and
-  leaves W alone at delta_S = 0. How far the two ways are apart is measured at every step by the
-  loop.
+  gradient is wanted, and sampling too where rows of several runs share a batch. Cheaper than the
+  dense W with a delta beside it, in time and memory. U and Vh have the base's dtype, so at delta_S
+  = 0 it is the base model to one more rounding of that dtype; S + delta_S is float32, and rounding
+  its product with the activations is no threshold: it averages out over tokens.
+- folded (without a gradient, where N = 1, or for rows of one run on a CPU): one dense W' per module
+  and run, rebuilt after each optimizer step. Sampling then reads what the base model reads. W of a
+  bf16 model lies on the bf16 grid, where rounding W' to the nearest would lose every delta below
+  half an ulp; so a bf16 W' is rounded up or down by a fixed random draw of each weight
+  (model/rounding.py), which is exact on average and leaves W alone at delta_S = 0. How far the two
+  ways are apart is measured at every step by the loop.
 
 Gradients: with P = dY U and Q = X Vh^T the gradient of sequence b is the sum over its tokens of P
 * Q. It comes out of one ordinary backward as the gradient of `row_delta` (B, r), the rows of
@@ -122,8 +122,8 @@ def fingerprint_of(digests: Mapping[str, str]) -> str:
 
 
 class SVDLinear(nn.Module):
-    """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module
-    docstring)."""
+    """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module docstring):
+    what it is without a gradient where nothing is said of the rows."""
 
     def __init__(
         self, base: nn.Linear, factors: Factors, n_runs: int, form: str, shape: RowShape
@@ -149,10 +149,14 @@ class SVDLinear(nn.Module):
         self.delta_S = nn.Parameter(factors.S.new_zeros(n_runs, len(factors.S)))
         self.quarantine: nn.Parameter | None = None  # (N, r), of Adapter.add_quarantine
         self.ablated = False
-        self.folded: Tensor | None
+        self.folded: Tensor | None  # (N, d_out, d_in)
         # On a CPU W' is W itself as long as nothing is added; a GPU's graphs read it in one place.
-        first = weight if weight.device.type == "cpu" else weight.clone()
-        self.register_buffer("folded", first if form == "folded" else None, False)
+        # On a CPU a pack has one a run: there multiplications take the time, and the two products
+        # of the factored form are 1.5 times those of W'. A GPU samples all runs' rows at once.
+        on_cpu = weight.device.type == "cpu"
+        first = weight if on_cpu else weight.clone()
+        every = first.expand(n_runs, -1, -1) if form == "folded" or on_cpu else None
+        self.register_buffer("folded", every, False)
         self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
         self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
@@ -190,9 +194,10 @@ class SVDLinear(nn.Module):
         if self.folded is None:
             return
         if self.is_base and self.total.any():
-            self.folded = torch.empty_like(self.weight)
+            self.folded = self.weight.new_empty(self.folded.shape)
         if not self.is_base:
-            self.folded.copy_(self._folded_weight())
+            for run, delta in enumerate(self.total):
+                self.folded[run].copy_(self._folded_weight(delta))
         self.folded_from = self.state
 
     @property
@@ -200,27 +205,30 @@ class SVDLinear(nn.Module):
         """Whether W' is W itself, in the same memory."""
         return self.folded is not None and self.folded.data_ptr() == self.weight.data_ptr()
 
-    def _folded_weight(self) -> Tensor:
-        # delta is all that is rounded before the sum, and to its own ulp: fast on a GPU in bf16.
-        delta = (self.U * self.total[0]).to(self.U.dtype) @ self.Vh
-        exact = self.weight.to(self.delta_S.dtype) + delta
+    def _folded_weight(self, delta: Tensor) -> Tensor:
+        # Their product is all that is rounded before the sum, and to its own ulp: fast on a GPU in
+        # bf16.
+        product = (self.U * delta).to(self.U.dtype) @ self.Vh
+        exact = self.weight.to(self.delta_S.dtype) + product
         return round_by_dither(exact, self.weight.dtype, self.seed)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         row_delta = self.row_delta
         if self.direct and row_delta is None:
             row_delta = self.delta_S.expand(len(x) if x.dim() == 3 else 1, -1)
-        if self.folded is not None:
-            if not self.enabled and self.U.dtype == self.S.dtype:
+        if not self.enabled:
+            if self.form == "folded" and self.U.dtype == self.S.dtype:
                 return F.linear(x, self.weight, self.bias)
-            if self.enabled and (row_delta is None or not torch.is_grad_enabled()):
-                if self.folded_from != self.state:
-                    raise RuntimeError(
-                        "delta_S or its quarantine changed and was not folded: call Adapter.fold"
-                    )
-                return F.linear(x, self.folded, self.bias)
-        if not self.enabled:  # of bf16 the same rounding as with a delta, for the KL between them
+            # of bf16 the same rounding as with a delta, for the KL between them
             return F.linear((x @ self.Vh.T * self.S).to(x.dtype), self.U, self.bias)
+        run = 0 if self.form == "folded" else self.shape.run
+        if run is not None and (row_delta is None or not torch.is_grad_enabled()):
+            assert self.folded is not None
+            if self.folded_from != self.state:
+                raise RuntimeError(
+                    "delta_S or its quarantine changed and was not folded: call Adapter.fold"
+                )
+            return F.linear(x, self.folded[run], self.bias)
         if row_delta is None:
             raise RuntimeError("the factored form needs Adapter.rows(...) around every forward")
         rows = self.shape.rows_of(x, len(row_delta))  # (B, T, d_in)
@@ -272,7 +280,7 @@ class AntiPaSTO(Adapter):
     @property
     def to_come(self) -> int:
         """See Adapter."""
-        return sum(m.weight.nbytes for m in self.modules.values() if m.is_base)
+        return sum(m.weight.nbytes * self.n_runs for m in self.modules.values() if m.is_base)
 
     @property
     def fingerprinted(self) -> list[Tensor]:
@@ -291,7 +299,16 @@ class AntiPaSTO(Adapter):
 
     @contextmanager
     def rows(self, run_of_row: Tensor, *, at_base: bool = False) -> Iterator[dict[str, Tensor]]:
-        """See Adapter."""
+        """See Adapter. Rows of one run read its folded weights where there are any."""
+        run = None if torch.is_grad_enabled() else self._folded_run(run_of_row)
+        if run is not None:  # nothing is written into the modules: other threads read them
+            shape = next(iter(self.modules.values())).shape
+            shape.run = run
+            try:
+                yield {}
+            finally:
+                shape.run = None
+            return
         leaves: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             total = module.total[run_of_row]
@@ -302,6 +319,15 @@ class AntiPaSTO(Adapter):
         finally:
             for module in self.modules.values():
                 module.row_delta = module.row_scale = None
+
+    def _folded_run(self, run_of_row: Tensor) -> int | None:
+        """The run of all these rows, if it has folded weights."""
+        if any(module.folded is None for module in self.modules.values()):
+            return None
+        if self.n_runs == 1:
+            return 0
+        first = run_of_row[:1]
+        return int(first) if (run_of_row == first).all() else None
 
     @property
     def layers(self) -> dict[str, SVDLinear]:

@@ -1,5 +1,7 @@
 """Sampling: reproducible, independent of its batch, and exactly the policy that is trained."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from conftest import tiny_qwen
@@ -7,7 +9,14 @@ from conftest import tiny_qwen
 from projected_grpo.antipasto import wrap
 from projected_grpo.config import stream_seed
 from projected_grpo.model.loss import collate, completion_logprobs
-from projected_grpo.model.sampling import Sample, SamplingParams, _truncate, draw, sample_groups
+from projected_grpo.model.sampling import (
+    LEAVING_SHARE,
+    Sample,
+    SamplingParams,
+    _truncate,
+    draw,
+    sample_groups,
+)
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15]]
 SEEDS = [101, 102, 103]
@@ -99,6 +108,7 @@ def test_packed_runs_sample_what_each_would_alone(adapter) -> None:
     with torch.no_grad():
         for one, two in zip(adapter.delta_S.values(), packed.delta_S.values(), strict=True):
             two[1] = one[0]
+    packed.fold()
     base = wrap(tiny_qwen())
     got = sample_groups(packed.model, packed, PROMPTS[:2], 3, SEEDS[:2], sampling(), runs=[0, 1])
     assert (
@@ -107,6 +117,52 @@ def test_packed_runs_sample_what_each_would_alone(adapter) -> None:
     )
     alone = sample_groups(adapter.model, adapter, PROMPTS[1:2], 3, SEEDS[1:2], sampling())
     assert ids(got)[1] == ids(alone)[0]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_two_threads_sample_the_rows_of_one(adapter, two_threads) -> None:
+    """Runs of a pack side by side, also where they are three, and a run alone in two parts."""
+    packed = wrap(tiny_qwen(), n_runs=3)
+    with torch.no_grad():
+        for one, all_runs in zip(adapter.delta_S.values(), packed.delta_S.values(), strict=True):
+            all_runs[1] = one[0]
+            all_runs[2] = -one[0]
+    packed.fold()
+    prompts, seeds = PROMPTS * 3, range(9)
+    runs = [n % 3 for n in range(9)]
+    told: list[tuple[int, int]] = []
+
+    def sampled(group: int) -> list[object]:
+        told.clear()
+        rows = sample_groups(
+            packed.model, packed, prompts, group, seeds, sampling(), runs,
+            lambda place, row, _: told.append((place, row)),
+        )  # fmt: skip
+        assert sorted(told) == [(place, row) for place in range(9) for row in range(group)]
+        alone = sample_groups(adapter.model, adapter, prompts, group, seeds, sampling())
+        assert ids(rows)[1::3] == ids(alone)[1::3] != ids(rows)[::3]
+        return [ids(rows), ids(alone)]
+
+    both = [sampled(4), sampled(24)]
+    torch.set_num_threads(1)
+    assert both == [sampled(4), sampled(24)]
+    torch.set_num_threads(2)
+
+
+def test_what_goes_wrong_in_one_thread_is_raised(adapter, two_threads) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        sample_groups(adapter.model, adapter, PROMPTS, 32, SEEDS, sampling(), on_finished=fail)
 
 
 def test_draw_follows_the_softmax() -> None:
@@ -178,7 +234,7 @@ def test_finished_rows_leave_the_batch_and_nobody_notices(adapter, monkeypatch) 
     s = sampling(max_new=40)
     together = sample_groups(adapter.model, adapter, PROMPTS, 16, SEEDS, s)
     assert len({len(sample.ids) for group in together for sample in group}) > 5
-    monkeypatch.setattr("projected_grpo.model.sampling.LEAVING_SHARE", 2.0)  # nobody ever leaves
+    monkeypatch.setitem(LEAVING_SHARE, "cpu", 2.0)  # nobody ever leaves
     staying = sample_groups(adapter.model, adapter, PROMPTS, 16, SEEDS, s)
     assert ids(together) == ids(staying)
     for a, b in zip(together, staying, strict=True):

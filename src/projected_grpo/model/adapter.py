@@ -6,6 +6,7 @@ is one vector of length r for each of N runs, (N, r), zero where the policy is t
 projection, AdamW, checkpoints and logs know no more than that.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -187,7 +188,8 @@ class Adapter(SeesTokens):
         yields the leaves of the gradient.
 
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
-        sequence's own gradient with respect to its run's vector.
+        sequence's own gradient with respect to its run's vector. Without a gradient there may be no
+        leaves, and several threads may be inside, each with rows of one run.
         """
 
     @abstractmethod
@@ -249,12 +251,17 @@ class Adapter(SeesTokens):
         self.fold()
 
 
-class RowShape:
-    """How many tokens a row of the batch has: a layer that got all rows' tokens as one list (B * T,
-    d), as experts do, no longer knows. The layers of one model share it."""
+class RowShape(threading.local):
+    """What the layers of one model need to know of the rows of a batch. Each thread has a batch of
+    its own: without a gradient several may be inside `Adapter.rows`."""
 
-    def __init__(self) -> None:
-        self.tokens = 0
+    tokens = 0
+    """Of a row: a layer that got all rows' tokens as one list (B * T, d), as experts do, no longer
+    knows."""
+    run_of_row: Tensor | None = None
+    """(B,), without a gradient."""
+    run: int | None = None
+    """The run that all rows belong to, without a gradient."""
 
     def rows_of(self, x: Tensor, rows: int) -> Tensor:
         """(B, T, d) or (B * T, d) -> (B, T, d). Raises InputError where x is some of the tokens

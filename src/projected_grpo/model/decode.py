@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
-WINDOW = 64
-"""Attention sees a multiple of so many columns, so that the shapes seldom change."""
+WINDOW = {"cuda": 64, "cpu": 16}
+"""Attention sees a multiple of so many columns: on a GPU so that the shapes seldom change; on a CPU
+a new shape costs nothing, and it need not read columns without a token."""
 
 
 class Decoder(Protocol):
@@ -27,7 +28,7 @@ class Decoder(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Keep these rows (indices) only."""
+        """Keep these rows (indices) only, in this order."""
         ...
 
 
@@ -123,7 +124,8 @@ class FixedDecoder:
     ) -> None:
         self.model = model
         width = mask.shape[1]
-        columns = -(-(width + max_new) // WINDOW) * WINDOW
+        self.window = WINDOW[mask.device.type]
+        columns = -(-(width + max_new) // self.window) * self.window
         rows = len(mask) * group
         self.place = _Place(torch.tensor([width], device=mask.device))
 
@@ -156,7 +158,7 @@ class FixedDecoder:
         self.token.copy_(token[:, None])
         self.written += 1
         if self.written > self.place.visible:
-            self.place.visible = -(-self.written // WINDOW) * WINDOW
+            self.place.visible = -(-self.written // self.window) * self.window
             self._new_shape()
         if self.token.device.type != "cuda" or not self.is_warm:
             self.is_warm = True  # the first token of a shape: a capture allows no lazy set-up
@@ -186,8 +188,12 @@ class FixedDecoder:
 
     def keep(self, rows: Tensor) -> None:
         """See Decoder."""
+        # Only those who change their place are copied, and of them what has been written.
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            for cached in (layer.keys, layer.values):
+                cached[moved, :, : self.written] = cached[rows[moved], :, : self.written]
+            layer.keys, layer.values = layer.keys[: len(rows)], layer.values[: len(rows)]
         self.mask, self.positions = self.mask[rows], self.positions[rows]
         self.token = self.token[rows]
         self._new_shape()

@@ -77,16 +77,15 @@ class _RowsLinear(nn.Module):
         self.start = nn.Buffer(start, persistent=False)
         self.weight = nn.Buffer(start.clone())  # what PEFT reads and writes
         self.by_run = start[None]  # (N, d_out, d_in), as `fold` left it
-        self.run_of_row: Tensor | None = None  # (B,), of several runs without a gradient
         self.row_delta: Tensor | None = None  # (B, r)
         self.measure: Callable[..., None] | None = None  # of dy, x and the gradient
         self.kept: Tensor | None = None  # (B, T)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
-        if not torch.is_grad_enabled() and self.run_of_row is not None:
-            rows = self.shape.rows_of(x, len(self.run_of_row))
-            y = _linear_by_run(rows, self.by_run, self.run_of_row)
-            return y.reshape(*x.shape[:-1], -1)
+        run_of_row = self.shape.run_of_row  # of several runs
+        if not torch.is_grad_enabled() and run_of_row is not None:
+            rows = self.shape.rows_of(x, len(run_of_row))
+            return _linear_by_run(rows, self.by_run, run_of_row).reshape(*x.shape[:-1], -1)
         if self.row_delta is None or not torch.is_grad_enabled():
             return F.linear(x, self.weight)
         W = self.start + self.row_delta.view(-1, *self.start.shape)  # (B, d_out, d_in)
@@ -115,7 +114,8 @@ class LoRA(Adapter):
         self.matrices: dict[str, _RowsLinear] = {}
         self._fingerprinted: list[Tensor] = []
         self._seeds: dict[str, int] = {}  # module -> of the rounding of a bf16 weight
-        digests, shape = {}, RowShape()
+        self.shape = shape = RowShape()
+        digests = {}
         for name in names:
             layer = model.get_submodule(name)
             assert isinstance(layer, LoraLayer)
@@ -172,18 +172,17 @@ class LoRA(Adapter):
         no leaves."""
         leaves: dict[str, Tensor] = {}
         if not torch.is_grad_enabled():
-            for matrix in self.matrices.values():
-                matrix.run_of_row = run_of_row if self.n_runs > 1 else None
-        else:
-            for name, matrix in self.matrices.items():
-                delta = self._trained[name].detach()[run_of_row]
-                leaves[name] = (torch.zeros_like(delta) if at_base else delta).requires_grad_()
-                matrix.row_delta = leaves[name]
+            self.shape.run_of_row = run_of_row if self.n_runs > 1 else None
+        for name, matrix in self.matrices.items() if torch.is_grad_enabled() else ():
+            delta = self._trained[name].detach()[run_of_row]
+            leaves[name] = (torch.zeros_like(delta) if at_base else delta).requires_grad_()
+            matrix.row_delta = leaves[name]
         try:
             yield leaves
         finally:
-            for matrix in self.matrices.values():
-                matrix.row_delta = matrix.run_of_row = None
+            self.shape.run_of_row = None
+            for name in leaves:
+                self.matrices[name].row_delta = None
 
     @property
     def layers(self) -> dict[str, _RowsLinear]:

@@ -8,8 +8,11 @@ itself).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import Self
 
 import torch
@@ -27,8 +30,14 @@ CHECK_EVERY = 4
 """Tokens between two looks at which rows have finished."""
 CHUNK = 64
 """Tokens of a vocabulary that are compared by their best one first."""
-LEAVING_SHARE = 0.25
-"""Share of finished rows at which they leave the batch."""
+LEAVING_SHARE = {"cuda": 0.25, "cpu": 0.02}
+"""Share of finished rows at which they leave the batch. A GPU captures its launches anew then, and
+fewer rows take it hardly less time; a CPU only moves a few rows into the places of others."""
+SIDE_BY_SIDE = 2
+"""Batches that a CPU samples at the same time: the threads of more would wait for Python's lock."""
+FEWEST_ROWS = 32
+"""Rows for which a batch of their own is worth it on a CPU: with the organism the first row of a
+token costs what 16 more do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,6 @@ def _first_by_surprise(logps: Tensor, most: int) -> Tensor:
     return keys.topk(most, largest=False).values & (2**32 - 1)
 
 
-@torch.no_grad()
 def sample_groups(
     model: PreTrainedModel,
     adapter: Adapter,
@@ -153,19 +161,58 @@ def sample_groups(
     of_run = runs if runs is not None else [0] * len(prompts)
     lengths = [group * (len(prompt) + sampling.max_new) for prompt in prompts]
     samples: list[list[Sample]] = [[] for _ in prompts]
-    for some in micro_batches(lengths, sampling.columns):
-        mine = [prompts[i] for i in some], [seeds[i] for i in some], [of_run[i] for i in some]
+    telling = Lock()
 
-        def tell(place: int, row: int, sample: Sample, some: Sequence[int] = some) -> None:
+    def sample_part(some: Sequence[int]) -> None:
+        def tell(place: int, row: int, sample: Sample) -> None:
             if on_finished is not None:
-                on_finished(some[place], row, sample)
+                with telling:
+                    on_finished(some[place], row, sample)
 
+        mine = [prompts[i] for i in some], [seeds[i] for i in some], [of_run[i] for i in some]
         sampled = _sample(model, adapter, *mine, group, sampling, tell)
         for i, rows in zip(some, sampled, strict=True):
             samples[i] = rows
+
+    on_cpu = model.device.type == "cpu"
+    for some in micro_batches(lengths, sampling.columns):
+        parts = _parts(some, of_run, group) if on_cpu else [some]
+        _do_side_by_side([partial(sample_part, part) for part in parts])
     return samples
 
 
+def _parts(some: Sequence[int], runs: Sequence[int], group: int) -> list[list[int]]:
+    """These prompts as a CPU samples them: those of each run by themselves, from its own folded
+    weights, and those of a run that has no neighbour in two parts.
+
+    For a CPU more rows in one product are no gain. Its threads meet after each of the hundred
+    operations of a token, and one alone does what lies between; those of two batches never meet.
+    """
+    by_run = [[i for i in some if runs[i] == run] for run in sorted({runs[i] for i in some})]
+    threads = min(SIDE_BY_SIDE, torch.get_num_threads())
+    lonely = len(by_run) % threads > 0 and len(by_run[0]) * group >= threads * FEWEST_ROWS
+    pieces = threads if lonely else 1
+    return [part[at::pieces] for part in by_run for at in range(pieces)]
+
+
+def _do_side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
+    """These jobs, one after another or in threads that share those of torch."""
+    threads = torch.get_num_threads()
+    workers = min(SIDE_BY_SIDE, threads, len(jobs))
+    if workers == 1:
+        for job in jobs:
+            job()
+        return
+    share = threads // workers
+    try:
+        with ThreadPoolExecutor(workers, "sample", torch.set_num_threads, (share,)) as pool:
+            for done in [pool.submit(job) for job in jobs]:
+                done.result()
+    finally:
+        torch.set_num_threads(threads)  # torch's threads begin with what was said last
+
+
+@torch.no_grad()
 def _sample(
     model: PreTrainedModel,
     adapter: Adapter,
@@ -249,11 +296,11 @@ def _decode(
             if step + 1 == sampling.max_new:
                 break
             # Looking at a result waits for the GPU: not at every token.
-            if step % CHECK_EVERY == 0 and finished.float().mean() >= LEAVING_SHARE:
-                staying = (~finished).nonzero()[:, 0]
-                if not len(staying):
-                    break
+            if step % CHECK_EVERY == 0 and finished.float().mean() >= LEAVING_SHARE[device.type]:
                 yield from _leave(finished.nonzero()[:, 0], rows, tokens, logps)
+                staying = _moved_up(finished)
+                if not len(staying):
+                    return
                 decoder.keep(staying)
                 rows, runs, finished = rows[staying], runs[staying], finished[staying]
                 token = token[staying]
@@ -261,6 +308,15 @@ def _decode(
                 stack.enter_context(adapter.rows(runs))
             logits = decoder.step(token)
     yield from _leave(torch.arange(len(rows), device=device), rows, tokens, logps)
+
+
+def _moved_up(finished: Tensor) -> Tensor:
+    """Those who are not finished (indices): in their old places, or in those of finished ones where
+    there are fewer places now."""
+    staying = (~finished).nonzero()[:, 0]
+    places = torch.arange(len(staying), device=finished.device)
+    places[finished[: len(staying)]] = staying[staying >= len(staying)]
+    return places
 
 
 def _leave(
