@@ -1,5 +1,6 @@
 """AntiPaSTO as a PEFT method: PEFT's own properties, and the trainer's runs opened from outside."""
 
+import copy
 import subprocess
 import sys
 import warnings
@@ -353,3 +354,9 @@ def test_a_runs_adapter_opens_with_peft_in_another_process(run: Path, tmp_path: 
     assert torch.allclose(theirs, expected, atol=1e-4)
     assert torch.allclose(merged, expected, atol=1e-4)
     assert not torch.allclose(theirs, before, atol=1e-3)  # it had learned something
+
+
+def test_a_model_that_has_the_adapter_can_be_copied() -> None:
+    model = get_peft_model(tiny_qwen(), AntiPaSTOConfig())
+    ids = torch.arange(4, 10)[None]
+    assert torch.equal(copy.deepcopy(model)(ids).logits, model(ids).logits)

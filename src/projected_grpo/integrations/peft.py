@@ -36,8 +36,15 @@ from projected_grpo.antipasto import (
 )
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import TARGET_MODULES, SeesTokens, require_untied
+from projected_grpo.model.progress import progress_bar
 from projected_grpo.model.rounding import round_by_dither
-from projected_grpo.model.svd import axes_agree, cached_decompose, default_cache_dir, sketch
+from projected_grpo.model.svd import (
+    Factors,
+    axes_agree,
+    cached_decompose,
+    default_cache_dir,
+    sketch,
+)
 
 PEFT_TYPE = "ANTIPASTO"
 
@@ -72,6 +79,14 @@ class AntiPaSTOConfig(PeftConfig):
         self.peft_type = PEFT_TYPE
 
 
+def _axes_of(weight: Tensor) -> Factors:
+    """From the cache that training has; what it lacks is decomposed on a GPU where there is one,
+    wherever the model is: 4B's modules take 10 s there."""
+    elsewhere = weight.device.type == "cpu" and torch.cuda.is_available()
+    found = cached_decompose(weight.cuda() if elsewhere else weight, default_cache_dir())
+    return Factors(*(part.to(weight.device) for part in (found.U, found.S, found.Vh)))
+
+
 class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
     """A Linear and the delta_S (r,) of each adapter on it, float32 or better."""
 
@@ -87,7 +102,7 @@ class AntiPaSTOLinear(nn.Module, BaseTunerLayer):
             )
         self.base_layer = base_layer
         self._active_adapter = adapter_name
-        factors = cached_decompose(weight, default_cache_dir())
+        factors = _axes_of(weight)
         self.digest = factors.digest()
         self.seed = factors.seed()
         self.U = nn.Buffer(factors.U, persistent=False)
@@ -202,6 +217,13 @@ class AntiPaSTOModel(BaseTuner):
             peft_config.target_modules = list(TARGET_MODULES)
         return peft_config
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **how: Any) -> None:
+        """As PEFT does it, with a bar: axes that are in no cache take their time."""
+        linears = sum(isinstance(module, nn.Linear) for module in model.modules())
+        with progress_bar("singular axes", linears, "module") as self.bar:
+            super().inject_adapter(model, adapter_name, *args, **how)
+        del self.bar  # a model with a bar could not be copied
+
     def _create_and_replace(
         self,
         peft_config: PeftConfig,
@@ -220,6 +242,7 @@ class AntiPaSTOModel(BaseTuner):
         require_untied(self.model, [current_key])
         layer = AntiPaSTOLinear(target, adapter_name)
         layer.update_layer(adapter_name, peft_config.inference_mode)
+        self.bar.update()
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
