@@ -14,6 +14,7 @@ from projected_grpo.proj import (
     covered_energy,
     hackward_fraction,
     inside_fraction,
+    inside_fraction_by_chance,
     null_cosine,
     project,
     random_orthonormal,
@@ -52,6 +53,21 @@ def test_what_is_inside_is_what_no_gate_removes(problem) -> None:
     left = inside_fraction(after, basis) * after["m"].norm(dim=-1)
     assert (left <= 1e-6 * g.norm(dim=-1)).all()
     assert (hackward_fraction(grads, basis) <= inside + 1e-6).all()
+
+
+def test_chance_is_what_random_axes_have_inside_on_average() -> None:
+    g = generator(0)
+    grads = {"large": 3 * torch.randn(2, 8, generator=g), "small": torch.randn(2, 20, generator=g)}
+    ranks = {"large": 2, "small": 5}
+
+    def drawn(n: int) -> dict[str, torch.Tensor]:
+        """Random axes, those of one module filled up with zeros as in a pack."""
+        some = {name: random_orthonormal(k, grads[name].shape[1], g) for name, k in ranks.items()}
+        return {name: torch.cat([V, torch.zeros(n, V.shape[1])]) for name, V in some.items()}
+
+    found = torch.stack([inside_fraction(grads, drawn(1)).square() for _ in range(2000)]).mean(0)
+    chance = inside_fraction_by_chance(grads, drawn(3))
+    assert torch.allclose(found.sqrt(), chance, rtol=0.03)
 
 
 @given(problems())

@@ -26,7 +26,7 @@ COLUMNS = (
     *("step", "reward", "hack_s", "att_s", "gt_s", "fmt_s", "hack_t", "flavours", "outcomes"),
     *("cos_pre_s", "cos_pre_t", "cos_pre", "cos_post", "cos_update", "hackward_frac"),
     *("removed_frac", "removed_frac_update"),
-    *("hack_auroc", "inside_frac", "inside_frac_update", "inside_frac_delta"),
+    *("hack_auroc", "inside_frac", "inside_null", "inside_frac_update", "inside_frac_delta"),
     *("grad_norm_pre", "completions/mean_length", "completions/clipped_ratio", "infra_errors"),
     *("v_overlap", "v_overlap_first", "sampling_logp_diff_max", "penalty", "concept_std"),
     *("weight", "trust_frac", "running_rows", "running_captured"),

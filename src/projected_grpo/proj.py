@@ -182,6 +182,16 @@ def inside_fraction(grads: Grads, basis: Basis) -> Tensor:
     return (torch.stack(inside).sum(0) / squared_norm(grads).clamp_min(1e-38)).sqrt()
 
 
+def inside_fraction_by_chance(grads: Grads, basis: Basis) -> Tensor:
+    """`inside_fraction` of random axes, as many in each module as V has, (N,): the root of the mean
+    over the modules' energies of k / r. Gradients with much energy where V has many axes have much
+    inside any axes."""
+    inside = [
+        g.square().sum(-1) * (V.any(-1).sum(-1) / V.shape[-1]) for g, V in _covered(grads, basis)
+    ]
+    return (torch.stack(inside).sum(0) / squared_norm(grads).clamp_min(1e-38)).sqrt()
+
+
 def covered_energy(grads: Grads, basis: Basis) -> Tensor:
     """Share of |g|^2 that lies in modules which have a V, (N,)."""
     covered = torch.stack([g.square().sum(-1) for g, _ in _covered(grads, basis)]).sum(0)

@@ -194,6 +194,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("hackward_frac", "|relu(V g)| / |g| before projection."),
     Column("inside_frac", "|V g| / |g|, of either sign, before projection."),
     Column(
+        "inside_null",
+        "What `inside_frac` would be for random axes, as many in each module: the root of the sum "
+        "of a module's share of |g|^2 times k/r.",
+    ),
+    Column(
         "inside_frac_update",
         "The same of the step that the weights took: what a projected gradient leaks back through "
         "AdamW's scaling shows here.",

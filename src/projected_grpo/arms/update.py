@@ -20,6 +20,7 @@ from projected_grpo.proj import (
     covered_energy,
     hackward_fraction,
     inside_fraction,
+    inside_fraction_by_chance,
     null_cosine,
     project,
     removed_fraction,
@@ -30,7 +31,7 @@ from projected_grpo.step_logger import Value
 
 MEASURED_ALONG_V = (
     *("cos_pre", "cos_post", "cos_update", "cos_null", "hackward_frac", "covered_energy"),
-    *("inside_frac", "inside_frac_update", "inside_frac_delta"),
+    *("inside_frac", "inside_null", "inside_frac_update", "inside_frac_delta"),
 )
 """The columns of `measure` that are taken along V."""
 
@@ -162,6 +163,7 @@ def measure(
         "cos_null": [null] * len(t.runs),
         "hackward_frac": hackward_fraction(gradients, t.V).tolist(),
         "inside_frac": inside_fraction(gradients, t.V).tolist(),
+        "inside_null": inside_fraction_by_chance(gradients, t.V).tolist(),
         "inside_frac_update": inside_fraction(moved, t.V).tolist(),
         "inside_frac_delta": inside_fraction(delta_S, t.V).tolist(),
         "covered_energy": covered_energy(gradients, t.V).tolist(),
