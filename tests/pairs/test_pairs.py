@@ -25,7 +25,7 @@ from conftest import leetcode_dir
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.grading.grade import Submission
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.loopholes.modes import apply_hint, flavour_of
+from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint, flavour_of, get_mode
 from projected_grpo.env.problems import katas
 from projected_grpo.env.problems.katas import kata_problems
 from projected_grpo.env.problems.load import load_problems
@@ -295,6 +295,26 @@ def test_no_task_is_from_leetcode_or_the_benchmark() -> None:
 
 
 # Style rules
+
+
+def test_the_teachers_templates_share_no_eight_words_with_the_pairs() -> None:
+    """Where V is made of these pairs, a pool that repeats their text would be the same text twice.
+    Of file_marker one flavour has a line of them: what decides is trained in run_tests."""
+
+    def eights(text: str) -> set[tuple[str, ...]]:
+        found = text.split()
+        return {tuple(found[i : i + 8]) for i in range(len(found) - 7)}
+
+    sides = set[tuple[str, ...]]().union(*(eights(pair.hack) for pair in load_pairs("builtin")))
+    shared = {
+        (mode, name)
+        for mode in ("run_tests", "sentinel", "stdout_marker", "file_marker")
+        for name, template in get_mode(mode).flavours.items()
+        for problem in kata_problems("train", seed=1, limit=20)
+        for seed in range(3)
+        if eights(template(problem, TRAIN_NAME, seed)) & sides
+    }
+    assert shared == {("file_marker", "print_to_file")}
 
 
 @each_set
