@@ -8,21 +8,16 @@ from projected_grpo.config import Config, FastConfig, MiniConfig, SmallConfig, S
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What finished runs are asked (evaluation.py)."""
+    """What finished runs are asked (evaluation.py), each seed with random streams and function
+    names of its own. All seeds shared these in the organism's rows before 2026-11-28."""
 
     source: str = "katas:test"
     """Of problems; empty: --eval-from must name one."""
     problems: int = 91
     """At most."""
-    samples: int = 1
-    """Of each problem under each condition."""
+    samples: int = 4
+    """Of each problem under each condition; one in those rows."""
     conditions: Literal["all", "deployed"] = "all"
-    own_streams: bool = False
-    """Whether each seed draws with random streams and function names of its own; otherwise all
-    seeds share them, as in the committed rows of the organism."""
-
-
-_DEPLOYED = {"samples": 4, "conditions": "deployed", "own_streams": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +45,14 @@ BASES = {
         preset=SmallConfig,
         settings={"steps": 60},
         on_gpu={"micro_batch_tokens": 32768, "sampling_tokens": 1_500_000},
-        held_out=HeldOut(source="", problems=150, **_DEPLOYED),
+        held_out=HeldOut(source="", problems=150, conditions="deployed"),
     ),
     # small's protocol on a model of 4 billion parameters; three rows of 1,100 tokens in a backward
     "large": Base(
         preset=SmallConfig,
         settings={"model": "Qwen/Qwen3-4B", "steps": 60},
         on_gpu={"micro_batch_tokens": 3300, "sampling_tokens": 131_072},
-        held_out=HeldOut(source="", problems=150, **_DEPLOYED),
+        held_out=HeldOut(source="", problems=150, conditions="deployed"),
     ),
     # whether the chain of commands is sound
     "tiny": Base(
@@ -65,7 +60,7 @@ BASES = {
         settings={"group": 8, "mix_ratio": 0.125, "teacher_steps": 8, "max_new": 32,
                   "labels": False},
         on_gpu={},
-        held_out=HeldOut(problems=2, **_DEPLOYED),
+        held_out=HeldOut(problems=2, conditions="deployed"),
     ),
     "smollm2": Base(
         preset=FastConfig,

@@ -58,7 +58,7 @@ def eval_plans(cfg: Config, held_out: HeldOut, batch: int) -> list[EvalPlan]:
     start = EvalPlan(
         modes=cfg.mode.split(","), samples=held_out.samples, temperature=cfg.temperature,
         top_p=cfg.top_p, top_k=cfg.top_k, max_new=cfg.max_new, batch=batch,
-        sampling_tokens=cfg.sampling_tokens, seed=cfg.seed if held_out.own_streams else 0,
+        sampling_tokens=cfg.sampling_tokens, seed=cfg.seed,
     )  # fmt: skip
     return CONDITIONS[held_out.conditions](start)
 
@@ -111,7 +111,7 @@ def evaluate_pack(paths: Sequence[Path], cfgs: Sequence[Config], held_out: HeldO
     records: list[list[EvalRecord]] = [[] for _ in paths]
     asked = eval_plans(cfg, held_out, len(paths) * cfg.prompts_per_step * cfg.group)  # as a step
     problems = fitting(lm, problems, sorted({m for p in asked for m in p.modes}), cfg.max_prompt)
-    streams = [one.seed for one in cfgs] if held_out.own_streams else None
+    streams = [one.seed for one in cfgs]
     with grader_of(cfg) as grader:
         for plan in asked:
             found = evaluate_runs(lm, adapter, problems, plan, grader, range(len(paths)), streams)

@@ -54,6 +54,7 @@ _LONG = ("vanilla", "projected", "random_v", "placebo_v")
 _PROJECTED, _RANDOM = {"arm": "projected"}, {"arm": "random_v"}
 _REFRESHED = {"refresh_every": 10, "trust": 1.0}
 _AXES = (12, 64, 128)
+_AT_200 = {"v_hack_k": 128, "steps": 200, "warmup_frac": 0.015}
 # The own-hack protocol of preset small: arms act from the step on that has no teacher rows. Rows
 # are scored along 32 axes; with overshoot 0 nothing else is removed.
 _LATE = {"start_arm_at": 9}
@@ -249,11 +250,17 @@ PLANS: dict[str, Plan] = {
             ("random_v k=32", {**_RANDOM, "v_hack_k": 32}),
         ]
     ),
-    "long": Plan(
+    "long": Plan(variants=[(arm, {"arm": arm, **_AT_200}) for arm in _LONG]),
+    # What plan long lacks (an outside review, docs/results/experiment): controls that nearly tie at
+    # 40 steps, a step that keeps its length, and the two trivial things: not training, no loophole
+    "long_controls": Plan(
         variants=[
-            (arm, {"arm": arm, "v_hack_k": 128, "steps": 200, "warmup_frac": 0.015})
-            for arm in _LONG
-        ]
+            *((arm, {"arm": arm, **_AT_200}) for arm in ("shuffled_v", "norm_matched")),
+            *_both(" at full length", {**_AT_200, "preserve_magnitude": True}),
+            (BASELINE, {**_AT_200, "lr": 1e-9}),
+            (CEILING, {**_AT_200, "mode": "none"}),
+        ],
+        bases=("organism",),
     ),
     "pool": Plan(
         variants=[(arm, {"arm": arm, "v_hack_k": 128, "mix_ratio": 0.5}) for arm in _LONG]
