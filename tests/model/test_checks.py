@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from loguru import logger
@@ -370,3 +371,19 @@ def test_a_tied_head_is_no_target_and_an_untied_one_merges_exactly() -> None:
     adapter.fold()
     expected = adapter.model(input_ids=ids).logits
     assert torch.allclose(adapter.merge()(input_ids=ids).logits, expected, atol=1e-5)
+
+
+def test_the_header_of_a_gguf_is_read_once_for_tokenizer_config_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_gguf(tmp_path / "m.gguf")
+    opened: list[str] = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: Path) -> None:
+            opened.append(str(path))
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    open_model(tmp_path / "m.gguf")
+    assert len(opened) == 1 and gguf.GGUFReader is Counted
