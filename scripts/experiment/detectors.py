@@ -13,6 +13,7 @@ rows, `attempted` against the rest, by span of steps. Intervals resample problem
 import gzip
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,6 +69,10 @@ class Table:
     """Steps of a span."""
     flavours: bool = False
     """Also a table by flavour."""
+    thresholds: tuple[float, ...] = ()
+    """Instead: what a gate at each of these leaves out."""
+    detector: str = "base V tokens"
+    """Whose thresholds they are."""
 
 
 def summaries(values: np.ndarray) -> dict[str, float]:
@@ -186,6 +191,9 @@ def table(args: Table) -> None:
         for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
     ]
     detectors, span = list(rows[0]["scores"]), args.span
+    if args.thresholds:
+        print(flagged_table(rows, args.detector, args.thresholds, span))
+        return
     spans = sorted({(row["step"] - 1) // span for row in rows})
     head = [f"steps {s * span + 1}-{(s + 1) * span}" for s in spans]
     body = [["attempted / other rows", *(_counts(rows, s, span) for s in spans)]]
@@ -202,6 +210,31 @@ def table(args: Table) -> None:
                 line.append(_auroc_text(some, name))
             cells.append([name, *line])
         print("\n" + tabulate(cells, ["detector", *found], tablefmt="github"))
+
+
+KINDS = {
+    "attempts": lambda row: row["attempted"],
+    "honest solves": lambda row: row["gt_correct"] and not row["attempted"],
+    "other rows": lambda row: not row["gt_correct"] and not row["attempted"],
+}
+
+
+def flagged_table(
+    rows: list[dict[str, Any]], detector: str, thresholds: Sequence[float], span: int
+) -> str:
+    """What a gate at each threshold leaves out: of attempts, of honest solves, of the others."""
+    spans = sorted({(row["step"] - 1) // span for row in rows})
+    head = [f"steps {s * span + 1}-{(s + 1) * span}" for s in spans]
+    body = []
+    for threshold in thresholds:
+        for kind, belongs in KINDS.items():
+            line = []
+            for s in spans:
+                some = [row for row in rows if (row["step"] - 1) // span == s and belongs(row)]
+                above = sum(row["scores"][detector] > threshold for row in some)
+                line.append(f"{above / len(some):.2f} ({len(some)})" if len(some) >= 5 else "-")
+            body.append([threshold, kind, *line])
+    return tabulate(body, [detector, "of", *head], tablefmt="github")
 
 
 def _counts(rows: list[dict[str, Any]], s: int, span: int) -> str:

@@ -47,7 +47,7 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
 
 def test_the_screens_of_the_real_model_are_runs_that_can_be_made() -> None:
     asked = experiment.asked_for(arguments("screens", base="small", device="cuda"))
-    assert {cfg.preset_name for _, cfg in asked} == {"small"} and len(asked) == 2 * 23
+    assert {cfg.preset_name for _, cfg in asked} == {"small"} and len(asked) == 2 * 29
     for label, cfg in asked:
         require_arms(cfg)
         acts = cfg.screen != "none" or label == "projected as founded"
