@@ -34,8 +34,8 @@ from projected_grpo.runs.sweep.settings import LocalOptions, PueueOptions
 EXPERIMENT = Path(__file__).with_name("experiment.py")
 SECONDS = {"small": 1.6, "large": 15.0, "tiny": 0.2}
 """Base -> seconds of one step of one run in a pack, evaluation apart. small: of nine runs, between
-1.3 s of sixteen and 2.6 s of three, measured on an H100 (docs/performance.md). large: reckoned from the fast preset's parts on an H100
-(docs/performance.md), not measured. tiny: two CPU cores."""
+1.3 s of sixteen and 2.6 s of three, measured on an H100. large: reckoned from the fast preset's
+parts there, not measured (both docs/performance.md). tiny: two CPU cores."""
 GIB = {"large": 58}
 """Base -> GiB of GPU memory at the peak, reckoned likewise: 23 of the model with its factors, 16 of
 three rows of 1,100 tokens in a backward, 18 of keys and values."""
