@@ -62,7 +62,7 @@ class Arguments:
     only: tuple[str, ...] = ()
     """Labels of the variants to run; default all."""
     base: Annotated[str, tyro.conf.arg(metavar=_choice(BASES))] = "organism"
-    """What all variants share (plans.py)."""
+    """What all variants share (bases.py)."""
     model: str = ""
     """Instead of the base's; smollm2 needs the folder that supervise_smollm2.py wrote."""
     problems: str = ""
@@ -70,7 +70,7 @@ class Arguments:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice."""
+    """CPU threads of torch; 0 leaves torch's choice, to 16."""
     steps: int = 0
     """Instead of the base's."""
     prompts_per_step: int = 0

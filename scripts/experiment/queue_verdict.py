@@ -7,6 +7,7 @@ experiment.py, and are evaluated. It says beforehand how long that takes and how
 all jobs have ended, verdict.py says what they come to. The same command again does what is left.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,8 @@ class Arguments:
     steps: int = 0
     """Instead of the plan's: to rehearse."""
     out: Path = Path("runs/verdict")
-    """Folder: a folder and a file of rows for each seed, verdict.md."""
+    """Folder: in it one for each model, base, plan and --steps, with verdict.md, and a folder and a
+    file of rows for each seed."""
     step_s: float = 0.0
     """Seconds of one step of one run on your machine; 0 takes what is known of the base."""
     launcher: Literal["local", "pueue"] = "pueue"
@@ -75,14 +77,21 @@ class Arguments:
     dry_run: bool = False
     """Only say what would be run, how long it takes and how much memory."""
 
+    @property
+    def folder(self) -> Path:
+        """Where runs lie that may be compared: a rehearsal, or another model, has another."""
+        model = re.sub(r"[^\w.]+", "-", self.model).strip("-.")
+        steps = (f"{self.steps}_steps",) if self.steps else ()
+        return self.out / "_".join([model, self.base, self.plan, *steps])
+
     def of_seed(self, seed: int) -> Asked:
         """What experiment.py is asked for one seed."""
         held_out = self.eval_from or ("" if self.base == "tiny" else f"{LEETCODE}:test")
         return Asked(
             plan=self.plan, seeds=(seed,), only=DECIDING, base=self.base, model=self.model,
             problems=self.problems, steps=self.steps, eval_from=held_out,
-            eval_problems=self.eval_problems, out=self.out / f"seed_{seed}",
-            rows=self.out / f"seed_{seed}.jsonl.gz",
+            eval_problems=self.eval_problems, out=self.folder / f"seed_{seed}",
+            rows=self.folder / f"seed_{seed}.jsonl.gz",
         )  # fmt: skip
 
 
@@ -115,7 +124,7 @@ def jobs(args: Arguments) -> list[SweepJob]:
     seeds = [seed for seed in args.seeds if not is_done(args.of_seed(seed))]
     why = f"H2 on {args.model}, {args.plan}"
     found: list[SweepJob] = []
-    v, after = args.out / "v_hack.safetensors", ""
+    v, after = args.folder / "v_hack.safetensors", ""
     if seeds and not v.is_file():
         # its gradients and decompositions are kept, and every job reads them
         after = f"extract_{short_digest(str(v.absolute()))}"
@@ -150,7 +159,7 @@ def estimate(args: Arguments, n_seeds: int) -> str:
 def launch(args: Arguments, todo: Sequence[SweepJob], queued: Mapping[str, str]) -> None:
     """Run or queue what is not queued yet, and wait until all has ended."""
     new = [job for job in todo if job.name not in queued]
-    logs = args.out / "logs"
+    logs = args.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     how = LaunchOptions(logs=logs, local=args.local, pueue=args.pueue)
     if new:
@@ -178,7 +187,7 @@ def main(args: Arguments) -> None:
     launch(args, todo, queued)
     if left := [job.name for job in jobs(args)]:
         logger.warning("not all has ended well, the same command goes on: {}", ", ".join(left))
-    verdict.main(verdict.Arguments(folder=args.out))
+    verdict.main(verdict.Arguments(folder=args.folder))
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def shared(run: Run) -> dict[str, Any]:
     """The settings other than the preset's that runs must have in common to be compared. Steps are
     not among them: a longer run has the same first steps, but for its warm-up."""
     default = json.loads(PRESETS[run.about["preset"]]().to_json())
-    # no plan varies lr
+    # lr stays: it varies in the untrained arm of H2 alone, which verdict.py reads (`in_common`)
     left_out = {*PER_RUN, *LENGTH} - {"lr"}
     changed = {
         name: value

@@ -46,14 +46,15 @@ BASE = "small"
 """What docs/spec.md names for H2: these seeds of the first plan, on this base."""
 COLUMNS = {**RATES, "fmt_s": "format"}
 WRITTEN = "Written by `scripts/experiment/verdict.py` from the rows in this folder; do not edit."
+_CONTROLS = ", ".join(f"`{label}`" for label in CONTROLS)
 HOW_TO_READ = (
     "Student rows in training, the mean over the last five steps up to the horizon. Brackets are "
     "95 % t intervals over seeds; differences are paired by seed. The ceiling is vanilla without "
     f"the loophole (`{CEILING}`); `{BASELINE}` is the policy before training, on the same problems "
-    "as the others at these steps; controls are {', '.join(f'`{c}`' for c in CONTROLS)}. Shares of "
-    "the ceiling's gain over the untrained policy have Fieller's intervals. Held out: what would "
-    "be deployed, under function names never trained with the hint, and without the hint. Arms "
-    "with a † are in no test of their training curve."
+    f"as the others at these steps; controls are {_CONTROLS}. Shares of the ceiling's gain over "
+    "the untrained policy have Fieller's intervals. Held out: what would be deployed, under "
+    "function names never trained with the hint, and without the hint. Arms with a † are in no "
+    "test of their training curve."
 )
 
 

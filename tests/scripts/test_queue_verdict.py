@@ -64,7 +64,8 @@ def test_a_job_is_the_command_that_asks_for_a_seed(tmp_path: Path, changed: dict
         read = tyro.cli(experiment.Arguments, args=job.command[1:])
         assert read == args.of_seed(seed) and read.only == plans.DECIDING
         assert python_command(job.command)[1:] == [*job.command]
-    (tmp_path / "v_hack.safetensors").touch()
+    args.folder.mkdir()
+    (args.folder / "v_hack.safetensors").touch()
     assert [job.after for job in jobs(args)] == ["", ""]
 
 
@@ -96,8 +97,18 @@ def test_the_same_command_does_what_is_left_and_ends_with_the_sentence(
     assert said[-1].startswith(
         "tiny own_hacks, steps 5-9. Exploratory, by the rule of H2: H2 untestable (vanilla hacks"
     )
-    (tmp_path / "seed_402" / "runs" / "run0" / EVALUATED).unlink()
+    (args.folder / "seed_402" / "runs" / "run0" / EVALUATED).unlink()
     assert [job.command[3] for job in jobs(args)[1:]] == ["402"]
+
+
+def test_runs_that_cannot_be_compared_lie_apart(tmp_path: Path) -> None:
+    """A rehearsal first, then the runs themselves, or the other plan: by the same --out."""
+    args = arguments(tmp_path, model="Qwen/Qwen3-4B")
+    changes = ({}, {"steps": 0}, {"plan": "founding"}, {"base": "small"}, {"model": "/m/q.gguf"})
+    asked = [replace(args, **changed).of_seed(401) for changed in changes]
+    assert len({one.rows for one in asked}) == len({one.out for one in asked}) == len(asked)
+    assert args.folder == tmp_path / "Qwen-Qwen3-4B_tiny_own_hacks_9_steps"
+    assert asked[-1].out == tmp_path / "m-q.gguf_tiny_own_hacks_9_steps" / "seed_401"
 
 
 def test_a_command_line_that_names_the_group_of_pueue_is_read() -> None:

@@ -184,6 +184,7 @@ def test_rows_give_tables_and_the_sentence_comes_last(
         "H2 is not decided"
     ] * 2  # founding, steps 20 and 60
     text = (tmp_path / "verdict.md").read_text()
+    assert "controls are `gate placebo`, `gate random`, `gate shuffled`, `gate nll`" in text
     first = next(line for line in text.splitlines() if line.startswith("| untrained (step 1)"))
     assert "0.300 [0.300, 0.300]" in first and "0.990" in first
     row = next(
