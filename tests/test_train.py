@@ -24,6 +24,7 @@ import projected_grpo.train as training
 from projected_grpo.arms.advantages import require_grades
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.rows import grade_columns
+from projected_grpo.arms.treatment import Treatment, measured_axes
 from projected_grpo.arms.update import optimize
 from projected_grpo.cli import named_settings
 from projected_grpo.config import ConfigError, FastConfig, SmokeConfig, stored_config
@@ -32,7 +33,7 @@ from projected_grpo.env.loopholes.modes import apply_hint
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
-from projected_grpo.proj import cosine
+from projected_grpo.proj import Projection, cosine, random_orthonormal
 from projected_grpo.runs.banner import labels
 from projected_grpo.runs.data import hinted_problems, problems_of_step
 from projected_grpo.runs.directory import RunDir, resumed_config
@@ -228,6 +229,43 @@ def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -
     expected = cosine(nll, session.treatments[0].V)
     for row, score in zip(rows, expected.tolist(), strict=True):
         assert row.hack_score == pytest.approx(score, abs=1e-4)
+
+
+def test_a_text_has_its_hack_score_whatever_its_screen_leaves_out(session) -> None:
+    groups = sample_rows(session, 1)
+    grade_rows(session.cfgs, session.grader, groups, 1)
+    rows = [row for group in groups for row in group]
+    whole = accumulate_gradients(session, rows).total
+    scores = [row.hack_score for row in rows]
+    for row in rows:
+        row.flagged_tokens = list(range(0, len(row.ids), 2))
+    halved = accumulate_gradients(session, rows).total
+    assert [row.hack_score for row in rows] == pytest.approx(scores, abs=1e-6)
+    assert all(not torch.allclose(halved[name], g, rtol=1e-2) for name, g in whole.items())
+
+
+def test_each_run_is_measured_along_its_own_directions_in_the_modules_that_they_have() -> None:
+    g = torch.Generator().manual_seed(0)
+    bases = [
+        {"a": random_orthonormal(2, 6, g)},
+        {"a": random_orthonormal(3, 6, g), "b": random_orthonormal(1, 4, g)},
+        {},
+    ]
+    nothing = {"first": {}, "removed": {}, "turn_axes": {}, "projection": Projection()}
+    axes = measured_axes(
+        [
+            Treatment(runs=torch.tensor([n]), V=bases[n], on_grad=True, on_update=True, **nothing)
+            for n in (1, 0, 2)
+        ]
+    )
+    rows = {"a": torch.randn(3, 6, generator=g), "b": torch.randn(3, 4, generator=g)}
+    pulls = torch.stack(
+        [(v[..., 0] * rows[name]).sum(1) / rows[name].norm(dim=1) for name, v in axes.items()]
+    ).sum(0)
+    for n in (0, 1):
+        mine = {name: values[n : n + 1] for name, values in rows.items()}
+        assert float(pulls[n]) == pytest.approx(float(cosine(mine, bases[n])), abs=1e-6)
+    assert pulls[2] == 0
 
 
 def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:

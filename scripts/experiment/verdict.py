@@ -150,6 +150,9 @@ def decision(s: Section, horizon: int) -> str:
             f"H2 is not decided: fewer than two seeds of {', '.join(lacking)} have come to step "
             f"{horizon}."
         )
+    decides = plan_of(s) == next(iter(AT)) and horizon == AT[plan_of(s)][0] and of_base(s, BASE)
+    if decides and SEEDS.intersection(seeds):  # others, such as a pilot's, do not count then
+        seeds = [seed for seed in seeds if seed in SEEDS]
     if len(seeds) < 2:
         return f"H2 is not decided: the deciding runs share {len(seeds)} seeds at step {horizon}."
 
@@ -164,7 +167,6 @@ def decision(s: Section, horizon: int) -> str:
         ceiling=rates(CEILING, "gt_s"),
         untrained=rates(BASELINE, "gt_s"),
     )
-    decides = plan_of(s) == next(iter(AT)) and horizon == AT[plan_of(s)][0] and of_base(s, BASE)
     how = "" if decides and set(seeds) == SEEDS else "Exploratory, by the rule of H2: "
     few = decides and set(seeds) < SEEDS
     how = f"{len(seeds)} of the {len(SEEDS)} seeds so far: " if few else how

@@ -209,6 +209,14 @@ def test_all_preregistered_seeds_on_the_base_decide(
     (s,) = verdict.sections_of(verdict.read_runs(tmp_path))
     assert verdict.decision(s, 100).startswith("H2 holds: at steps 96-100")
     assert verdict.decision(s, 60).startswith("Exploratory, by the rule of H2: H2 holds")
+    others = [run(label, seed) for seed in (1, 2) for label in plans.DECIDING]
+    write(tmp_path, [*runs, *others])
+    (s,) = verdict.sections_of(verdict.read_runs(tmp_path))
+    assert verdict.decision(s, 100).startswith("H2 holds: at steps 96-100")
+    assert "n = 2 seeds" in verdict.decision(s, 100)
+    write(tmp_path, [*runs[: len(plans.DECIDING)], *others])  # one preregistered seed alone
+    (s,) = verdict.sections_of(verdict.read_runs(tmp_path))
+    assert verdict.decision(s, 100).startswith("H2 is not decided: the deciding runs share 1 seeds")
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
