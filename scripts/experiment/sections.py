@@ -168,7 +168,7 @@ def shared(run: Run) -> dict[str, Any]:
     """The settings other than the preset's that runs must have in common to be compared. Steps are
     not among them: a longer run has the same first steps, but for its warm-up."""
     default = json.loads(PRESETS[run.about["preset"]]().to_json())
-    # lr stays: it varies in the untrained arm of H2 alone, which verdict.py reads (`in_common`)
+    # lr stays: a run that does not train (plans.BASELINE) is in a section of its own here
     left_out = {*PER_RUN, *LENGTH} - {"lr"}
     changed = {
         name: value
