@@ -17,7 +17,6 @@ from projected_grpo.proj import (
     inside_fraction_by_chance,
     null_cosine,
     project,
-    project_in_metric,
     random_orthonormal,
     removed_fraction,
     subspace_overlap,
@@ -273,49 +272,3 @@ def test_runs_are_projected_apart() -> None:
     together = Projection("one_sided", 1.2, True)(g, V)
     alone = torch.cat([Projection("one_sided", 1.2, True)(row[None], V) for row in g])
     assert torch.allclose(together, alone, atol=1e-6)
-
-
-def scales(like: torch.Tensor, seed: int) -> torch.Tensor:
-    """D above 0 over six orders of magnitude."""
-    exponents = torch.rand(like.shape, generator=generator(seed), dtype=like.dtype)
-    return 10.0 ** (6 * exponents - 1)
-
-
-@given(problems(), st.integers(0, 2**31))
-def test_in_the_metric_nothing_is_left_along_v(problem, seed: int) -> None:
-    u, V = problem
-    left = project_in_metric({"m": u}, {"m": V}, {"m": scales(u, seed)})["m"]
-    assert size(left @ V.T) <= 1e-6 * max(size(u), size(left))
-
-
-@given(problems(), st.floats(1e-8, 1e8))
-def test_in_a_constant_metric_the_projection_is_the_euclidean(problem, constant: float) -> None:
-    u, V = problem
-    in_metric = project_in_metric({"m": u}, {"m": V}, {"m": torch.full_like(u, constant)})["m"]
-    assert size(in_metric - Projection("no_gate")(u, V)) <= 1e-6 * size(u)
-
-
-@given(problems(), st.integers(0, 2**31))
-def test_no_change_is_less_in_the_metric(problem, seed: int) -> None:
-    """Beside every other step with nothing along V, of which the Euclidean projection is one."""
-    u, V = problem
-    D = scales(u, seed) ** (1 / 3)
-    least = project_in_metric({"m": u}, {"m": V}, {"m": D})["m"] - u
-    other = Projection("no_gate")(torch.randn(u.shape, generator=generator(seed)).double(), V)
-    for there in (Projection("no_gate")(u, V), other * size(u)):
-        change = there - u
-        assert ((least**2 / D).sum(-1) <= (change**2 / D).sum(-1) * (1 + 1e-6)).all()
-
-
-def test_in_the_metric_runs_are_apart_and_zero_rows_remove_nothing() -> None:
-    V = torch.stack([random_orthonormal(3, 10, generator(seed)) for seed in range(4)])
-    V[1, 2:], V[3] = 0, 0
-    u = torch.randn(4, 10, generator=generator(9))
-    D = scales(u, 5)
-    together = project_in_metric({"m": u}, {"m": V}, {"m": D})["m"]
-    alone = [
-        project_in_metric({"m": u[n : n + 1]}, {"m": V[n][V[n].any(1)]}, {"m": D[n : n + 1]})["m"]
-        for n in range(3)
-    ]
-    assert torch.allclose(together[:3], torch.cat(alone), rtol=1e-5)
-    assert torch.equal(together[3], u[3])

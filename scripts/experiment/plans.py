@@ -185,20 +185,6 @@ PLANS: dict[str, Plan] = {
             ("projected k=128 refresh=10 trust=1", {**_PROJECTED, "v_hack_k": 128, **_REFRESHED}),
         ]
     ),
-    # Issue 23, point 6
-    "ideas": Plan(
-        variants=[
-            ("vanilla", {}),
-            ("vanilla, step as short", {**_PROJECTED, "project_on": "length"}),
-            *(
-                (f"{arm} {on}", {"arm": arm, "project_on": on})
-                for arm in ("projected", "random_v")
-                for on in ("update", "metric", "shortened")
-            ),
-            ("projected grad", {**_PROJECTED, "project_on": "grad"}),
-        ],
-        settings={"prompts_per_step": 4},
-    ),
     "reduced": Plan(variants=[("vanilla", {}), ("projected", _PROJECTED), ("random_v", _RANDOM)]),
     # At the k where the direction does the work and hacking comes back: each beside the same along
     # random axes. Those take neither refresh nor trust, which would change nothing of them: they

@@ -25,7 +25,7 @@ ScreenName = Literal["none", "row", "token", "penalty"]
 ScoreName = Literal[
     "tokens", "window", "row", "nll_tokens", "nll_window", "nll_row", "shortness", "flavour"
 ]
-ProjectOn = Literal["grad", "update", "both", "metric", "shortened", "length"]
+ProjectOn = Literal["grad", "update", "both"]
 
 RUNNING_ROWS = 64
 """Rows that stand for the second moment of a module's contrasts (learned_axes.py); no more axes."""
@@ -313,9 +313,7 @@ class DirectionSettings:
     preserve_magnitude: Annotated[bool, Role.PER_RUN] = False
     """Rescale each module's gradient to its length before the projection."""
     project_on: Annotated[ProjectOn, Role.PER_RUN] = "grad"
-    """What is projected: the gradient, the step that AdamW is about to take, or both. metric: the
-    step, in AdamW's own metric (needs gate no_gate). shortened: the gradient, and the step gets as
-    much shorter as the gradient did. length: only that shortening, nothing is projected."""
+    """What is projected: the gradient, the step that AdamW is about to take, or both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -604,16 +602,6 @@ class Config(
                 "leave one of the two out"
                 for name in used[:1]
             ]
-        if self.project_on == "metric" and self.gate != "no_gate":
-            found.append(
-                f"project_on metric leaves nothing inside V, which gate {self.gate} would: set "
-                "--gate=no_gate or --project-on=update"
-            )
-        if self.project_on == "metric" and self.preserve_magnitude:
-            found.append(
-                "project_on metric changes the step's length as little as it can, and "
-                "preserve_magnitude would change it back: leave one of the two out"
-            )
         if self.v_hack is not None and (self.pair_modes or self.pair_flavours):
             found.append(
                 f"{self.v_hack} is already made of some pairs, so pair_modes and pair_flavours "

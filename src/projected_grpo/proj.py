@@ -95,30 +95,6 @@ def project(grads: Grads, basis: Basis, projection: Projection) -> dict[str, Ten
     }
 
 
-def project_in_metric(
-    steps: Grads, basis: Basis, scale: Grads, overshoot: float = 1.0
-) -> dict[str, Tensor]:
-    """Every step u that has a V in `basis` without its part inside V, by the least change where an
-    entry's change counts as its square over D: u - D V'(V D V')^-1 V u.
-
-    scale: module -> D (N, r), above 0: by what AdamW has multiplied each entry of its first moment.
-    Where D is constant this is `project` with no_gate. Zero rows of V remove nothing.
-    """
-    return {
-        name: u - overshoot * _inside_in_metric(u, basis[name], scale[name]) if name in basis else u
-        for name, u in steps.items()
-    }
-
-
-def _inside_in_metric(u: Tensor, V: Tensor, D: Tensor) -> Tensor:
-    # D spans orders of magnitude, so in float64; its own size cancels.
-    V64, D64 = V.double(), (D / D.amax(-1, keepdim=True)).double()
-    gram = (V64 * D64.unsqueeze(-2)) @ V64.mT  # (N, k, k)
-    gram = gram + torch.diag_embed((~V64.any(-1)).double())  # a zero row alone would be singular
-    c = torch.linalg.solve(gram, coefficients(u.double(), V64).unsqueeze(-1)).squeeze(-1)
-    return (D64 * _combine(c, V64)).to(u.dtype)
-
-
 def _without(g: Tensor, removed: Tensor, projection: Projection) -> Tensor:
     """g less `removed`, both (..., r), at the length of g where that is to be preserved."""
     left = g - removed

@@ -119,15 +119,6 @@ ARMS: dict[str, Arm] = {
                 "sends what it removes to the quarantine, and preserve_magnitude would put some of "
                 "it back: leave --preserve-magnitude out",
             ),
-            *(
-                Refusal(
-                    "project_on",
-                    on,
-                    "gives its quarantine all that it takes off a step, and a shorter step is no "
-                    "part of the hack: take --project-on=update",
-                )
-                for on in ("shortened", "length")
-            ),
         ),
         removes="basis",
         routes=True,

@@ -46,23 +46,6 @@ def adamw_step(
     return before, stepped
 
 
-def entry_scales(
-    optimizer: torch.optim.Optimizer, values: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """module -> D (N, r), by what AdamW's last step has multiplied its first moment, entry by
-    entry: 1 / (sqrt(second moment, unbiased) + eps)."""
-    (settings,) = optimizer.param_groups
-    states = {name: optimizer.state[value] for name, value in values.items()}
-    return {
-        name: 1
-        / (
-            (state["exp_avg_sq"] / (1 - settings["betas"][1] ** float(state["step"]))).sqrt()
-            + settings["eps"]
-        )
-        for name, state in states.items()
-    }
-
-
 def state_of_run(optimizer: torch.optim.Optimizer, n: int) -> dict[str, Any]:
     """The optimizer's state with the rows of one run only: what that run alone would have."""
     full = optimizer.state_dict()

@@ -38,10 +38,6 @@ class Treatment:
     projection: Projection
     on_grad: bool
     on_update: bool
-    in_metric: bool = False
-    """Whether the step is projected in AdamW's own metric."""
-    shortens: bool = False
-    """Whether the step gets as much shorter as the projection makes the gradient."""
     trust: float = 0.0
     """Share of its component inside `removed` that delta_S loses after a step."""
     score_weight: float = 0.0
@@ -154,10 +150,8 @@ def make_treatments(
                 removed=removed,
                 turn_axes=turn,
                 projection=Projection(cfg.gate, cfg.overshoot, cfg.preserve_magnitude),
-                on_grad=cfg.project_on in ("grad", "both", "shortened"),
-                on_update=cfg.project_on in ("update", "both", "metric"),
-                in_metric=cfg.project_on == "metric",
-                shortens=cfg.project_on in ("shortened", "length"),
+                on_grad=cfg.project_on != "update",
+                on_update=cfg.project_on != "grad",
                 trust=cfg.trust,
                 score_weight=cfg.score_weight,
             )

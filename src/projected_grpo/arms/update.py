@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from projected_grpo.arms.optimizer import adamw_step, entry_scales
+from projected_grpo.arms.optimizer import adamw_step
 from projected_grpo.arms.quarantine import Quarantine
 from projected_grpo.arms.rows import alignment
 from projected_grpo.arms.treatment import Treatment, columns_by_run
@@ -23,7 +23,6 @@ from projected_grpo.proj import (
     inside_fraction_by_chance,
     null_cosine,
     project,
-    project_in_metric,
     removed_fraction,
     squared_norm,
     turn,
@@ -54,38 +53,6 @@ def apply_projections(
     return out
 
 
-def _apply_in_metric(
-    steps: Grads,
-    treatments: Sequence[Treatment],
-    optimizer: torch.optim.Optimizer,
-    adapter: Adapter,
-) -> Grads:
-    """`steps` with the rows of every treatment that asks for it projected in AdamW's metric."""
-    todo = [t for t in treatments if t.in_metric and t.removed]
-    if not todo:
-        return steps
-    scale = entry_scales(optimizer, adapter.trained)
-    out = {name: value.clone() for name, value in steps.items()}
-    for t in todo:
-        before = t.of(steps)
-        after = project_in_metric(before, t.removed, t.of(scale), t.projection.overshoot)
-        for name, rows in turn(before, after, t.turn_axes).items():
-            out[name][t.runs] = rows
-    return out
-
-
-def shorten(steps: Grads, treatments: Sequence[Treatment], gradients: Grads) -> Grads:
-    """`steps` with those of every run that asks for it as much shorter, over all modules, as its
-    projection makes its gradient."""
-    which = [t.shortens for t in treatments]
-    projected = apply_projections(gradients, treatments, which)
-    if projected is gradients:
-        return steps
-    before, after = squared_norm(gradients), squared_norm(projected)  # (N,)
-    factor = torch.where(before > 0, (after / before.clamp_min(1e-38)).sqrt(), 1.0)[:, None]
-    return {name: step * factor for name, step in steps.items()}
-
-
 def optimize(
     adapter: Adapter,
     optimizer: torch.optim.Optimizer,
@@ -109,10 +76,7 @@ def optimize(
     projected = apply_projections(gradients, treatments, [t.on_grad for t in treatments])
     norm = squared_norm(projected).sqrt()  # (N,)
     before, stepped = adamw_step(optimizer, adapter.trained, projected, lr, grad_clip)
-    euclidean = [t.on_update and not t.in_metric for t in treatments]
-    taken = apply_projections(stepped, treatments, euclidean)
-    taken = _apply_in_metric(taken, treatments, optimizer, adapter)
-    taken = shorten(taken, treatments, gradients)
+    taken = apply_projections(stepped, treatments, [t.on_update for t in treatments])
     if taken is not stepped or min(lr) != max(lr):
         with torch.no_grad():
             for name, p in adapter.trained.items():

@@ -21,7 +21,7 @@ in a pass of their own (screens.py).
 
 from dataclasses import fields
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -33,7 +33,7 @@ from projected_grpo.arms.arms import ARMS, require_arms
 from projected_grpo.arms.directions import require_axes
 from projected_grpo.arms.treatment import Treatment, make_treatments
 from projected_grpo.arms.update import apply_projections, measure
-from projected_grpo.config import Config, ConfigError, ProjectOn
+from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.integrations.peft import PeftLayers
@@ -64,11 +64,6 @@ are. A folded float16 weight would be rounded to the nearest, which loses small 
 def _require_heeded(cfg: Config) -> None:
     """Raises ConfigError for a setting that a Trainer would ignore, or an arm it cannot have."""
     require_arms(cfg)
-    if cfg.project_on not in get_args(ProjectOn)[:3]:
-        raise ConfigError(
-            f"project_on {cfg.project_on} needs AdamW's moments, which a Trainer keeps to itself: "
-            "take grad, update or both"
-        )
     able = [name for name, arm in ARMS.items() if not arm.needs_rows]
     if cfg.arm not in able:
         raise ConfigError(

@@ -141,8 +141,7 @@ def columns_of(cfgs: Sequence[Config]) -> list[Column]:
     for cfg in cfgs:
         has |= {"v"} if cfg.measure == "v" else set()
         if ARMS[cfg.arm].removes != "nothing":
-            has |= {"grad"} if cfg.project_on in ("grad", "both", "shortened") else set()
-            has |= {"update"} if cfg.project_on in ("update", "both", "metric") else set()
+            has |= {"grad", "update"} if cfg.project_on == "both" else {cfg.project_on}
     return printed_columns(has)
 
 
