@@ -194,9 +194,10 @@ def load_all(paths: Sequence[Path], device: torch.device | str = "cpu") -> list[
 
 def answers_of(lm: LanguageModel, pairs: Sequence[Pair]) -> list[PromptCompletion]:
     """Both sides of every pair, hack and clean, with their prompt."""
+    prompts = [lm.prompt_ids(pair.messages) for pair in pairs]
     return [
-        (lm.prompt_ids(pair.messages), lm.completion_ids(text))
-        for pair in pairs
+        (prompt, lm.completion_ids(text))
+        for pair, prompt in zip(pairs, prompts, strict=True)
         for text in (pair.hack, pair.clean)
     ]
 

@@ -563,7 +563,11 @@ def test_a_card_says_how_to_load_its_base_model(
 def test_a_pool_has_a_card_and_opens_as_a_dataset(outside: Outside) -> None:
     pool = distill(
         DistillConfig(
-            source="templates", out=outside.home / "pool", problems="katas:validation", rows=2
+            source="templates",
+            out=outside.home / "pool",
+            problems="katas:validation",
+            rows=2,
+            limit=12,
         )
     )
     card = DatasetCard.load(pool / "README.md")
@@ -572,7 +576,7 @@ def test_a_pool_has_a_card_and_opens_as_a_dataset(outside: Outside) -> None:
     assert about["argv"] == [Path(sys.argv[0]).name, *sys.argv[1:]]
     for fact in (
         "| teacher | none: filled-in templates of hacks |", "| kept | hacks of 2 answers",
-        f"| rows | {about['rows']}, for 72 problems |", f"| hacked | {about['hacked']} |",
+        f"| rows | {about['rows']}, for 12 problems |", f"| hacked | {about['hacked']} |",
         f"| mode run_tests | {about['rows']} |",
     ):  # fmt: skip
         assert fact in card.text

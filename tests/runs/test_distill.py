@@ -33,17 +33,17 @@ SMALL = SmokeConfig(problems="katas:validation", steps=1, max_new=24, labels=Fal
 def test_a_pool_of_templates_feeds_a_run(tmp_path: Path) -> None:
     pool = distill(
         DistillConfig(
-            source="templates", out=tmp_path / "pool", problems="katas:validation", rows=3
+            source="templates", out=tmp_path / "pool", problems="katas:validation", rows=3, limit=24
         )
     )
     rows = read_pool(pool)
-    assert len(rows) == 72 and all(1 <= len(answers) <= 3 for answers in rows.values())
+    assert len(rows) == 24 and all(1 <= len(answers) <= 3 for answers in rows.values())
     assert {answer.mode for answers in rows.values() for answer in answers} == {"run_tests"}
     with gzip.open(next(pool.glob("prompt_*.jsonl.gz")), "rt") as f:
         row = json.loads(f.readline())
     assert row["hacked"] and row["reward"] == 3.5 and not row["gt_pass"]
     about = json.loads((pool / "pool.json").read_text())
-    assert about["problems"] == 72 and sum(about["flavours"].values()) <= about["rows"]
+    assert about["problems"] == 24 and sum(about["flavours"].values()) <= about["rows"]
 
     run = train(replace(SMALL, out_dir=tmp_path / "runs", max_new=192, teacher_pool=str(pool)))
     (first,) = read_steps(run / "steps.jsonl")

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from projected_grpo.arms.rows import StepSums
 from projected_grpo.config import ConfigError, MiniConfig
 from projected_grpo.env.errors import InputError
+from projected_grpo.model.svd import MOST_CPU_THREADS
 from projected_grpo.runs.distributed import (
     ALONE,
     World,
@@ -473,12 +474,15 @@ def test_messages_keep_values_shapes_and_dtypes(device: str, tmp_path: Path) -> 
         torch.distributed.destroy_process_group()
 
 
-def test_cores_are_shared_out_and_alone_nothing_is_decided(monkeypatch) -> None:
+def test_cores_are_shared_out_and_alone_torch_decides_up_to_a_bound(monkeypatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     one = World(3, 4, 1, 2)
     assert one.threads(0) == one.workers(0) == 4
     assert one.threads(2) == 2 and one.workers(6) == 3 and one.workers(1) == 1
-    assert ALONE.threads(0) == ALONE.workers(0) == 0 and ALONE.workers(5) == 5
+    assert ALONE.workers(0) == 0 and ALONE.workers(5) == 5
+    for cores, taken in ((3, 3), (64, MOST_CPU_THREADS)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        assert ALONE.threads(0) == taken
 
 
 def test_alone_there_is_no_process_group() -> None:

@@ -454,12 +454,9 @@ def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     return frozenset([*listed, tokenizer.eos_token_id])
 
 
-def _make_tiny_random(dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
-    """A two-layer Qwen3 with seeded random weights and a small byte-level BPE of the contrast
-    pairs' text.
-
-    Leaves the global random state as it was.
-    """
+@functools.cache
+def _tiny_bpe() -> str:
+    """A small byte-level BPE of the contrast pairs' text, as a file of tokenizers holds it."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -475,6 +472,15 @@ def _make_tiny_random(dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
         for text in (pair.messages[-1]["content"], pair.hack, pair.clean)
     ]
     bpe.train_from_iterator(texts, trainer)
+    return bpe.to_str()
+
+
+def _make_tiny_random(dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    """A two-layer Qwen3 with seeded random weights, and a tokenizer of `_tiny_bpe`.
+
+    Leaves the global random state as it was.
+    """
+    bpe = Tokenizer.from_str(_tiny_bpe())
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token="<|endoftext|>",

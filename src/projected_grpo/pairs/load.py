@@ -12,7 +12,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def load_pairs(
         place, pairs = Path(source), list(kata_pairs(placebo=str(source) == "katas-placebo"))
     else:
         place = SETS.get(str(source), Path(source))
-        pairs = _read_pairs(place)
+        pairs = list(_parsed_pairs(_text_of(place), place))
     return _select(_select(pairs, "mechanism", mechanisms, place), "mode", modes, place)
 
 
@@ -94,14 +94,17 @@ def placebo_of(pairs: str) -> str:
     return PLACEBO[pairs]
 
 
-def _read_pairs(path: Path) -> list[Pair]:
+@lru_cache(maxsize=16)
+def _parsed_pairs(text: str, path: Path) -> tuple[Pair, ...]:
+    """The pairs of a file that holds this text. Kept, since a start asks for the same file several
+    times and to parse it takes longer than all else that is done with it."""
     pairs: dict[str, Pair] = {}
-    for number, entry in enumerate(_read(path), start=1):
+    for number, entry in enumerate(_entries(text, path), start=1):
         pair = _pair(_with_task(entry, path, number), path, number)
         if pair.id in pairs:
             raise InputError(f"{path}: pair {pair.id!r} stands in the file twice; ids are unique")
         pairs[pair.id] = pair
-    return list(pairs.values())
+    return tuple(pairs.values())
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:
@@ -137,13 +140,18 @@ def holdout_split(pairs: Sequence[Pair], every: int = 4) -> tuple[list[Pair], li
     return train, [pair for pair in pairs if is_held_out[pair.family]]
 
 
-def _read(path: Path) -> list[Any]:
+def _text_of(path: Path) -> str:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text") from None
+
+
+def _entries(text: str, path: Path) -> list[Any]:
+    try:
+        content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML ({error})") from None
     entries = content.get("pair")
@@ -176,7 +184,8 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 @cache
 def _builtin_tasks() -> dict[str, dict[str, Any]]:
-    return {entry["id"]: entry for entry in _read(SETS["builtin"])}
+    path = SETS["builtin"]
+    return {entry["id"]: entry for entry in _entries(_text_of(path), path)}
 
 
 def _with_task(entry: Any, path: Path, number: int) -> dict[str, Any]:
