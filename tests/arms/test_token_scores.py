@@ -90,6 +90,7 @@ def test_rows_are_measured_where_they_are_asked_to_be(lm: LanguageModel, at_base
     with torch.no_grad():
         for delta in adapter.delta_S.values():
             delta.copy_(0.1 * torch.randn(delta.shape, generator=g))
+    adapter.fold()
     bases = [
         {n: random_orthonormal(2, d.shape[1], g) for n, d in adapter.delta_S.items()}
         for _ in range(2)
@@ -104,6 +105,7 @@ def test_rows_are_measured_where_they_are_asked_to_be(lm: LanguageModel, at_base
         with torch.no_grad():
             for delta in adapter.delta_S.values():
                 delta.zero_()
+        adapter.fold()
     for value, bare, text, run in zip(found, plain, texts, runs, strict=True):
         batch = collate([text[0]], [text[1]], lm.pad_id)
         mine = mean_axes([bases[run]])
