@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from projected_grpo.arms.advantages import grade_texts, start_grading
-from projected_grpo.arms.rows import Row
 from projected_grpo.env.problems.load import load_problems
 
 
@@ -72,9 +71,9 @@ def test_every_benchmark_measures(name: str) -> None:
 
 def test_the_free_grader_can_begin_early_as_a_run_asks() -> None:
     free, problem = benchmark.Free(), load_problems("katas:test", 1)[0]
-    rows = [Row(problem, "student", [], [], True, [], text, run=0) for text in ("a", "b")]
-    start_grading(free, rows, labels=False)
-    grades = grade_texts(free, [(problem, row.text) for row in rows], labels=False)
+    texts = [(problem, text) for text in ("a", "b")]
+    start_grading(free, texts, labels=False)
+    grades = grade_texts(free, texts, labels=False)
     assert [grade.reward for grade in grades] == [benchmark.reward("a"), benchmark.reward("b")]
 
 

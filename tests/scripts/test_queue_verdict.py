@@ -15,7 +15,7 @@ import plans
 import queue_verdict
 import tyro
 from collect_rows import EVALUATED
-from pueue_daemon import NoPueueError, PueueDaemon
+from pueue_daemon import daemon_that_is_found
 from queue_verdict import Arguments, command_of, estimate, is_done, jobs
 
 from projected_grpo.config import Config, ConfigError
@@ -120,12 +120,7 @@ def test_a_command_line_that_names_the_group_of_pueue_is_read() -> None:
 def test_it_waits_for_what_pueue_runs_and_queues_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try:
-        daemon = PueueDaemon(tmp_path / "pueue")
-    except NoPueueError as error:
-        pytest.skip(str(error))
-    for name, value in daemon.environment.items():
-        monkeypatch.setenv(name, value)
+    daemon = daemon_that_is_found(tmp_path / "pueue", monkeypatch)
     monkeypatch.setattr(
         "projected_grpo.runs.sweep.pueue.python_command", lambda words: ["sh", "-c", *words]
     )

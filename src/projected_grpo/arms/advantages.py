@@ -83,9 +83,9 @@ def grade_texts(
     return grader.grade([as_trained(*one) for one in texts], labels=labels)
 
 
-def start_grading(grader: Grader, rows: Sequence[Row], labels: bool) -> None:
-    """Let the grader begin with rows whose grades `grade_rows` will ask for."""
-    grader.start([as_trained(row.problem, row.text) for row in rows], labels=labels)
+def start_grading(grader: Grader, texts: Sequence[tuple[Problem, str]], *, labels: bool) -> None:
+    """Let the grader begin with texts whose grades `grade_texts` or `grade_rows` will ask for."""
+    grader.start([as_trained(*one) for one in texts], labels=labels)
 
 
 def as_trained(problem: Problem, text: str) -> Submission:

@@ -46,18 +46,18 @@ from projected_grpo.model.svd import (
     sketch,
 )
 
-PEFT_TYPE = "ANTIPASTO"
+METHOD = "ANTIPASTO"
 
 
 def _known_to_peft() -> PeftType:
     """PEFT's list of methods is an Enum, closed to other packages: put one more member into it, as
     its class statement would have."""
-    member = str.__new__(PeftType, PEFT_TYPE)
-    member._name_ = member._value_ = PEFT_TYPE
-    setattr(PeftType, PEFT_TYPE, member)
-    PeftType._member_names_.append(PEFT_TYPE)
-    PeftType._member_map_[PEFT_TYPE] = member
-    PeftType._value2member_map_[PEFT_TYPE] = member
+    member = str.__new__(PeftType, METHOD)
+    member._name_ = member._value_ = METHOD
+    setattr(PeftType, METHOD, member)
+    PeftType._member_names_.append(METHOD)
+    PeftType._member_map_[METHOD] = member
+    PeftType._value2member_map_[METHOD] = member
     return member
 
 
@@ -320,4 +320,4 @@ class PeftLayers(SeesTokens):
         """Nothing to do: an ordinary backward reaches delta_S."""
 
 
-register_peft_method(name=PEFT_TYPE.lower(), config_cls=AntiPaSTOConfig, model_cls=AntiPaSTOModel)
+register_peft_method(name=METHOD.lower(), config_cls=AntiPaSTOConfig, model_cls=AntiPaSTOModel)

@@ -173,10 +173,11 @@ class LoRA(Adapter):
         leaves: dict[str, Tensor] = {}
         if not torch.is_grad_enabled():
             self.shape.run_of_row = run_of_row if self.n_runs > 1 else None
-        for name, matrix in self.matrices.items() if torch.is_grad_enabled() else ():
-            delta = self._trained[name].detach()[run_of_row]
-            leaves[name] = (torch.zeros_like(delta) if at_base else delta).requires_grad_()
-            matrix.row_delta = leaves[name]
+        else:
+            for name, matrix in self.matrices.items():
+                delta = self._trained[name].detach()[run_of_row]
+                leaves[name] = (torch.zeros_like(delta) if at_base else delta).requires_grad_()
+                matrix.row_delta = leaves[name]
         try:
             yield leaves
         finally:

@@ -76,9 +76,8 @@ def estimate_memory(
         checkpoint_layers(lm.model, False)
         kept += TRANSIENT * trained * kept_per_token(lm, adapter) / layers
         checkpoint_layers(lm.model, True)
-    logits = (
-        3 * 4 * min(logits_at_once(lm.model.device), trained * len(lm.tokenizer))
-    )  # three in float32
+    at_a_time = min(logits_at_once(lm.model.device), trained * len(lm.tokenizer))
+    logits = 3 * 4 * at_a_time  # three in float32
     # Of a factored module the dense W stays in the CPU's memory, for merging.
     aside = [weight for weight in adapter.aside if weight.device == lm.model.device]
     return MemoryEstimate(

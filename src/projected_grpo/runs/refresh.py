@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from loguru import logger
 
-from projected_grpo.arms.advantages import as_trained
+from projected_grpo.arms.advantages import start_grading
 from projected_grpo.arms.directions import PairChoice, PairSets, extract_for, extraction_of
 from projected_grpo.arms.treatment import measured_basis, treatment_with_v
 from projected_grpo.config import Config
@@ -91,8 +91,8 @@ def draw_for_own_pairs(s: Session, step: int) -> dict[int, list[OwnRow]]:
         n for n, cfg in enumerate(s.cfgs) if cfg.pairs == OWN and is_due(cfg.refresh_every, step)
     ]
     rows = draw_own_rows(s.cfgs, due, s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS, step)
-    texts = [as_trained(row.problem, row.text) for some in rows.values() for row in some]
-    s.grader.start(texts, labels=False)
+    texts = [(row.problem, row.text) for some in rows.values() for row in some]
+    start_grading(s.grader, texts, labels=False)
     return rows
 
 

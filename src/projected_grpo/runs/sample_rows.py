@@ -32,7 +32,8 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
         _teacher_rows(s, n, problem, prompt, taught, draw_seed(seed, step, problem.id))
         for (n, seed, problem), prompt in zip(chosen, prompts, strict=True)
     ]
-    start_grading(s.grader, [row for rows in teacher for row in rows], cfg.labels)
+    taught_texts = [(row.problem, row.text) for rows in teacher for row in rows]
+    start_grading(s.grader, taught_texts, labels=cfg.labels)
     student: list[dict[int, Row]] = [{} for _ in chosen]
 
     def add(place: int, number: int, x: Sample) -> None:
@@ -40,7 +41,7 @@ def sample_rows(s: Session, step: int) -> list[list[Row]]:
         text = s.lm.decode(x.ids)
         row = Row(problem, "student", prompts[place], x.ids, x.terminated, x.logps, text, run=n)
         student[place][number] = row
-        start_grading(s.grader, [row], cfg.labels)
+        start_grading(s.grader, [(problem, text)], labels=cfg.labels)
 
     wanted = cfg.group - taught
     sample_groups(s.lm.model, s.adapter, prompts, wanted, seeds, sampling, runs, add)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 CONFIG = """\
 client: {{}}
 daemon: {{}}
@@ -24,6 +26,18 @@ START_S = 20
 
 class NoPueueError(RuntimeError):
     """pueue is not installed."""
+
+
+def daemon_that_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> "PueueDaemon":
+    """A daemon, yet to be entered, that the launcher finds. Skips the test where there is no
+    pueue."""
+    try:
+        made = PueueDaemon(folder)
+    except NoPueueError as error:
+        pytest.skip(str(error))
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made
 
 
 class PueueDaemon:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import rows_of
 from loguru import logger
-from pueue_daemon import NoPueueError, PueueDaemon
+from pueue_daemon import PueueDaemon, daemon_that_is_found
 
 from projected_grpo.config import ConfigError
 from projected_grpo.env.errors import InputError
@@ -23,13 +23,7 @@ from projected_grpo.runs.sweep.settings import PueueOptions
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PueueDaemon]:
     """A daemon that the launcher finds."""
-    try:
-        made = PueueDaemon(tmp_path / "pueue")
-    except NoPueueError as error:
-        pytest.skip(str(error))
-    for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
-    with made as running:
+    with daemon_that_is_found(tmp_path / "pueue", monkeypatch) as running:
         yield running
 
 

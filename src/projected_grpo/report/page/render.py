@@ -157,9 +157,8 @@ def highlighted(completion: str) -> list[list[str]]:
             found.append([family, text])
 
     for number, part in enumerate(_FENCE.split(completion)):
-        if (
-            number % 4 == 2 and len(part) <= MOST_HIGHLIGHTED
-        ):  # text, fence, program, fence, text ...
+        is_program = number % 4 == 2  # text, fence, program, fence, text ...
+        if is_program and len(part) <= MOST_HIGHLIGHTED:
             for _, kind, text in _PYTHON.get_tokens_unprocessed(part):
                 add(next((f for parent, f in TOKEN_CLASSES.items() if kind in parent), ""), text)
         else:
