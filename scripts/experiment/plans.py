@@ -231,7 +231,6 @@ PLANS: dict[str, Plan] = {
             ("projected as founded", {**_PROJECTED, **_LATE}),
             ("row own pairs", _OWN),
             ("row own pairs placebo", {**_OWN, "arm": "placebo_v"}),
-            ("row refresh=8", {**_SCREEN, "refresh_every": 8}),
             ("row at the policy", {**_SCREEN, "screen_at": "policy"}),
             (
                 "row and projection",

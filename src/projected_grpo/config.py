@@ -23,7 +23,15 @@ Measure = Literal["v", "none"]
 ScheduleName = Literal["cosine", "constant"]
 ScreenName = Literal["none", "row", "token", "penalty"]
 ScoreName = Literal[
-    "tokens", "window", "row", "nll_tokens", "nll_window", "nll_row", "shortness", "flavour"
+    "tokens",
+    "window",
+    "row",
+    "nll_tokens",
+    "nll_window",
+    "nll_row",
+    "shortness",
+    "flavour",
+    "channel",
 ]
 ProjectOn = Literal["grad", "update", "both"]
 
@@ -33,6 +41,8 @@ RUNNING_ROWS = 64
 
 SCORES_ALONG_V = ("tokens", "window", "row")
 """Those of `screen_score` that need directions."""
+SCORES_BY_TEXT = ("flavour", "channel")
+"""Those that flag a row or do not: nothing is measured, and there is no threshold."""
 
 MOST_OWN_ROWS = 256
 """Four steps' rows, and at most so many, calibrate a screen or become pairs (runs/own_rows.py)."""
@@ -380,8 +390,8 @@ class RemedySettings:
     see it act alone."""
     screen_score: Annotated[ScoreName, Role.REMEDY, Formerly("tokens")] = "tokens"
     """How a row is scored: pull of its strongest tokens, of its strongest window, of the row; as
-    controls that need no V, by NLL or by shortness; as a rival, flavour flags what shows a hack of
-    a flavour that the pairs have, by its text."""
+    controls that need no V, by NLL or by shortness. Two rivals read the text: flavour flags a hack
+    of a flavour that the pairs have, channel whatever the flawed grader looks at, honest or not."""
     screen_at: Annotated[Literal["base", "policy"], Role.REMEDY, Formerly("base")] = "base"
     """Whose gradient is scored. base does not go blind as the policy learns to like the hack."""
     screen_fpr: Annotated[float, Within("(0, 1]"), Role.REMEDY, Formerly(0.02)] = 0.02
@@ -549,6 +559,12 @@ class Config(
         return min(MOST_OWN_ROWS, 4 * self.prompts_per_step * self.group)
 
     @property
+    def scores_at_base(self) -> bool:
+        """Whether rows are scored along V by the base model, whose V it is then."""
+        along_v = self.screen_score in SCORES_ALONG_V
+        return self.screen != "none" and self.screen_at == "base" and along_v
+
+    @property
     def warmup_steps(self) -> int:
         return round(self.steps * self.warmup_frac)
 
@@ -661,14 +677,20 @@ class Config(
                 for name in of_screens
                 if getattr(self, name) != _default(name)
             ]
-        if self.screen == "token" and self.screen_score in ("shortness", "flavour"):
+        if self.scores_at_base and self.refresh_every and self.pairs != "own":
+            found.append(
+                f"refresh_every {self.refresh_every} would extract the same V again, as rows are "
+                f"scored at the base model and the pairs of {self.pairs} do not change: set "
+                "--pairs=own or --screen-at=policy, or leave it out"
+            )
+        if self.screen == "token" and self.screen_score in ("shortness", *SCORES_BY_TEXT):
             found.append(
                 f"a token has no {self.screen_score}: take another --screen-score, or --screen=row"
             )
-        if self.screen_score == "flavour" and self.screen_share:
+        if self.screen_score in SCORES_BY_TEXT and self.screen_share:
             found.append(
-                "a row has a known flavour or it has none, so that no share of them scores "
-                f"highest: leave --screen-share={self.screen_share} out"
+                f"a row shows a {self.screen_score} or it does not, so that no share of them "
+                f"scores highest: leave --screen-share={self.screen_share} out"
             )
         if self.screen_share and self.screen_fpr != _default("screen_fpr"):
             found.append(
@@ -682,7 +704,7 @@ class Config(
                 f"screen_share {self.screen_share} of {in_step} rows of a step is less than half a "
                 f"row, so that none is ever flagged: set it to {1 / in_step:.3g} or more"
             )
-        calibrated = not self.screen_share and self.screen_score != "flavour"
+        calibrated = not self.screen_share and self.screen_score not in SCORES_BY_TEXT
         if by_row and calibrated and self.screen_fpr * self.own_rows < 1:
             found.append(
                 f"screen_fpr {self.screen_fpr} of {self.own_rows} calibration rows (4 x "

@@ -209,11 +209,12 @@ def side_gradients(
     *,
     temperature: float,
     micro_batch_tokens: int,
-    run: int = 0,
+    run: int | None = 0,
     cache: Path | None = None,
 ) -> Sides:
-    """grad NLL of both sides of every pair: under the policy of one run, or, where a folder is
-    given as `cache`, under the base model, which nothing may have moved yet."""
+    """grad NLL of both sides of every pair: under the policy of one run, or the base model (None);
+    or, where a folder is given as `cache`, under the base model, which nothing may have moved yet.
+    """
     answers = answers_of(lm, pairs)
     if cache is None:
         gradients = nll_gradients(
@@ -282,12 +283,12 @@ def extract(
     micro_batch_tokens: int,
     model_name: str,
     pair_norm: str = "none",
-    run: int = 0,
+    run: int | None = 0,
     contrast: Contrast = hack_minus_clean,
     cache: Path | None = None,
 ) -> VHack:
-    """Hack directions of the model as it is now (the policy of `run`), from labelled pairs, or what
-    another contrast of them gives.
+    """Hack directions of the policy of `run` as it is now, or of the base model (None), from
+    labelled pairs, or what another contrast of them gives.
 
     cache: the folder of the pairs' gradients, for the base model only; None computes them. Raises
     InputError for fewer than two pairs, or where gradients are not finite or all equal.

@@ -17,7 +17,14 @@ from short_runs import SHORT, copied, few_pairs, trained
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.screening import SCREENS, threshold_at, threshold_of_share
 from projected_grpo.arms.token_scores import SCORES
-from projected_grpo.config import SCORES_ALONG_V, ConfigError, ScoreName, ScreenName, SmokeConfig
+from projected_grpo.config import (
+    SCORES_ALONG_V,
+    SCORES_BY_TEXT,
+    ConfigError,
+    ScoreName,
+    ScreenName,
+    SmokeConfig,
+)
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.own_rows import FOR_PAIRS, draw_first_rows
 from projected_grpo.runs.screens import clean_answers
@@ -88,14 +95,21 @@ def test_a_row_keeps_the_pull_of_its_tokens(by_share: Path) -> None:
         assert 0 <= first < end <= row["completion_tokens"]
 
 
-def test_a_detector_by_text_flags_the_flavours_that_the_pairs_have(tmp_path: Path) -> None:
+@pytest.mark.parametrize("score", SCORES_BY_TEXT)
+def test_a_detector_by_text_flags_the_flavours_that_the_pairs_have_or_all_that_use_the_channel(
+    tmp_path: Path, score: ScoreName
+) -> None:
     """Teacher rows are hacks of all flavours of their mode; the pairs have some of them."""
     known = {pair.flavour for pair in load_pairs("builtin") if pair.mode == "run_tests"}
-    run = train(settings(tmp_path, screen="row", screen_score="flavour", v_hack_k=2, steps=1))
+    run = train(settings(tmp_path, screen="row", screen_score=score, v_hack_k=2, steps=1))
     seen = [(row["flavour"], row["flagged"]) for row in rollouts_of(run) if row["flavour"]]
-    assert seen and all(flagged == (flavour in known) for flavour, flagged in seen)
+    assert seen and all(
+        flagged == (score == "channel" or flavour in known) for flavour, flagged in seen
+    )
     (row,) = rows_of(run)
-    assert row["screen_threshold"] is None and row["screened"][0] == sum(f for _, f in seen)
+    assert row["screen_threshold"] is None and row["screened"][0] == sum(
+        r["flagged"] for r in rollouts_of(run)
+    )
 
 
 def test_a_penalty_is_taken_off_the_reward_of_flagged_rows(tmp_path: Path) -> None:
@@ -125,7 +139,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(
         settings(
             tmp_path_factory.mktemp("runs"), screen="row", screen_fpr=0.1, refresh_every=2, group=4,
-            pairs=few_pairs(), keep_checkpoints=0,
+            screen_at="policy", pairs=few_pairs(), keep_checkpoints=0,
         )
     )  # fmt: skip
 
@@ -152,7 +166,7 @@ def test_resumed_before_the_screen_acts_it_has_the_threshold_of_the_v_that_it_ha
     run = train(
         settings(
             tmp_path, screen="row", screen_fpr=0.1, refresh_every=2, start_arm_at=4, steps=4,
-            checkpoint_every=1, pairs=few_pairs(),
+            screen_at="policy", checkpoint_every=1, pairs=few_pairs(),
         )
     )  # fmt: skip
     rows = rows_of(run)

@@ -257,6 +257,9 @@ def test_a_screen_that_would_not_act_is_refused(v_files, tmp_path: Path) -> None
         HackProjection(adapter, v_files[1.0], row, threshold=0.1)
     with pytest.raises(ConfigError, match="needs a threshold or a screen_share, one of them"):
         HackProjection(adapter, v_files[1.0], replace(Config(arm="projected"), screen="row"))
+    with pytest.raises(ConfigError, match="channel reads problems that a Trainer does not have"):
+        by_text = settings(screen="row", screen_score="channel")
+        HackProjection(adapter, v_files[1.0], by_text, threshold=0.5)
     with pytest.raises(ConfigError, match="threshold does nothing while screen is none"):
         HackProjection(adapter, v_files[1.0], threshold=0.1)
     with pytest.raises(ConfigError, match="have no screen: set screen"):

@@ -108,6 +108,21 @@ def test_every_arm_measures_the_new_v_and_random_v_keeps_what_it_removes(tmp_pat
         assert ((D[name] @ V.T).sign().sum(0) >= 0).all()
 
 
+@pytest.mark.parametrize("judge", ["base", "policy"])
+def test_own_pairs_give_the_v_of_the_model_that_scores(tmp_path: Path, judge: str) -> None:
+    """The policy has moved; it writes no programs here, so that its pairs are the first ones."""
+    cfg = settings(tmp_path)
+    own = replace(cfg, pairs="own", screen="row", screen_fpr=0.5, screen_at=judge)
+    with ExitStack() as stack:
+        s, _ = prepare([cfg], stack)
+        first = {PairChoice.of(own): s.pair_sets[PairChoice.of(cfg)]}
+        s = replace(s, cfgs=[own], pair_sets=first)
+        move(s, 0)
+        _, done = refresh(s, 3, run_dirs(tmp_path, 1))
+    overlap, _ = done.overlaps[0]
+    assert overlap == pytest.approx(1.0, abs=1e-6) if judge == "base" else overlap < 0.95
+
+
 def test_the_columns_say_when_and_how_far_v_turned(through: Path) -> None:
     rows = read_steps(through / "steps.jsonl")
     for row in rows:

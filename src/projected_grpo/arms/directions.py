@@ -182,13 +182,14 @@ def extract_for(
     lm: LanguageModel,
     adapter: Adapter,
     sets: PairSets,
-    run: int = 0,
+    run: int | None = 0,
     extraction: Extraction | None = None,
     *,
     cache: Path | None = None,
 ) -> VHack:
-    """Directions of one run's policy as it is now, in the way that its settings ask for: the hack
-    directions, or those of an arm's `extraction`. `cache` is for the base model only (`extract`).
+    """Directions of one run's policy as it is now, or of the base model (None), in the way that its
+    settings ask for: the hack directions, or those of an arm's `extraction`. `cache` is for the
+    base model only (`extract`).
     """
     how = extraction or Extraction()
     return extract(

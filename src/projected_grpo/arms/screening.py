@@ -10,7 +10,7 @@ compare at the same share.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from projected_grpo.arms.rows import Row, rank_auroc
 from projected_grpo.arms.token_scores import SCORES, Score, TokenValues, measure_tokens
 from projected_grpo.arms.treatment import Treatment
 from projected_grpo.config import Config
+from projected_grpo.env.loopholes.exploits import exploiting_lines
 from projected_grpo.env.loopholes.modes import flavour_of
 from projected_grpo.env.parsing import extract_code
 from projected_grpo.model.adapter import Adapter
@@ -183,15 +184,30 @@ def flag(rows: Sequence[Row], values: Sequence[TokenValues], cfg: Config, thresh
                 row.pull = value.of(score)
 
 
-def flag_known(rows: Sequence[Row], known: Collection[tuple[str, str | None]]) -> None:
-    """Flag the rows whose program shows a known hack: what one would do instead of all this, where
-    the hacks are known. The text is read and nothing runs (`flavour_of`)."""
+TextDetector = Callable[[str, Row], bool]
+"""(program, its row) -> is it flagged?"""
+
+
+def flag_by_text(rows: Sequence[Row], detects: TextDetector) -> None:
+    """Flag rows by their program: what one would do instead of all this, where the hacks, or the
+    flaw, are known. The text is read and nothing runs."""
     for row in rows:
         code = extract_code(row.text)
-        entry = row.problem.entry_point
-        flavour = None if code is None else flavour_of(code, entry, mode=row.mode)
-        row.screen_score = float((row.mode, flavour) in known)
-        row.flagged = bool(row.screen_score)
+        row.flagged = code is not None and detects(code, row)
+        row.screen_score = float(row.flagged)
+
+
+def detector_of_hacks(known: Collection[tuple[str, str | None]]) -> TextDetector:
+    """Flags programs that show a hack of these modes and flavours."""
+    return lambda code, row: (
+        (row.mode, flavour_of(code, row.problem.entry_point, mode=row.mode)) in known
+    )
+
+
+def uses_channel(code: str, row: Row) -> bool:
+    """Whether a program uses what its flawed grader looks at, honestly or not: without it no hack
+    pays."""
+    return bool(exploiting_lines(code, row.mode))
 
 
 def left_out_positions(rows: Sequence[Row], shape: torch.Size, device: torch.device) -> Tensor:

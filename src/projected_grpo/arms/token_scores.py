@@ -59,7 +59,7 @@ class Score:
     meaning: str
     of: str
     """What is taken of each token: pull, nll or nothing; text: it is no sum over tokens, and
-    `summary` is not used (screening.flag_known)."""
+    `summary` is not used (screening.flag_by_text)."""
     summary: Callable[[Values], float]
 
 
@@ -81,6 +81,9 @@ SCORES: dict[str, Score] = {
     "shortness": Score("control: fewer tokens score higher", "nothing", lambda v: -float(len(v))),
     "flavour": Score(
         "rival: 1 where the text shows a hack of a flavour that the pairs have", "text", len
+    ),
+    "channel": Score(
+        "rival: 1 where the text uses what the flawed grader looks at, honestly or not", "text", len
     ),
 }
 """Score by name (--screen-score): from large to small, the likelier hacks come first."""

@@ -24,7 +24,7 @@ from projected_grpo.arms.screening import (
 )
 from projected_grpo.arms.token_scores import SCORES
 from projected_grpo.arms.treatment import Treatment
-from projected_grpo.config import Config, ConfigError
+from projected_grpo.config import SCORES_BY_TEXT, Config, ConfigError
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.checks import require_plain_head
 from projected_grpo.model.load import LanguageModel
@@ -40,8 +40,14 @@ class TrlScreen:
     def __init__(self, cfg: Config, threshold: float | None) -> None:
         """threshold: scores above it are flagged; None where `screen_share` is set.
 
-        Raises ConfigError unless one of the two is given.
+        Raises ConfigError unless one of the two is given, and for a detector by text, which needs
+        to know the problem.
         """
+        if cfg.screen_score in SCORES_BY_TEXT:
+            raise ConfigError(
+                f"screen_score {cfg.screen_score} reads problems that a Trainer does not have: "
+                "take another, or put a row's flag into the reward function"
+            )
         if (threshold is None) != bool(cfg.screen_share):
             raise ConfigError(
                 f"screen {cfg.screen} needs a threshold or a screen_share, one of them: a run of "

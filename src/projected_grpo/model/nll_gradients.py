@@ -49,10 +49,10 @@ def nll_gradients(
     *,
     temperature: float,
     micro_batch_tokens: int,
-    run: int = 0,
+    run: int | None = 0,
 ) -> dict[str, Tensor]:
-    """Gradient of each answer's summed completion NLL: module -> (answers, r). Leaves no gradient
-    behind.
+    """Gradient of each answer's summed completion NLL under the policy of one run, or the base
+    model (None): module -> (answers, r). Leaves no gradient behind.
 
     On a CPU, whose memory is the whole machine's, a batch that would keep more than KEPT_ON_CPU
     computes its layers again in the backward.
@@ -66,8 +66,9 @@ def nll_gradients(
             prompts, completions = zip(*(answers[i] for i in some), strict=True)
             batch = collate(prompts, completions, lm.pad_id, device)
             large = a_token * batch.input_ids.numel() > KEPT_ON_CPU
-            of_row = torch.full((len(prompts),), run, device=device)
-            with checkpointed(lm.model, large), adapter.rows(of_row) as leaves:
+            of_row = torch.full((len(prompts),), run or 0, device=device)
+            rows = adapter.rows(of_row, at_base=run is None)
+            with checkpointed(lm.model, large), rows as leaves:
                 loss = -completion_logprobs(lm.model, batch, temperature).sum()
                 gradients = torch.autograd.grad(loss, list(leaves.values()))
             for name, gradient in zip(leaves, gradients, strict=True):

@@ -12,15 +12,18 @@ from projected_grpo.arms.rows import Row
 from projected_grpo.arms.screening import (
     SCREENS,
     Calibration,
+    TextDetector,
     calibrated_runs,
+    detector_of_hacks,
     flag,
-    flag_known,
+    flag_by_text,
     measure_rows,
     scores_of,
     screen_directions,
     screened_runs,
     threshold_at,
     threshold_of_share,
+    uses_channel,
 )
 from projected_grpo.arms.token_scores import SCORES
 from projected_grpo.config import Config
@@ -53,12 +56,14 @@ def clean_answers(cfg: Config, lm: LanguageModel) -> list[PromptCompletion]:
     ]
 
 
-def known_flavours(cfg: Config, sets: PairSets) -> set[tuple[str, str | None]]:
-    """(mode, flavour) of the hacks in the pairs that V is made of: what a detector by text knows
-    that knows what V knows."""
+def text_detector(cfg: Config, sets: PairSets) -> TextDetector:
+    """What flags rows by their text: as a rival that knows what V knows, the hacks in the pairs
+    that V is made of; or any use of the flaw."""
+    if cfg.screen_score == "channel":
+        return uses_channel
     choice = PairChoice.of(cfg)
     pairs = sets[choice] if choice in sets else choice.load()
-    return {(pair.mode, pair.flavour) for pair in pairs if pair.flavour is not None}
+    return detector_of_hacks({(p.mode, p.flavour) for p in pairs if p.flavour is not None})
 
 
 def calibrate_all(s: Session) -> Session:
@@ -73,12 +78,12 @@ def calibrate_all(s: Session) -> Session:
         for n in wanted
     }
     start = {n: Calibration(0.0, texts[n]) for n in wanted}
-    known = {
-        n: known_flavours(s.cfgs[n], s.pair_sets)
+    by_text = {
+        n: text_detector(s.cfgs[n], s.pair_sets)
         for n in screened_runs(s.cfgs)
         if SCORES[s.cfgs[n].screen_score].of == "text"
     }
-    return calibrate(replace(s, calibrations=start, known_flavours=known), wanted)
+    return calibrate(replace(s, calibrations=start, text_detectors=by_text), wanted)
 
 
 def calibrate(s: Session, runs: Collection[int]) -> Session:
@@ -122,9 +127,9 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
     """
     acting = screened_runs(s.cfgs, step)
     every = [row for group in groups for row in group if row.run in acting]
-    for n in [n for n in acting if n in s.known_flavours]:
-        flag_known([r for r in every if r.run == n], s.known_flavours[n])
-    acting = [n for n in acting if n not in s.known_flavours]
+    for n in [n for n in acting if n in s.text_detectors]:
+        flag_by_text([r for r in every if r.run == n], s.text_detectors[n])
+    acting = [n for n in acting if n not in s.text_detectors]
     rows = [row for row in every if row.run in acting]
     texts, runs = [(row.prompt, row.ids) for row in rows], [row.run for row in rows]
     directions = screen_directions(s.treatments, len(s.cfgs)) if acting else {}

@@ -1,7 +1,7 @@
 """What a run needs and does not change while it runs: read, checked and loaded before anything is
 written."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +25,7 @@ from projected_grpo.arms.optimizer import adamw
 from projected_grpo.arms.own_reward import describe_reward
 from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
-from projected_grpo.arms.screening import Calibration, calibrated_runs
+from projected_grpo.arms.screening import Calibration, TextDetector, calibrated_runs
 from projected_grpo.arms.treatment import Treatment, make_treatments, measured_axes
 from projected_grpo.config import PER_RUN, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
@@ -87,9 +87,7 @@ class Session:
     plain_prompts: Mapping[int, list[int]]  # problem id -> token ids, as no arm has changed it
     own_rows: Mapping[int, list[OwnRow]]  # of runs that screen: by the untrained policy
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)  # of runs that screen
-    known_flavours: Mapping[int, Collection[tuple[str, str | None]]] = field(
-        default_factory=dict
-    )  # (mode, flavour) of the hacks that a run's screen by text knows
+    text_detectors: Mapping[int, TextDetector] = field(default_factory=dict)  # likewise, by text
     world: World = ALONE
 
     @property
