@@ -216,9 +216,15 @@ def describe(s: Section) -> str:
     devices = ", ".join(sorted({about["device"] for about in abouts}))
     shas = ", ".join(sorted({(about["git_sha"] or "unknown")[:7] for about in abouts}))
     seeds = ", ".join(map(str, sorted({about["seed"] for about in abouts})))
+    sets = {about.get("problems_sha256") for about in abouts} - {None}
+    unequal = (
+        " **The arms did not have the same problems**: --max-prompt left more out where there is a "
+        "hint."
+    )
     return (
         f"{len(abouts)} runs, seeds {seeds}; {devices}; commit {shas}; preset "
         f"{abouts[0]['preset']}, other than it `{json.dumps(s.shared)}`, beside what plans.py sets."
+        + (unequal if len(sets) > 1 else "")
     )
 
 

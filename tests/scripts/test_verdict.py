@@ -276,9 +276,18 @@ def test_another_model_other_problems_or_settings_make_it_exploratory(
         mine[0] |= about
     write(tmp_path, runs)
     (s,) = verdict.sections_of(verdict.read_runs(tmp_path))
+    assert "did not have the same problems" not in verdict.describe(s)
     assert verdict.decision(s, 100).startswith(
         f"Exploratory (not docs/spec.md's {said}), by the rule of H2: H2 holds"
     )
+
+
+def test_arms_that_had_other_problems_are_told(tmp_path: Path) -> None:
+    runs = [run(label, 401) for label in ("vanilla", plans.CEILING)]
+    runs[1][0]["problems_sha256"] = "another"
+    write(tmp_path, runs)
+    (s,) = verdict.sections_of(verdict.read_runs(tmp_path))
+    assert "The arms did not have the same problems" in verdict.describe(s)
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
