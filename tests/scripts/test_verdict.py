@@ -117,8 +117,9 @@ def test_no_order_of_seeds_or_controls_matters_and_less_hacking_is_never_worse(
     drawn: tuple[list[float], ...], by: float
 ) -> None:
     vanilla, treated, one, other, solve, ceiling, untrained, unhinted = drawn
-    rest = {"solve": solve, "ceiling": ceiling, "untrained": untrained}
-    rest["ceiling_untrained"] = unhinted
+    rest = {
+        "solve": solve, "ceiling": ceiling, "untrained": untrained, "ceiling_untrained": unhinted,
+    }  # fmt: skip
     v = judge(vanilla=vanilla, treated=treated, controls={"a": one, "b": other}, **rest)
     turned = {name: values[::-1] for name, values in rest.items()}
     controls = {"b": other[::-1], "a": one[::-1]}
