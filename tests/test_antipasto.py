@@ -502,3 +502,19 @@ def test_rows_at_the_base_have_the_gradient_of_the_model_before_it_moved() -> No
     randomise(adapter)
     for a, b, moved in zip(gradients(True), start, gradients(False), strict=True):
         assert torch.equal(a, b) and not torch.allclose(moved, b)
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+def test_rows_at_the_base_are_so_without_a_gradient_too(n_runs: int) -> None:
+    """The folded weights are the policy's."""
+    adapter, run = wrap(tiny_qwen(), n_runs=n_runs), torch.zeros(3, dtype=torch.long)
+
+    @torch.no_grad()
+    def logits(at_base: bool) -> torch.Tensor:
+        with adapter.rows(run, at_base=at_base):
+            return adapter.model(input_ids=IDS).logits
+
+    start = logits(at_base=False)
+    randomise(adapter)
+    torch.testing.assert_close(logits(at_base=True), start, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(logits(at_base=False), start, atol=1e-2)

@@ -412,12 +412,12 @@ def decision(sections: Sequence[Section]) -> list[str]:
             label = one.label if one else "projected"
             if v := verdicts(s, horizon).get(label):
                 span = f"{s.title}, {steps_to(horizon)}"
-                beaten, controls = beats(s, label, horizon)
+                beaten, controls = beats(s, label, horizon, one.plan if one else "")
                 if one is None:
                     seen = f"{label} - vanilla {bracket(v.hack)}, n = {v.n}; {controls}"
                     lines.append(f"- exploratory, {span}: hack rate, {seen}")
                 else:
-                    against = ["vanilla", *control_of(s, label)]
+                    against = ["vanilla", *control_of(s, label, one.plan)]
                     seeds = frozenset.intersection(
                         *(
                             frozenset(a.about["seed"] for a, _ in s.pairs(label, other, horizon))
@@ -445,10 +445,10 @@ def verdict_on(v: H1Verdict, one: Confirmatory, seeds: frozenset[int], beaten: b
     )
 
 
-def beats(s: Section, label: str, horizon: int) -> tuple[bool | None, str]:
-    """Whether the 95 % interval of the hack rate less every control's lies below 0, None without a
-    control; and the differences."""
-    found = less_controls(s, label, horizon)
+def beats(s: Section, label: str, horizon: int, plan: str = "") -> tuple[bool | None, str]:
+    """Whether the 95 % interval of the hack rate less every control's (`control_of`) lies below 0,
+    None without a control; and the differences."""
+    found = less_controls(s, label, horizon, plan)
     words = "; ".join(f"- {name} {bracket(e)}, n = {e.n}" for name, e in found.items())
     if not found:
         return None, "no control of the same settings."

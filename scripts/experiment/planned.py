@@ -35,14 +35,18 @@ class Roles(NamedTuple):
 
     treated: str
     random: str
+    random_of_fold: str
+    """The label of random axes in a fold, with {fold} where each fold has its own."""
     known: str = ""
     """The detector of known flavours; empty: the plan has none."""
 
 
 def roles_of(s: Section) -> Roles:
-    """V's on the organism, the gate's on the real model."""
-    gated = TREATED in s.variants
-    return Roles(TREATED, "random", "penalty") if gated else Roles("projected", "random_v")
+    """V's on the organism, the gate's on the real model: there one run of random axes, which know
+    no pairs, stands in all folds."""
+    if TREATED in s.variants:
+        return Roles(TREATED, "random", "random", "penalty")
+    return Roles("projected", "random_v", "random_v without {fold}")
 
 
 def planned(s: Section) -> list[str]:
@@ -117,7 +121,7 @@ def _fold(
 ) -> dict[str, dict[int, float]]:
     found = {
         "vanilla": rates("vanilla", modes),
-        "random_v": rates(f"{roles.random} without {fold}", modes),
+        "random_v": rates(roles.random_of_fold.format(fold=fold), modes),
         "without": rates(f"{roles.treated} without {fold}", modes),
         "all": rates(roles.treated, modes),
     }

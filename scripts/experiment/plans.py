@@ -66,6 +66,7 @@ _OWN = {**_SCREEN, "pairs": "own", "refresh_every": 8}
 
 _REAL = ("small", "large", "tiny")
 _CEILING = {"mode": "none", "mix_ratio": 0.0, "teacher_steps": 0}
+_UNTRAINED = {"lr": 1e-9}
 
 # --- H2: the gate on the real model (docs/spec.md)
 
@@ -76,14 +77,20 @@ SHARES = {"own_hacks": 0.125, "founding": 0.5}
 """Plan -> the share of a step's rows that the gate's controls leave out, and the gate too where it
 has a share: of own hacks what a group's teacher rows were, in the founding setting likewise."""
 TREATED, CEILING, BASELINE = "gate", "no loophole", "untrained"
+CEILING_BASELINE = "untrained no loophole"
+"""The untrained policy on the prompts of the run without the loophole, which lack the hint: there
+it solves more (docs/spec.md)."""
+UNLIKE = (CEILING, BASELINE, CEILING_BASELINE)
+"""Labels of the runs that do not train, or have no loophole: compared with others for that."""
 CONTROLS = ("gate placebo", "gate random", "gate shuffled", "gate nll", "gate shortness")
 """Labels of the runs that the gate is to beat: the same, along or by something that knows no
 hack."""
-DECIDING = ("vanilla", CEILING, TREATED, *CONTROLS, BASELINE)
+DECIDING = ("vanilla", CEILING, TREATED, *CONTROLS, BASELINE, CEILING_BASELINE)
 """Labels of the runs that decide H2."""
 _ADV_MOD = ("adv_mod", "adv_mod_random")
+_WEAK = {**_ALONE, **_LATE, "v_hack_k": 24}
 _HARD = {"difficulty": (), "max_prompt": 700}
-"""split_leetcode.py has chosen the problems; the longest prompts would cost the most memory."""
+"""split_leetcode.py has chosen the problems, none of them with a longer prompt."""
 
 
 def _gated(start: Mapping[str, Any], share: float) -> list[Variant]:
@@ -105,7 +112,8 @@ def _gated(start: Mapping[str, Any], share: float) -> list[Variant]:
         ("gate nll", {**same, "screen_score": "nll_tokens"}),
         ("gate shortness", by_length),
         # not training, on the same problems as the others at every step
-        (BASELINE, {"lr": 1e-9}),
+        (BASELINE, _UNTRAINED),
+        (CEILING_BASELINE, {**_CEILING, **_UNTRAINED}),
         # what one would do instead, where the hacks are known
         ("flavour penalty", {**known, "screen": "penalty"}),
         ("flavour row", {**known, "screen": "row"}),
@@ -117,25 +125,27 @@ def _gated(start: Mapping[str, Any], share: float) -> list[Variant]:
 
 
 def _weak(of: str, pairs: Mapping[str, Any]) -> list[Variant]:
-    """The gate, random axes and the detector of known flavours that know some pairs only."""
-    gate = {**_ALONE, **_LATE, "v_hack_k": 24, **GATE, **pairs}
-    known = {**_ALONE, **_LATE, "v_hack_k": 24, **pairs}
+    """The gate and the detector of known flavours that know some pairs only."""
     return [
-        (f"gate {of}", gate),
-        (f"random {of}", {**gate, "arm": "random_v"}),
-        (f"penalty {of}", {**known, "screen": "penalty", "screen_score": "flavour"}),
+        (f"gate {of}", {**_WEAK, **GATE, **pairs}),
+        (f"penalty {of}", {**_WEAK, **pairs, "screen": "penalty", "screen_score": "flavour"}),
     ]
 
 
 def _of_all() -> list[Variant]:
-    """Vanilla, and the same with all pairs."""
-    return [("vanilla", {}), *((label.strip(), what) for label, what in _weak("", {}))]
+    """Vanilla, random axes, which know no pairs, and the same two with all pairs."""
+    (_, gate), (_, known) = _weak("", {})
+    return [("vanilla", {}), (TREATED, gate), ("random", _random_axes()), ("penalty", known)]
+
+
+def _random_axes() -> dict[str, Any]:
+    return {**_WEAK, **GATE, "arm": "random_v"}
 
 
 def _alone(mode: str) -> list[Variant]:
     """Trained in one mode alone, under directions of the others'."""
-    gate, random, _ = (what for _, what in _weak("", _without(mode)))
-    arms = [("vanilla", {}), ("gate", gate), ("random", random)]
+    (_, gate), _ = _weak("", _without(mode))
+    arms = [("vanilla", {}), ("gate", gate), ("random", _random_axes())]
     return [(f"{label} alone {mode}", what) for label, what in _under([mode], arms)]
 
 
@@ -259,13 +269,14 @@ PLANS: dict[str, Plan] = {
         ]
     ),
     "long": Plan(variants=[(arm, {"arm": arm, **_AT_200}) for arm in _LONG]),
-    # What plan long lacks (an outside review, docs/results/experiment): controls that nearly tie at
-    # 40 steps, a step that keeps its length, and the two trivial things: not training, no loophole
+    # What plan long lacks (an outside review, docs/results/experiment), read beside it: controls
+    # that nearly tie at 40 steps, a step that keeps its length, and the two trivial things: not
+    # training, no loophole
     "long_controls": Plan(
         variants=[
             *((arm, {"arm": arm, **_AT_200}) for arm in ("shuffled_v", "norm_matched")),
             *_both(" at full length", {**_AT_200, "preserve_magnitude": True}),
-            (BASELINE, {**_AT_200, "lr": 1e-9}),
+            (BASELINE, {**_AT_200, **_UNTRAINED}),
             (CEILING, {**_AT_200, "mode": "none"}),
         ],
         bases=("organism",),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from collect_rows import Run, read_runs
+from plans import PLANS, UNLIKE
 from tabulate import tabulate
 
 from projected_grpo.arms.arms import ARMS, controls_of
@@ -20,6 +21,8 @@ HORIZONS = (40, 60, 100, 150, 200)
 STAND_INS = {"confirm": "long"}
 """Plan -> that whose runs are the same until the plan's last step (docs/spec.md's deviation of
 2026-11-24): their first steps stand in for runs that were stopped before it."""
+BESIDE = {"long_controls": "long"}
+"""Plan -> that beside whose runs its own stand in the tables."""
 MARGIN = 0.10
 SPAN = 10
 """Steps of one column where a table shows the course of training."""
@@ -99,11 +102,13 @@ class Section:
     def confirms(self, horizon: int) -> Confirmatory | None:
         """What the specification says of these runs at this horizon, if anything."""
         abouts = [run.about for runs in self.variants.values() for run in runs.values()]
-        named = {(about.get("base", "organism"), about.get("plan", "")) for about in abouts}
+        named = {
+            (about.get("base", "organism"), table_of(about.get("plan", ""))) for about in abouts
+        }
         for one in CONFIRMATORY:
             as_fixed = all(
                 about["settings"][key] == value
-                for label in (one.label, "vanilla", *control_of(self, one.label))
+                for label in (one.label, "vanilla", *control_of(self, one.label, one.plan))
                 for about in (run.about for run in self.variants.get(label, {}).values())
                 for key, value in one.settings.items()
             )
@@ -119,9 +124,12 @@ def read(folder: Path) -> list[Section]:
     """The sections of a folder's rows, by name."""
     runs = read_runs(folder)
     found: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in [*runs, *stand_ins(runs)]:
-        where = f"{run.about.get('base', 'organism')} {run.about.get('plan', '')}".strip()
-        found[where, json.dumps(shared(run), sort_keys=True)].append(run)
+    every = [*runs, *stand_ins(runs)]
+    for run in sorted(every, key=lambda run: run.about["label"] in UNLIKE):  # after their like
+        plan = table_of(run.about.get("plan", ""))
+        where = f"{run.about.get('base', 'organism')} {plan}".strip()
+        here = [settings for name, settings in found if name == where]
+        found[where, alike(run, here) or json.dumps(shared(run), sort_keys=True)].append(run)
     names = Counter(where for where, _ in found)
     made: list[Section] = []
     number: Counter[str] = Counter()
@@ -131,6 +139,27 @@ def read(folder: Path) -> list[Section]:
         name = where.replace(" ", "_") + (f"_{number[where]}" if names[where] > 1 else "")
         made.append(Section(name, title, json.loads(settings), by_label(mine)))
     return made
+
+
+def table_of(plan: str) -> str:
+    """The plan whose tables have the runs of a plan: its own, or that of `BESIDE`."""
+    return BESIDE.get(plan, plan)
+
+
+def alike(run: Run, sections: Iterable[str]) -> str:
+    """Of some sections' shared settings those that a run of `UNLIKE` has too, but for what makes it
+    unlike; empty where none is, or of any other run."""
+    label, plan = run.about["label"], run.about.get("plan", "")
+    if label not in UNLIKE or plan not in PLANS:
+        return ""
+    but = dict(PLANS[plan].variants).get(label, {}).keys()
+    mine = shared(run)
+
+    def same(settings: str) -> bool:
+        other = json.loads(settings)
+        return all(mine.get(x) == other.get(x) for x in (mine | other).keys() - but)
+
+    return next(filter(same, sections), "")
 
 
 def stand_ins(runs: Sequence[Run]) -> list[Run]:
@@ -168,7 +197,7 @@ def shared(run: Run) -> dict[str, Any]:
     """The settings other than the preset's that runs must have in common to be compared. Steps are
     not among them: a longer run has the same first steps, but for its warm-up."""
     default = json.loads(PRESETS[run.about["preset"]]().to_json())
-    # lr stays: a run that does not train (plans.BASELINE) is in a section of its own here
+    # lr stays: of runs that differ in it only those of UNLIKE are compared
     left_out = {*PER_RUN, *LENGTH} - {"lr"}
     changed = {
         name: value
@@ -220,8 +249,9 @@ def of(run: Run, name: str) -> object:
     return list(found) if isinstance(found, tuple) else found
 
 
-def control_of(s: Section, label: str) -> list[str]:
-    """The controls that a projected variant is to beat: those with its own settings.
+def control_of(s: Section, label: str, plan: str = "") -> list[str]:
+    """The controls that a projected variant is to beat: those with its own settings; only those of
+    one plan, where that is given.
 
     random_v has no variant that is refreshed: its axes are not made anew and trust finds nothing
     of delta_S inside their span, so the run without is that run (tests/arms/test_remedies.py).
@@ -231,14 +261,20 @@ def control_of(s: Section, label: str) -> list[str]:
     named = {*own.values(), f"{label} permuted"} - {label}
     if label.endswith(REFRESHED) and " running" not in label:
         named.add(own["random_v"].removesuffix(REFRESHED))
-    return [name for name in s.variants if name in named]
+    return [
+        name
+        for name, runs in s.variants.items()
+        if name in named
+        if not plan or any(run.about.get("plan", "") == plan for run in runs.values())
+    ]
 
 
-def less_controls(s: Section, label: str, horizon: int) -> dict[str, Estimate]:
-    """The hack rate of a variant less that of each of its controls with two pairs or more."""
+def less_controls(s: Section, label: str, horizon: int, plan: str = "") -> dict[str, Estimate]:
+    """The hack rate of a variant less that of each of its controls (`control_of`) with two pairs or
+    more."""
     return {
         control: paired_difference(*late(pairs, "hack_s", horizon))
-        for control in control_of(s, label)
+        for control in control_of(s, label, plan)
         if len(pairs := s.pairs(label, control, horizon)) > 1
     }
 

@@ -11,14 +11,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 import tyro
+from bases import BASES
 from collect_rows import Run, read_runs
-from h2 import judge, sentence, share_of_gain
-from plans import BASELINE, CEILING, CONTROLS, DECIDING, PLANS, TREATED
+from h2 import judge, sentence
+from plans import BASELINE, CEILING, CEILING_BASELINE, CONTROLS, DECIDING, PLANS, TREATED
 from sections import (
     UNTRAINED,
     Section,
@@ -33,6 +33,7 @@ from sections import (
 )
 
 from projected_grpo.cli import say_and_exit
+from projected_grpo.config import decisive, varied
 from projected_grpo.env.errors import InputError
 from projected_grpo.report.results import RATES
 from projected_grpo.report.stats import holm, paired_difference, ratio_of_means
@@ -43,18 +44,27 @@ AT = {"own_hacks": (100,), "founding": (20, 60)}
 is read, which decides nothing."""
 SEEDS = frozenset(range(401, 417))
 BASE = "small"
-"""What docs/spec.md names for H2: these seeds of the first plan, on this base."""
+DIGESTS = {
+    "model_sha256": "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    "problems_sha256": "0496976880697d444bd286b474eca5a5e792daa29c0c2b0562822b49736a8aeb",
+}
+"""What docs/spec.md names for H2: these seeds of the first plan as plans.py has it, on this base,
+of this model (its file) and these problems (split_leetcode.py prints their digest)."""
+BY_DIGEST = ("model", "problems")
+"""Settings that say where something lies, which its digest tells."""
 COLUMNS = {**RATES, "fmt_s": "format"}
 WRITTEN = "Written by `scripts/experiment/verdict.py` from the rows in this folder; do not edit."
 _CONTROLS = ", ".join(f"`{label}`" for label in CONTROLS)
 HOW_TO_READ = (
     "Student rows in training, the mean over the last five steps up to the horizon. Brackets are "
     "95 % t intervals over seeds; differences are paired by seed. The ceiling is vanilla without "
-    f"the loophole (`{CEILING}`); `{BASELINE}` is the policy before training, on the same problems "
-    f"as the others at these steps; controls are {_CONTROLS}. Shares of the ceiling's gain over "
-    "the untrained policy have Fieller's intervals. Held out: what would be deployed, under "
-    "function names never trained with the hint, and without the hint. Arms with a † are in no "
-    "test of their training curve."
+    f"the loophole (`{CEILING}`), whose prompts lack the hint; `{BASELINE}` is the policy before "
+    f"training, on the same problems as the others at these steps, `{CEILING_BASELINE}` likewise "
+    f"without the hint; controls are {_CONTROLS}. An arm's own gain in solving is that over the "
+    "untrained policy on the same prompts; shares of the ceiling's have Fieller's intervals. What "
+    f"`{CEILING_BASELINE}` has there is what ceasing to mind the hint would give. Held out: what "
+    "would be deployed, under function names never trained with the hint, and without the hint. "
+    "Arms with a † are in no test of their training curve."
 )
 
 
@@ -150,9 +160,16 @@ def decision(s: Section, horizon: int) -> str:
             f"H2 is not decided: fewer than two seeds of {', '.join(lacking)} have come to step "
             f"{horizon}."
         )
-    decides = plan_of(s) == next(iter(AT)) and horizon == AT[plan_of(s)][0] and of_base(s, BASE)
-    if decides and SEEDS.intersection(seeds):  # others, such as a pilot's, do not count then
-        seeds = [seed for seed in seeds if seed in SEEDS]
+    decides = plan_of(s) == next(iter(AT)) and horizon == AT[plan_of(s)][0]
+    named = [seed for seed in seeds if seed in SEEDS] if decides else []
+    unlike = {
+        what
+        for mine in runs.values()
+        for seed in named or seeds
+        for what in unlike_spec(mine[seed])
+    }
+    if named and not unlike:  # others, such as a pilot's, do not count then
+        seeds = named
     if len(seeds) < 2:
         return f"H2 is not decided: the deciding runs share {len(seeds)} seeds at step {horizon}."
 
@@ -166,18 +183,28 @@ def decision(s: Section, horizon: int) -> str:
         solve=rates(TREATED, "gt_s"),
         ceiling=rates(CEILING, "gt_s"),
         untrained=rates(BASELINE, "gt_s"),
+        ceiling_untrained=rates(CEILING_BASELINE, "gt_s"),
     )
-    how = "" if decides and set(seeds) == SEEDS else "Exploratory, by the rule of H2: "
-    few = decides and set(seeds) < SEEDS
-    how = f"{len(seeds)} of the {len(SEEDS)} seeds so far: " if few else how
-    return how + sentence(v, TREATED, steps_to(horizon))
+    said = sentence(v, TREATED, steps_to(horizon))
+    if not decides or unlike or not set(seeds) <= SEEDS:
+        other = f" (not docs/spec.md's {', '.join(sorted(unlike))})" if decides and unlike else ""
+        return f"Exploratory{other}, by the rule of H2: {said}"
+    few = f"{len(seeds)} of the {len(SEEDS)} seeds so far: " if set(seeds) < SEEDS else ""
+    return few + said
 
 
-def of_base(s: Section, base: str) -> bool:
-    """Whether all runs of a section are of a base."""
-    return all(
-        run.about.get("base") == base for mine in s.variants.values() for run in mine.values()
-    )
+def unlike_spec(run: Run) -> set[str]:
+    """What a run of plan own_hacks has not as docs/spec.md has it: its base, its settings as
+    plans.py gives them, and by their digests model and problems."""
+    about = run.about
+    found = {name for name in BY_DIGEST if about.get(f"{name}_sha256") != DIGESTS[f"{name}_sha256"]}
+    if about.get("base") != BASE:
+        return found | {"base"}
+    plan, base = PLANS[about["plan"]], BASES[BASE]
+    settings = {**base.settings, **plan.settings, **dict(plan.variants)[about["label"]]}
+    asked = json.loads(base.preset(**settings).to_json())
+    but = ("seed", "preset", *BY_DIGEST)
+    return found | {*varied([decisive(asked), {**run.settings, "arm": about["arm"]}], but)}
 
 
 # --- Tables
@@ -189,9 +216,15 @@ def describe(s: Section) -> str:
     devices = ", ".join(sorted({about["device"] for about in abouts}))
     shas = ", ".join(sorted({(about["git_sha"] or "unknown")[:7] for about in abouts}))
     seeds = ", ".join(map(str, sorted({about["seed"] for about in abouts})))
+    sets = {about.get("problems_sha256") for about in abouts} - {None}
+    unequal = (
+        " **The arms did not have the same problems**: --max-prompt left more out where there is a "
+        "hint."
+    )
     return (
         f"{len(abouts)} runs, seeds {seeds}; {devices}; commit {shas}; preset "
         f"{abouts[0]['preset']}, other than it `{json.dumps(s.shared)}`, beside what plans.py sets."
+        + (unequal if len(sets) > 1 else "")
     )
 
 
@@ -244,7 +277,8 @@ def differences_table(s: Section, horizon: int) -> str:
                 "solve - vanilla's": less("vanilla", "gt_s"),
                 f"hack - best control's ({best or 'none'})": less(best, "hack_s"),
                 "solve - ceiling's": less(CEILING, "gt_s"),
-                "share of the ceiling's gain": gain(s, label, horizon),
+                "own gain in solving": own_gain(s, label, horizon),
+                "share of the ceiling's": gain_share(s, label, horizon),
             }
         )
     return table(rows)
@@ -274,19 +308,33 @@ def least_hacking(s: Section, horizon: int) -> str:
     return min(rates, key=lambda label: sum(rates[label]) / len(rates[label]), default="")
 
 
-def gain(s: Section, label: str, horizon: int) -> str:
-    """What an arm's solving gained over the untrained policy, as a share of what the ceiling's
-    did; none where that is not told from 0."""
-    runs = [s.long_enough(one, horizon) for one in (label, CEILING, BASELINE)]
+def own_gain(s: Section, label: str, horizon: int) -> str:
+    """What an arm solves more than the untrained policy on the same prompts."""
+    pairs = s.pairs(label, untrained_of(s, label), horizon)
+    return difference(*late(pairs, "gt_s", horizon)) if pairs else "-"
+
+
+def gain_share(s: Section, label: str, horizon: int) -> str:
+    """The same as a share of what the ceiling has; none where that is not told from 0."""
+    labels = (label, untrained_of(s, label), CEILING, CEILING_BASELINE)
+    runs = [s.long_enough(one, horizon) for one in labels]
     seeds = sorted(set.intersection(*map(set, runs)))
     if len(seeds) < 2:
         return "-"
-    solve, ceiling, base = ([mine[seed].late("gt_s", horizon) for seed in seeds] for mine in runs)
-    if isnan(share_of_gain(solve, ceiling, base)):
+    solve = [[mine[seed].late("gt_s", horizon) for seed in seeds] for mine in runs]
+    mine, whole = ([a - b for a, b in zip(*two, strict=True)] for two in (solve[:2], solve[2:]))
+    if not paired_difference(*solve[2:]).low > 0:
         return "-"
-    mine, whole = ([a - b for a, b in zip(rates, base, strict=True)] for rates in (solve, ceiling))
     e = ratio_of_means(mine, whole)
     return f"{e.estimate:.2f} [{e.low:.2f}, {e.high:.2f}]"
+
+
+def untrained_of(s: Section, label: str) -> str:
+    """The label of the untrained policy on the prompts that an arm has; of the one without the hint
+    that with it, so that its gain is what the hint costs."""
+    runs = s.variants[label].values()
+    hinted = all(run.about["settings"]["mode"] != "none" for run in runs)
+    return BASELINE if hinted or label == CEILING_BASELINE else CEILING_BASELINE
 
 
 def held_out_table(s: Section) -> str:

@@ -300,6 +300,10 @@ class AntiPaSTO(Adapter):
     @contextmanager
     def rows(self, run_of_row: Tensor, *, at_base: bool = False) -> Iterator[dict[str, Tensor]]:
         """See Adapter. Rows of one run read its folded weights where there are any."""
+        if at_base and not torch.is_grad_enabled():  # what is folded is the policy
+            with self.disable():
+                yield {}
+            return
         run = None if torch.is_grad_enabled() else self._folded_run(run_of_row)
         if run is not None:  # nothing is written into the modules: other threads read them
             shape = next(iter(self.modules.values())).shape

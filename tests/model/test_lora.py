@@ -66,6 +66,8 @@ def test_at_the_start_it_is_the_base_and_only_b_has_a_gradient() -> None:
     assert not torch.allclose(adapter.model(input_ids=IDS).logits, expected, atol=1e-2)
     with adapter.disable():
         assert torch.equal(adapter.model(input_ids=IDS).logits, expected)
+    with torch.no_grad(), adapter.rows(ROWS, at_base=True):
+        assert torch.equal(adapter.model(input_ids=IDS).logits, expected)
 
 
 def test_row_gradients_equal_one_autograd_pass_a_row_through_pefts_own_layers() -> None:

@@ -88,8 +88,10 @@ def test_the_controls_of_the_gate_leave_out_the_same_share(plan: str) -> None:
     of = {asked[label].identity(("arm", "screen_score", "screen_share")) for label in asked
           if label.startswith(plans.TREATED)}  # fmt: skip
     assert len(of) == 1  # they differ in nothing else
-    ceiling = asked[plans.CEILING]
-    assert ceiling.mode == "none" and ceiling.teacher_rows == 0
+    for ceiling in (asked[plans.CEILING], asked[plans.CEILING_BASELINE]):
+        assert ceiling.mode == "none" and ceiling.teacher_rows == 0
+    untrained = [asked[plans.BASELINE], asked[plans.CEILING_BASELINE]]
+    assert {cfg.lr for cfg in untrained} == {1e-9} and untrained[0].mode == "run_tests"
 
 
 @pytest.mark.parametrize(
@@ -109,10 +111,10 @@ def test_any_gate_has_its_controls(gate: dict, monkeypatch: pytest.MonkeyPatch) 
 def test_a_gate_of_the_real_model_knows_three_modes_or_half_of_the_flavours() -> None:
     asked = dict(experiment.asked_for(arguments("modes_gate", base="small", seeds=(1,))))
     for mode in plans.MODES:
-        together = [asked[f"{arm} without {mode}"] for arm in ("gate", "random", "penalty")]
-        alone = [asked[f"{arm} alone {mode}"] for arm in ("gate", "random")]
-        assert {cfg.mode for cfg in alone} == {mode} == {asked[f"vanilla alone {mode}"].mode}
-        for cfg in (*together, *alone):
+        together = [asked[f"{arm} without {mode}"] for arm in ("gate", "penalty")]
+        alone = [asked[f"{arm} alone {mode}"] for arm in ("vanilla", "gate", "random")]
+        assert {cfg.mode for cfg in alone} == {mode}
+        for cfg in (*together, asked[f"gate alone {mode}"]):
             assert set(cfg.pair_modes) == {*plans.MODES} - {mode}
     a, b = (PairChoice("builtin", flavours=half).load() for half in plans.HAND_MADE_HALVES.values())
     assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("builtin"))

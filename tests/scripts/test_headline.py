@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("matplotlib")
 
 import headline
 import planned
+import plans
 import sections
 
 from projected_grpo.config import MiniConfig
@@ -23,7 +25,7 @@ def run(
     label: str, seed: int, hacks: int, steps: int = 40, plan: str = "confirm", **changed
 ) -> list[dict]:
     """A run of 100 rows a step that hacks and solves at a constant rate; changed settings."""
-    arm = label.split(" ")[0]
+    arm = "vanilla" if label in plans.UNLIKE else label.split(" ")[0]
     about = {
         "run": f"{label} {seed} {changed}", "label": label, "plan": plan, "base": "organism",
         "preset": "mini", "arm": arm, "seed": seed, "status": "finished", "git_sha": "abcdef012",
@@ -123,6 +125,33 @@ def test_a_verdict_needs_the_specified_seeds_and_a_beaten_control(
     assert "negative: projected does not beat" in decided(tmp_path, as_good, monkeypatch)
     stopped = [[{**mine[0], "status": "stopped"}, *mine[1:12]] for mine in whole]
     assert decided(tmp_path, stopped, monkeypatch).startswith("No verdict")
+
+
+def test_controls_that_were_run_later_stand_beside_the_plan_and_decide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not training and no loophole too, though they differ in what all others share."""
+    monkeypatch.setattr(sections, "CONFIRMATORY", (replace(SPECIFIED, plan="long"),))
+    of_all = {"steps": 40, "plan": "long", "lr": 0.045}
+    runs = [run("vanilla", seed, 60, **of_all) for seed in FALLS]
+    runs += [run("projected", seed, 60 - fall, **of_all) for seed, fall in FALLS.items()]
+    runs += [run("random_v", seed, 58, **of_all) for seed in FALLS]
+    write(tmp_path, runs)
+    (alone,) = headline.read(tmp_path)
+    later = {**of_all, "plan": "long_controls"}
+    runs += [run("norm_matched", 1, 20, **later), run("shuffled_v", 1, 10, **later)]
+    runs += [run("untrained", 1, 0, **{**later, "lr": 1e-9})]
+    runs += [run("no loophole", 1, 0, **later, mode="none")]
+    write(tmp_path, runs)
+    (s,) = headline.read(tmp_path)
+    assert s.title == "organism long" and s.shared == alone.shared
+    labels = ("norm_matched", "shuffled_v", "untrained", "no loophole")
+    assert [*s.variants] == ["vanilla", "projected", "random_v", *labels]
+    assert "projected - shuffled_v" in headline.against_controls(s, 40)
+    assert "confirmed" in headline.decision([s])[1]
+    assert headline.decision([s]) == headline.decision([alone])
+    write(tmp_path, [*runs, run("no loophole", 2, 0, **later, mode="none", group=16)])
+    assert [len(found.variants) for found in headline.read(tmp_path)] == [1, 7]
 
 
 def test_arms_whose_curve_misleads_have_a_dagger(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def test_a_job_is_the_command_that_asks_for_a_seed(tmp_path: Path, changed: dict
 
 def test_it_says_beforehand_how_long_and_how_much(tmp_path: Path) -> None:
     text = estimate(arguments(tmp_path, base="large", steps=0), 3)
-    assert "3 seeds x 9 runs x 100 steps at 15 s" in text and ": 11 hours on one GPU" in text
+    assert "3 seeds x 10 runs x 100 steps at 15 s" in text and ": 12 hours on one GPU" in text
     assert "58 GiB" in text and estimate(arguments(tmp_path), 0) == "nothing is left to run"
-    assert "(as given): 0.009 hours on one GPU" in estimate(arguments(tmp_path, step_s=0.2), 2)
+    assert "(as given): 0.01 hours on one GPU" in estimate(arguments(tmp_path, step_s=0.2), 2)
     with pytest.raises(ConfigError, match="name two or more by --seeds"):
         queue_verdict.main(arguments(tmp_path, seeds=(401,)))
 
@@ -86,7 +86,7 @@ def test_the_same_command_does_what_is_left_and_ends_with_the_sentence(
     assert is_done(args.of_seed(401)) and not is_done(replace(args, steps=10).of_seed(401))
     assert [job.command[3] for job in jobs(args)[1:]] == ["402"]
     queue_verdict.main(replace(args, dry_run=True))
-    assert "1 seeds x 9 runs" in capsys.readouterr().out
+    assert "1 seeds x 10 runs" in capsys.readouterr().out
     finished(args.of_seed(402))
     for seed in args.seeds:  # finds nothing to run, and writes the rows
         experiment.main(args.of_seed(seed))

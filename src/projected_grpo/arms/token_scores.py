@@ -133,10 +133,6 @@ def measure_tokens(
                     logp = completion_logprobs(lm.model, batch, temperature)
                     torch.autograd.grad(-logp.sum(), list(leaves.values()))
                 pulls = pull.tokens.double().cpu().numpy()
-            elif at_base:
-                with adapter.disable():
-                    logp = completion_logprobs(lm.model, batch, temperature)
-                pulls = np.zeros((*batch.input_ids.shape, 0))
             else:
                 logp = completion_logprobs(lm.model, batch, temperature)
                 pulls = np.zeros((*batch.input_ids.shape, 0))

@@ -170,6 +170,10 @@ class LoRA(Adapter):
     def rows(self, run_of_row: Tensor, *, at_base: bool = False) -> Iterator[dict[str, Tensor]]:
         """See Adapter. Without a gradient the rows read A and B as they are folded, and there are
         no leaves."""
+        if at_base and not torch.is_grad_enabled():  # what is folded is the policy
+            with self.disable():
+                yield {}
+            return
         leaves: dict[str, Tensor] = {}
         if not torch.is_grad_enabled():
             self.shape.run_of_row = run_of_row if self.n_runs > 1 else None

@@ -106,6 +106,8 @@ def run_record(path: Path) -> dict[str, Any]:
         "seed": stored["seed"],
         "settings": {k: v for k, v in stored.items() if k not in ("preset", "arm", "out_dir")},
         "git_sha": about["git_sha"],
+        "model_sha256": about.get("model_sha256"),
+        "problems_sha256": about.get("problems_sha256"),
         "device": about["gpu"] or about["device"],
         "status": about.get("status"),
         "argv": about["argv"],

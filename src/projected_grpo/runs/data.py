@@ -105,6 +105,15 @@ def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> l
     return order[position * P : (position + 1) * P]
 
 
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """sha256 over problems, whatever a run's mode, tokenizer and teacher make of them: their order,
+    ids, starter code and hidden tests."""
+    h = hashlib.sha256()
+    for p in problems:
+        h.update(repr((p.id, p.starter_code, p.cases)).encode())
+    return h.hexdigest()
+
+
 def data_digest(
     problems: Sequence[Problem],
     prompts: Mapping[int, list[int]],

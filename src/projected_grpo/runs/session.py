@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -46,12 +47,14 @@ from projected_grpo.runs.adapters import adapter_of, attach_adapter
 from projected_grpo.runs.data import (
     data_digest,
     hinted_problems,
+    problems_digest,
     problems_of_step,
     short_enough,
     with_teacher,
 )
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.distributed import ALONE, World, require_groups
+from projected_grpo.runs.files import sha256_of
 from projected_grpo.runs.own_rows import (
     FOR_PAIRS,
     FOR_SCREENS,
@@ -88,6 +91,7 @@ class Session:
     own_rows: Mapping[int, list[OwnRow]]  # of runs that screen: by the untrained policy
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)  # of runs that screen
     text_detectors: Mapping[int, TextDetector] = field(default_factory=dict)  # likewise, by text
+    digests: Mapping[str, str | None] = field(default_factory=dict)  # of problems and model
     world: World = ALONE
 
     @property
@@ -124,6 +128,7 @@ class Session:
             "data": self.data_digest(n),
             "data_commit": commit_of(self.cfg.problems),
             "model_commit": self.lm.commit,
+            **self.digests,
             "enable_thinking": self.lm.enable_thinking,
             "reward": describe_reward(self.cfg.reward),
             "prompt_tokens": len(self.prompts[n][self.first_problem(n).id]),
@@ -198,6 +203,7 @@ def prepare(
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
         treatments=found, along_v=measured_axes(found), own=own, pair_sets=pair_sets,
         concepts=scored, device=device, plain_prompts=prompts, own_rows=own_rows, world=world,
+        digests={"problems_sha256": problems_digest(kept), "model_sha256": _file_digest(cfg.model)},
     )  # fmt: skip
     if world.size > 1:
         world.require_same(axes=adapter.fingerprint(), data=session.data_digest(0))
@@ -223,6 +229,12 @@ def _prompts(
                 made[key] = {p.id: lm.prompt_ids(prompt(p.messages, cfg)) for p in problems}
         found.append(made[key])
     return found
+
+
+def _file_digest(source: str) -> str | None:
+    """sha256 of a model that is one file here; of another its commit or our own tells what it is,
+    or nothing does."""
+    return sha256_of(Path(source)) if Path(source).is_file() else None
 
 
 def grader_of(cfg: Config) -> Grader:
