@@ -5,12 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_qwen
+from hypothesis import given
+from hypothesis import strategies as st
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
+    RIDGE,
     VHack,
     extract,
+    fisher_axis,
     hack_minus_clean,
     load_all,
     load_vhack,
@@ -217,3 +221,29 @@ def test_files_of_the_same_directions_are_one_in_memory(v_hack, tmp_path) -> Non
 def test_too_few_pairs_are_refused(lm, adapter) -> None:
     with pytest.raises(InputError, match="at least 2"):
         extract(lm, adapter, TRAIN[:1], model_name="", **SETTINGS)
+
+
+def test_fishers_axis_leaves_out_what_clean_answers_have_too() -> None:
+    """Hacks differ along one direction; clean answers, and the differences, vary along another."""
+    g = torch.Generator().manual_seed(0)
+    hack, style = torch.linalg.qr(torch.randn(16, 2, generator=g))[0].T
+    noise = 0.01 * torch.randn(2, 40, 16, generator=g)
+    clean = torch.randn(40, 1, generator=g) * style + noise[0]
+    D = hack + (1 + 3 * torch.randn(40, 1, generator=g)) * style + noise[1]
+    (axis,), strength = fisher_axis(D, clean)
+    (first, *_), _ = top_axes(D)
+    assert axis @ hack > 0.99 and abs(axis @ style) < 0.1
+    assert abs(first @ style) > 0.9 and strength.shape == (1,)
+    assert axis.norm() == pytest.approx(1.0)
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 99))
+def test_fishers_axis_solves_its_equation(n: int, r: int, seed: int) -> None:
+    """(C + ridge I) w = mean(D), C the second moment of the clean sides."""
+    g = torch.Generator().manual_seed(seed)
+    D, clean = torch.randn(2, n, r, generator=g)
+    (axis,), (strength,) = fisher_axis(D, clean)
+    C = clean.T @ clean / n
+    expected = torch.linalg.solve(C + RIDGE * C.trace() / r * torch.eye(r), D.mean(0))
+    assert torch.allclose(axis, expected / expected.norm(), atol=1e-3)
+    assert strength == pytest.approx(float(D.mean(0) @ expected) ** 0.5, rel=1e-3)

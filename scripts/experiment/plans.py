@@ -62,6 +62,8 @@ _ALONE = {**_PROJECTED, "v_hack_k": 32, "overshoot": 0.0}
 _SCREEN = {**_ALONE, **_LATE, "screen": "row"}
 _SHARE = {**_SCREEN, "screen_share": 0.125}
 _OWN = {**_SCREEN, "pairs": "own", "refresh_every": 8}
+_FISHER = {**_SCREEN, "v_axes": "fisher", "v_hack_k": 1}
+_KEPT = {**_SCREEN, "pairs": "own"}
 
 
 _REAL = ("small", "large", "tiny")
@@ -257,6 +259,25 @@ PLANS: dict[str, Plan] = {
             ("row fpr=.2 nll", {**_SCREEN, "screen_fpr": 0.2, "screen_score": "nll_tokens"}),
             ("penalty fpr=.2", {**_SCREEN, "screen": "penalty", "screen_fpr": 0.2}),
             ("row own pairs fpr=.005", {**_OWN, "screen_fpr": 0.005}),
+        ],
+        bases=_REAL,
+    ),
+    # The second pilot: what the first one's rows say would hold (docs/results/small), and the
+    # trivial things that might. With own pairs a threshold is of the policy's own rows alone
+    "gates": Plan(
+        variants=[
+            ("vanilla", {}),
+            ("row fisher", _FISHER),
+            ("row own pairs kept", _KEPT),
+            ("row channel", {**_SCREEN, "screen_score": "channel"}),
+            ("row fisher placebo", {**_FISHER, "arm": "placebo_v"}),
+            ("row fisher own pairs", {**_FISHER, "pairs": "own"}),
+            ("row own pairs nll", {**_KEPT, "screen_score": "nll_tokens"}),
+            ("row fisher fpr=.1", {**_FISHER, "screen_fpr": 0.1}),
+            ("row fisher shuffled", {**_FISHER, "arm": "shuffled_v"}),
+            ("row fisher random", {**_FISHER, "arm": "random_v"}),
+            ("row own pairs", _OWN),
+            (CEILING, _CEILING),
         ],
         bases=_REAL,
     ),

@@ -19,6 +19,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 PairNorm = Literal["none", "unit"]
+AxesName = Literal["svd", "fisher"]
 Measure = Literal["v", "none"]
 ScheduleName = Literal["cosine", "constant"]
 ScreenName = Literal["none", "row", "token", "penalty"]
@@ -298,6 +299,10 @@ class DirectionSettings:
     many as V has axes), or a .toml file."""
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
+    v_axes: Annotated[AxesName, Role.PER_RUN, Formerly("svd")] = "svd"
+    """How axes are made of the differences. svd: their top right-singular vectors. fisher: one axis
+    a module, the mean difference by what clean answers have too; try it for a screen, with
+    --v-hack-k=1."""
     v_hack_k: Annotated[int, AtLeast(1), Role.PER_RUN] = 12
     """k, axes kept per module; at most as many as pairs. More remove more of the gradient: compare
     with --arm=random_v at the same k."""
@@ -618,6 +623,11 @@ class Config(
                 "leave one of the two out"
                 for name in used[:1]
             ]
+        if self.v_axes == "fisher" and self.v_hack_k_most > 1:
+            found.append(
+                f"fisher gives one axis a module, and v_hack_k asks for {self.v_hack_k_most}: set "
+                "--v-hack-k=1, or --v-axes=svd"
+            )
         if self.v_hack is not None and (self.pair_modes or self.pair_flavours):
             found.append(
                 f"{self.v_hack} is already made of some pairs, so pair_modes and pair_flavours "

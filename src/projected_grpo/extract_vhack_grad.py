@@ -274,6 +274,34 @@ def top_axes(D: Tensor) -> tuple[Tensor, Tensor]:
     return axes * torch.where(side == 0, 1.0, side)[:, None], singular
 
 
+RIDGE = 0.1
+"""Of the mean of a second moment's eigenvalues: directions that few answers have do not weigh
+without bound."""
+
+
+def fisher_axis(D: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Fisher's linear discriminant: (one unit axis (1, r), its signal over noise (1,)).
+
+    The mean of the differences D (n, r), by the second moment of the clean sides' gradients (n, r),
+    uncentred: what honest answers have too counts little. It points to the hacks.
+    """
+    mean, clean = D.float().mean(0), clean.float()
+    _, s, rows = torch.linalg.svd(clean, full_matrices=False)
+    moment = s.square() / len(clean)
+    ridge = (RIDGE * moment.sum() / clean.shape[1]).clamp_min(torch.finfo(s.dtype).tiny)
+    inside = rows @ mean
+    w = (mean - rows.T @ (inside * moment / (moment + ridge))) / ridge
+    return (w / w.norm())[None], (mean @ w).clamp_min(0.0).sqrt()[None]
+
+
+AXES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "svd": lambda D, clean: top_axes(D),
+    "fisher": fisher_axis,
+}
+"""--v-axes -> (D (n, r), the clean sides' gradients (n, r)) -> (axes (k, r), their strength (k,)),
+strongest first. A new way is one more entry."""
+
+
 def extract(
     lm: LanguageModel,
     adapter: Adapter,
@@ -283,6 +311,7 @@ def extract(
     micro_batch_tokens: int,
     model_name: str,
     pair_norm: str = "none",
+    v_axes: str = "svd",
     run: int | None = 0,
     contrast: Contrast = hack_minus_clean,
     cache: Path | None = None,
@@ -295,17 +324,16 @@ def extract(
     """
     if len(pairs) < 2:
         raise InputError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
-    D = contrast(
-        side_gradients(
-            lm,
-            adapter,
-            pairs,
-            temperature=temperature,
-            micro_batch_tokens=micro_batch_tokens,
-            run=run,
-            cache=cache,
-        )
+    sides = side_gradients(
+        lm,
+        adapter,
+        pairs,
+        temperature=temperature,
+        micro_batch_tokens=micro_batch_tokens,
+        run=run,
+        cache=cache,
     )
+    D = contrast(sides)
     if pair_norm == "unit":
         D = unit_pairs(D)
     axes, singular = {}, {}
@@ -314,7 +342,7 @@ def extract(
             raise InputError(f"the pairs' gradient of {name} is not finite")
         if not differences.any():  # LoRA's A before B has moved: any axes would be arbitrary
             continue
-        axes[name], singular[name] = top_axes(differences)
+        axes[name], singular[name] = AXES[v_axes](differences, sides[name][:, 1])
     if not axes:
         raise InputError("hack and clean completions have the same gradient everywhere")
     metadata = {
@@ -326,6 +354,7 @@ def extract(
         "mechanisms": json.dumps(sorted({pair.mechanism for pair in pairs})),
         "temperature": str(temperature),
         "pair_norm": pair_norm,
+        "v_axes": v_axes,
     }
     if lm.enable_thinking is not None:
         metadata["enable_thinking"] = str(lm.enable_thinking)

@@ -200,6 +200,7 @@ def extract_for(
         micro_batch_tokens=cfg.micro_batch_tokens,
         model_name=cfg.model,
         pair_norm=cfg.pair_norm,
+        v_axes=cfg.v_axes,
         run=run,
         contrast=lambda sides: how.contrast(sides, cfg.seed),
         cache=cache,
@@ -216,38 +217,39 @@ def hack_directions(
     resuming: bool,
 ) -> list[VHack]:
     """The hack directions that each run measures: those given, or extracted, once for all runs that
-    make them of the same pairs; NO_V where nothing is to be measured.
+    make them alike of the same pairs; NO_V where nothing is to be measured.
 
     given, sources: of each run, from a file, or of none. Raises InputError or ConfigError where
     they do not fit the runs.
     """
     for cfg, v_hack, source in zip(cfgs, given, sources, strict=False):
         v_hack.require(adapter, cfg.temperature, source, lm.enable_thinking)
-        had = v_hack.metadata.get("pair_norm", "none")
-        if not resuming and had != cfg.pair_norm:
-            raise ConfigError(
-                f"{source} was extracted with --pair-norm={had}, the run asks for {cfg.pair_norm}: "
-                "give both the same"
-            )
+        for name, formerly in (("pair_norm", "none"), ("v_axes", "svd")):
+            had, wanted = v_hack.metadata.get(name, formerly), getattr(cfg, name)
+            if not resuming and had != wanted:
+                raise ConfigError(
+                    f"{source} was extracted with --{name.replace('_', '-')}={had}, the run asks "
+                    f"for {wanted}: give both the same"
+                )
         require_axes([cfg], v_hack)
     if given:
         return list(given)
     if cfgs[0].measure == "none":  # which the runs of a pack share
         return [NO_V] * len(cfgs)
-    made: dict[PairChoice, VHack] = {}
+    made: dict[tuple[PairChoice, str], VHack] = {}
     for cfg in cfgs:
-        choice = PairChoice.of(cfg)
-        if choice in made:
+        key = choice, _ = PairChoice.of(cfg), cfg.v_axes
+        if key in made:
             continue
         shipped = shipped_directions(cfg, sets[choice], adapter, lm.model.device)
         if shipped is not None:
-            made[choice] = shipped
+            made[key] = shipped
         else:
             logger.info("extracting hack directions from {} pairs", len(sets[choice]))
-            made[choice] = extract_for(cfg, lm, adapter, sets, cache=v_cache())
-            alike = [other for other in cfgs if PairChoice.of(other) == choice]
-            require_axes(alike, made[choice])
-    return [made[PairChoice.of(cfg)] for cfg in cfgs]
+            made[key] = extract_for(cfg, lm, adapter, sets, cache=v_cache())
+            alike = [other for other in cfgs if (PairChoice.of(other), other.v_axes) == key]
+            require_axes(alike, made[key])
+    return [made[PairChoice.of(cfg), cfg.v_axes] for cfg in cfgs]
 
 
 def shipped_directions(
@@ -255,7 +257,7 @@ def shipped_directions(
 ) -> VHack | None:
     """The directions that ship with the organism, where they are those that the run would extract:
     of the same pairs, temperature and axes; None elsewhere."""
-    if cfg.model != ORGANISM or not ORGANISM_V.is_file():
+    if cfg.model != ORGANISM or cfg.v_axes != "svd" or not ORGANISM_V.is_file():
         return None
     found = load_vhack(ORGANISM_V, device)
     wanted = {
@@ -326,7 +328,7 @@ def own_directions(
     for n, extraction in mine.items():
         cfg = cfgs[n]
         seed = cfg.seed if extraction.by_seed else None
-        key = (cfg.arm, PairChoice.of(cfg, extraction), seed)
+        key = (cfg.arm, PairChoice.of(cfg, extraction), cfg.v_axes, seed)
         if key not in made:
             logger.info("extracting the directions of {} (seed {})", cfg.arm, cfg.seed)
             made[key] = extract_for(cfg, lm, adapter, sets, extraction=extraction, cache=v_cache())

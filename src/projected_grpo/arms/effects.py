@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from projected_grpo.arms.arms import ARMS, Arm
-from projected_grpo.config import OF_REMEDIES, Config, ConfigError, is_on
+from projected_grpo.config import OF_REMEDIES, SCORES_BY_TEXT, Config, ConfigError, is_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ ACTS = Need(
 )
 PENALISES = _in_arm(lambda arm: arm.reward == "adv_mod", "scores no hidden states")
 SCREENS_ROWS = _beside("screen")
-READS_TOKENS = _not_scored_by("flavour", "reads the text")
+READ_TOKENS = tuple(_not_scored_by(name, "reads the text") for name in SCORES_BY_TEXT)
 ASKS_A_MODEL = _not_scored_by("shortness", "counts tokens and asks no model")
 LEARNS = _beside("running_k")
 MEASURES_V = _beside("measure", "v")
@@ -153,6 +153,7 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
     "pair_modes": (READS_PAIRS,),
     "pair_flavours": (READS_PAIRS,),
     "pair_norm": (MEASURES_V,),
+    "v_axes": (MEASURES_V,),
     "v_hack_k": (MEASURES_V,),
     "v_hack_drop_bottom_frac": (MEASURES_V,),
     "gate": (REMOVES, PROJECTS),
@@ -179,8 +180,8 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
         (LEARNS,),
     ),
     **dict.fromkeys(("screen_score", "screen_share"), (SCREENS_ROWS,)),
-    "screen_at": (SCREENS_ROWS, READS_TOKENS, ASKS_A_MODEL),
-    "screen_fpr": (SCREENS_ROWS, _not_beside("screen_share"), READS_TOKENS),
+    "screen_at": (SCREENS_ROWS, *READ_TOKENS, ASKS_A_MODEL),
+    "screen_fpr": (SCREENS_ROWS, _not_beside("screen_share"), *READ_TOKENS),
     "screen_penalty": (_beside("screen", "penalty"),),
 }  # fmt: skip
 """Setting -> all that it needs; in the order in which it is said."""

@@ -17,6 +17,7 @@ from projected_grpo.config import (
     PRESETS,
     SETTINGS,
     AdapterName,
+    AxesName,
     Config,
     ConfigError,
     DeviceName,
@@ -183,6 +184,8 @@ class ExtractConfig:
     """Contrast pairs: "builtin", "placebo", "framing", "katas" or a .toml file."""
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
+    v_axes: AxesName = "svd"
+    """svd takes the differences' top right-singular vectors, fisher one axis a module."""
     pair_modes: tuple[str, ...] = ()
     """Only pairs of these loophole modes (`train --list-modes`); default all."""
     pair_flavours: tuple[str, ...] = ()

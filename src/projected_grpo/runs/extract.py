@@ -37,6 +37,7 @@ def extract_to_file(cfg: ExtractConfig) -> None:
         micro_batch_tokens=cfg.micro_batch_tokens,
         model_name=cfg.model,
         pair_norm=cfg.pair_norm,
+        v_axes=cfg.v_axes,
         cache=v_cache(),
     )
     try:

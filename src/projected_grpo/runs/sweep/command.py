@@ -38,7 +38,7 @@ from projected_grpo.runs.sweep.settings import (
 
 OF_THE_BASIS = (
     *("model", "model_revision", "enable_thinking", "dtype", "device", "svd_cache"),
-    *("pairs", "pair_norm", "temperature", "adapter"),
+    *("pairs", "pair_norm", "v_axes", "temperature", "adapter"),
 )
 """Settings of `train` that `extract-vhack` has too: its basis is for runs with the same."""
 OF_LORA = ("lora_rank", "lora_alpha")
