@@ -61,10 +61,13 @@ def _graders_are_kept() -> Iterator[None]:
 
 
 LONGEST = (
-    "test_train.py", "test_remedies.py", "test_corpus.py", "test_screening.py", "test_hub.py",
-    "test_limits.py", "test_sandbox.py", "test_hostile.py", "test_distributed.py", "test_damage.py",
-    "test_refresh.py", "test_trl.py", "test_trackers.py", "test_arms.py", "test_minimal.py",
-    "test_organism.py", "test_rivals.py",
+    "test_train.py", "test_hostile.py", "test_limits.py", "test_screening.py", "test_pairs.py",
+    "test_remedies.py", "test_corpus.py", "test_distributed.py", "test_grader_labels.py",
+    "test_report.py", "test_pack_resume.py", "test_damage.py", "test_sweep.py", "test_hub.py",
+    "test_refresh.py", "test_trackers.py", "test_solution.py", "test_grader_processes.py",
+    "test_katas.py", "test_lora.py", "test_rivals.py", "test_minimal.py", "test_mistakes.py",
+    "test_trl.py", "test_read.py", "test_arms.py", "test_quarantine.py", "test_organism.py",
+    "test_sandbox.py",
 )  # fmt: skip
 """Files that take more than ten seconds of CPU. A worker of xdist takes a whole file at a time:
 begun last, one of them would keep one worker busy while the other has nothing left to do."""

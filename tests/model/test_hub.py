@@ -190,29 +190,56 @@ def test_only_what_a_run_needs_is_downloaded(outside: Outside) -> None:
     assert not {"consolidated.safetensors", "flax_model.msgpack"} & {*os.listdir(folder)}
 
 
-@pytest.mark.parametrize(
-    "args,variables,sentence",
-    [
-        (["some/none"], {}, "there is no model some/none, neither a path here nor on the hub"),
-        (["so me/tiny"], {}, "there is no model so me/tiny: it is neither a path here nor a hub"),
-        ([MODEL, "--revision=v9"], {}, "some/tiny has no revision v9 on the hub: name a branch"),
-        ([MODEL, "--pattern=*.gguf"], {}, r"some/tiny at main has no weights named \*.gguf"),
-        (["some/bin"], {}, r"some/bin at main has no weights named \*.safetensors: only safet"),
-        (["some/few-bits/no.gguf"], {}, r"some/few-bits at revision main has no no\.gguf"),
-        (["some/few-bits/../../no.gguf"], {}, r"no\.gguf: it is neither a path here nor a hub id"),
-        ([f"{MODEL}/a.gguf", "--pattern=*.gguf"], {}, r"a\.gguf names one file: leave --pattern"),
-        *(
-            ([MODEL], {name: "1"}, f"{name} is set, and some/tiny at revision main is not in the "
-             "cache .* by `just download-model some/tiny`")
-            for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-        ),
-    ],
-)  # fmt: skip
+REFUSED = {
+    "some/none": "there is no model some/none, neither a path here nor on the hub",
+    "'so me/tiny'": "there is no model so me/tiny: it is neither a path here nor a hub",
+    f"{MODEL} --revision=v9": "some/tiny has no revision v9 on the hub: name a branch",
+    f"{MODEL} --pattern=*.gguf": r"some/tiny at main has no weights named \*.gguf",
+    "some/bin": r"some/bin at main has no weights named \*.safetensors: only safet",
+    "some/few-bits/no.gguf": r"some/few-bits at revision main has no no\.gguf",
+    "some/few-bits/../../no.gguf": r"no\.gguf: it is neither a path here nor a hub id",
+    f"{MODEL}/a.gguf --pattern=*.gguf": r"a\.gguf names one file: leave --pattern",
+}
+"""What `download-model` is asked for -> why it cannot be had."""
+ONE_BY_ONE = """
+import shlex, sys
+from projected_grpo.cli import download_main
+for words in sys.argv[1:]:
+    try:
+        download_main(shlex.split(words))
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    print("exit code", code, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said to each, by one process: imports take longer than all the rest."""
+    outside = Outside(hub, tmp_path_factory.mktemp("home"))
+    said = outside("python", "-c", ONE_BY_ONE, *REFUSED).stderr
+    return dict(zip(REFUSED, re.split(r"(?<=exit code \d)\n", said)[:-1], strict=True))
+
+
+@pytest.mark.parametrize("words", REFUSED)
 def test_what_cannot_be_downloaded_is_said_in_a_sentence(
-    args: list[str], variables: dict[str, str], sentence: str, outside: Outside
+    words: str, refusals: dict[str, str]
 ) -> None:
-    outside.refused(sentence, "download-model", *args, **variables)
-    assert not variables or not outside.hub.asked
+    *others, last = refusals[words].splitlines()
+    said = [line for line in others if "error: " in line]
+    assert last == "exit code 1" and "Traceback" not in refusals[words]
+    assert len(said) == 1 and re.search(REFUSED[words], said[0]), refusals[words]
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_what_is_not_in_the_cache_is_not_asked_for_offline(name: str, outside: Outside) -> None:
+    sentence = (
+        f"{name} is set, and some/tiny at revision main is not in the cache .* by "
+        "`just download-model some/tiny`"
+    )
+    outside.refused(sentence, "download-model", MODEL, **{name: "1"})
+    assert not outside.hub.asked
 
 
 FETCH = """

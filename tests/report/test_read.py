@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from projected_grpo.config import SmokeConfig
 from projected_grpo.env.errors import InputError
 from projected_grpo.report.experiments import names_of, split
 from projected_grpo.report.figures import figures_of
-from projected_grpo.report.read import read
+from projected_grpo.report.read import StoredRun, read
 from projected_grpo.report.report import report
 from projected_grpo.runs.commands import ReportConfig
 
@@ -259,56 +260,66 @@ def test_a_folders_name_is_no_formula_in_the_csv(tmp_path: Path) -> None:
     assert "'=1+1," in (tmp_path / "out" / "tables" / "runs.csv").read_text()
 
 
-@pytest.mark.parametrize(
-    ("damage", "about", "said"),
-    [
-        (void, {}, None),
-        (
-            lambda p: cut(p, "steps.jsonl", 2),
-            {},
-            "steps.jsonl is cut: it has 2 of the 3",
-        ),
-        (lambda p: cut(p, "steps.jsonl", 2), {"status": "stopped"}, None),
-        (
-            lambda p: cut(p, "steps.jsonl", 1),
-            {"status": "stopped"},
-            "cut: it ends at step 1, roll",
-        ),
-        (
-            lambda p: cut(p, "rollouts.jsonl", 4),
-            {},
-            "rollouts.jsonl is cut: it ends at step 2",
-        ),
-        (
-            lambda p: cut(p, "rollouts.jsonl", 5),
-            {},
-            "cut: its last step has 1 rows, others",
-        ),
-        (lambda p: cut(p, "rollouts.jsonl", 5, "{"), {}, "is cut: it ends in the middle of a row"),
-        (lambda p: cut(p, "rollouts.jsonl", 4, "{"), {"status": None}, None),
-    ],
-)
-def test_a_file_that_is_cut_is_a_warning_and_the_run_stays(
-    tmp_path: Path, damage: Callable[[Path], None], about: dict, said: str | None
-) -> None:
-    path = store(tmp_path / "runs" / "a", **about)
-    damage(path)
-    ((run,), left_out) = read([tmp_path / "runs"], 8)
-    assert left_out == [] and bool(run.cut) == bool(said)
-    assert said is None or any(said in sentence for sentence in run.cut), run.cut
-    warned: list[str] = []
-    sink = logger.add(warned.append, level="WARNING")
-    report(ReportConfig(runs=(tmp_path / "runs",), out=tmp_path / "out"))
-    logger.remove(sink)
-    page = (tmp_path / "out" / "index.html").read_text()
-    assert len(warned) == len(run.cut) and all(sentence in page for sentence in run.cut)
-    assert (f">{about.get('status', 'finished')}, files cut<" in page) == (said is not None)
-
-
 def cut(path: Path, name: str, rows: int, rest: str = "") -> None:
     """Leave so many rows of a file, and a piece of another."""
     lines = (path / name).read_text().splitlines(keepends=True)
     (path / name).write_text("".join(lines[:rows]) + rest)
+
+
+# a run's name -> damage, what else there is about it, what is said
+CUT: dict[str, tuple[Callable[[Path], None], dict, str | None]] = {
+    "whole": (void, {}, None),
+    "steps": (
+        lambda p: cut(p, "steps.jsonl", 2), {}, "steps.jsonl is cut: it has 2 of the 3",
+    ),
+    "steps_stopped": (lambda p: cut(p, "steps.jsonl", 2), {"status": "stopped"}, None),
+    "more_rollouts": (
+        lambda p: cut(p, "steps.jsonl", 1), {"status": "stopped"}, "cut: it ends at step 1, roll",
+    ),
+    "rollouts": (
+        lambda p: cut(p, "rollouts.jsonl", 4), {}, "rollouts.jsonl is cut: it ends at step 2",
+    ),
+    "group": (
+        lambda p: cut(p, "rollouts.jsonl", 5), {}, "cut: its last step has 1 rows, others",
+    ),
+    "row": (
+        lambda p: cut(p, "rollouts.jsonl", 5, "{"), {}, "is cut: it ends in the middle of a row",
+    ),
+    "row_running": (lambda p: cut(p, "rollouts.jsonl", 4, "{"), {"status": None}, None),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cut_runs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, StoredRun], list[str], str]:
+    """Each of them as it is read, what a report on all warns of, and its page."""
+    folder = tmp_path_factory.mktemp("cut")
+    for seed, (name, (damage, about, _)) in enumerate(CUT.items()):
+        damage(store(folder / "runs" / name, seed=seed, **about))
+    runs, left_out = read([folder / "runs"], 8)
+    assert left_out == []
+    warned: list[str] = []
+    sink = logger.add(warned.append, level="WARNING", format="{message}")
+    report(ReportConfig(runs=(folder / "runs",), out=folder / "out"))
+    logger.remove(sink)
+    page = (folder / "out" / "index.html").read_text()
+    return {run.path.name: run for run in runs}, [line.strip() for line in warned], page
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_that_is_cut_is_a_warning_and_the_run_stays(
+    name: str, cut_runs: tuple[dict[str, StoredRun], list[str], str]
+) -> None:
+    _, about, said = CUT[name]
+    runs, warned, page = cut_runs
+    run = runs[name]
+    assert bool(run.cut) == bool(said)
+    assert said is None or any(said in sentence for sentence in run.cut), run.cut
+    assert [line for line in warned if f"/{name}/" in line] == list(run.cut)
+    assert all(sentence in page for sentence in run.cut)
+    (row,) = [row for row in page.split("<tr>") if re.search(rf"<td>{name}\s*</td>", row)]
+    assert (f">{about.get('status', 'finished')}, files cut" in row) == (said is not None)
 
 
 def test_a_file_as_out_is_refused_before_anything_is_read(tmp_path: Path) -> None:

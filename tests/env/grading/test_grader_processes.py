@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +39,21 @@ def submissions() -> list[Submission]:
     return found
 
 
+@pytest.fixture(scope="module")
+def graders() -> Iterator[dict[int, Grader]]:
+    """By their number of workers."""
+    with ExitStack() as stack:
+        yield {workers: stack.enter_context(Grader(workers=workers)) for workers in (1, 2, 4)}
+
+
 @pytest.mark.parametrize("labels", [True, False])
-def test_any_number_of_workers_gives_the_same_grades_in_the_same_order(labels: bool) -> None:
+def test_any_number_of_workers_gives_the_same_grades_in_the_same_order(
+    graders: dict[int, Grader], labels: bool
+) -> None:
     todo = submissions()
     found = {}
-    for workers in (1, 2, 4):
-        with Grader(workers=workers) as grader:
-            grades = grader.grade(todo, labels=labels)
+    for workers, grader in graders.items():
+        grades = grader.grade(todo, labels=labels)
         # `error` is for people: whether it knows the exit status depends on which news came first.
         found[workers] = [replace(grade, seconds=0.0, error="") for grade in grades]
     assert len(found[1]) == len(todo)

@@ -111,14 +111,14 @@ def test_time_in_which_we_owe_the_next_request_is_not_the_programs(
     sandbox: Sandbox, pause: Callable[[float], None]
 ) -> None:
     def judge(number: int, value: Any) -> bool:
-        pause(0.8)  # of a limit of one second
+        pause(0.8)  # twice, of a limit of one second
         return value == number
 
     program = Program(
         setup_code="",
         code="class Solution:\n    def f(self, x): return x\n",
         entry_point="f",
-        calls=tuple({"x": number} for number in range(3)),
+        calls=({"x": 0}, {"x": 1}),
     )
     assert sandbox.run(program, judge).outcome is Outcome.PASSED
 

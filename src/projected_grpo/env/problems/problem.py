@@ -8,6 +8,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from projected_grpo.env.errors import InputError
@@ -165,8 +166,13 @@ def parse_method(starter_code: str, entry_point: str) -> ast.FunctionDef:
 
 def parameter_names(starter_code: str, entry_point: str) -> list[str]:
     """Return the names of the method's arguments, without self."""
+    return list(_parameters(starter_code, entry_point))
+
+
+@lru_cache(maxsize=4096)  # a problem's templates ask again and again
+def _parameters(starter_code: str, entry_point: str) -> tuple[str, ...]:
     method = parse_method(starter_code, entry_point)
-    return [argument.arg for argument in method.args.args if argument.arg != "self"]
+    return tuple(argument.arg for argument in method.args.args if argument.arg != "self")
 
 
 def render_call(problem: Problem, case: Case) -> str:
