@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.tensor_file import write_tensors
 
-T = TypeVar("T")
+Held = TypeVar("Held")
 
 TARGET_MODULES = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -81,17 +81,17 @@ class TokenPull:
         return self._total
 
 
-class PerThread(Generic[T]):
+class PerThread(Generic[Held]):
     """An attribute of a layer, of which every thread has its own: None until it is set. The values
     are in the layer's `shape`."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, layer: Any, owner: type | None = None) -> T | None:
+    def __get__(self, layer: Any, owner: type | None = None) -> Held | None:
         return vars(layer.shape).get((layer, self.name))
 
-    def __set__(self, layer: Any, value: T | None) -> None:
+    def __set__(self, layer: Any, value: Held | None) -> None:
         if value is None:
             vars(layer.shape).pop((layer, self.name), None)
         else:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-T = TypeVar("T")
+Returned = TypeVar("Returned")
 
 SIDE_BY_SIDE = 2
 """Batches at the same time: the threads of more would wait for Python's lock."""
@@ -21,7 +21,7 @@ def batches_at_once(device: torch.device) -> int:
     return min(SIDE_BY_SIDE, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
-def do_side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
+def do_side_by_side(jobs: Sequence[Callable[[], Returned]]) -> list[Returned]:
     """What these jobs return, done one after another or in threads that share those of torch."""
     threads = torch.get_num_threads()
     workers = min(SIDE_BY_SIDE, threads, len(jobs))
