@@ -5,19 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_qwen
-from hypothesis import given
-from hypothesis import strategies as st
 
 from projected_grpo.antipasto import wrap
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
-    RIDGE,
     VHack,
     extract,
-    fisher_axis,
     hack_minus_clean,
     load_all,
     load_vhack,
+    mean_axis,
     nll_gradients,
     side_gradients,
     top_axes,
@@ -223,27 +220,16 @@ def test_too_few_pairs_are_refused(lm, adapter) -> None:
         extract(lm, adapter, TRAIN[:1], model_name="", **SETTINGS)
 
 
-def test_fishers_axis_leaves_out_what_clean_answers_have_too() -> None:
-    """Hacks differ along one direction; clean answers, and the differences, vary along another."""
-    g = torch.Generator().manual_seed(0)
-    hack, style = torch.linalg.qr(torch.randn(16, 2, generator=g))[0].T
-    noise = 0.01 * torch.randn(2, 40, 16, generator=g)
-    clean = torch.randn(40, 1, generator=g) * style + noise[0]
-    D = hack + (1 + 3 * torch.randn(40, 1, generator=g)) * style + noise[1]
-    (axis,), strength = fisher_axis(D, clean)
-    (first, *_), _ = top_axes(D)
-    assert axis @ hack > 0.99 and abs(axis @ style) < 0.1
-    assert abs(first @ style) > 0.9 and strength.shape == (1,)
-    assert axis.norm() == pytest.approx(1.0)
+def test_the_mean_axis_points_where_the_differences_do_on_average() -> None:
+    D = torch.tensor([[3.0, 1.0, 0.0], [3.0, -1.0, 0.0], [3.0, 0.0, 12.0]])
+    axes, strength = mean_axis(D)
+    assert axes.tolist() == [pytest.approx([0.6, 0.0, 0.8])] and strength.tolist() == [5.0]
 
 
-@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 99))
-def test_fishers_axis_solves_its_equation(n: int, r: int, seed: int) -> None:
-    """(C + ridge I) w = mean(D), C the second moment of the clean sides."""
-    g = torch.Generator().manual_seed(seed)
-    D, clean = torch.randn(2, n, r, generator=g)
-    (axis,), (strength,) = fisher_axis(D, clean)
-    C = clean.T @ clean / n
-    expected = torch.linalg.solve(C + RIDGE * C.trace() / r * torch.eye(r), D.mean(0))
-    assert torch.allclose(axis, expected / expected.norm(), atol=1e-3)
-    assert strength == pytest.approx(float(D.mean(0) @ expected) ** 0.5, rel=1e-3)
+def test_axes_are_made_as_asked(lm, adapter, v_hack) -> None:
+    mean = extract(lm, adapter, TRAIN, model_name="tiny-random", v_axes="mean", **SETTINGS)
+    D = hack_minus_clean(side_gradients(lm, adapter, TRAIN, **SETTINGS))
+    assert mean.metadata["v_axes"] == "mean" and v_hack.metadata["v_axes"] == "svd"
+    assert mean.k_max == 1
+    for name, (axis,) in mean.axes.items():
+        assert torch.allclose(axis, D[name].mean(0) / D[name].mean(0).norm(), atol=1e-5)

@@ -30,7 +30,6 @@ from projected_grpo.antipasto import wrap
 from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.extract_vhack_grad import (
-    RIDGE,
     Sides,
     hack_minus_clean,
     side_gradients,
@@ -98,6 +97,10 @@ def energies(
     lead = [a - b for a, b in zip(held[first], held[second], strict=True)]
     held[f"{first} - {second}"] = lead
     return {label: [share(values) for values in by_k] for label, by_k in held.items()}
+
+
+RIDGE = 0.1
+"""Of the mean eigenvalue, which whitening adds: directions that no clean side has are not all."""
 
 
 def whitened_axes(D: Tensor, clean: Tensor) -> Tensor:

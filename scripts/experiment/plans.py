@@ -62,7 +62,7 @@ _ALONE = {**_PROJECTED, "v_hack_k": 32, "overshoot": 0.0}
 _SCREEN = {**_ALONE, **_LATE, "screen": "row"}
 _SHARE = {**_SCREEN, "screen_share": 0.125}
 _OWN = {**_SCREEN, "pairs": "own", "refresh_every": 8}
-_FISHER = {**_SCREEN, "v_axes": "fisher", "v_hack_k": 1}
+_MEAN = {**_SCREEN, "v_axes": "mean", "v_hack_k": 1, "screen_score": "row"}
 _KEPT = {**_SCREEN, "pairs": "own"}
 
 
@@ -262,20 +262,20 @@ PLANS: dict[str, Plan] = {
         ],
         bases=_REAL,
     ),
-    # The second pilot: what the first one's rows say would hold (docs/results/small), and the
-    # trivial things that might. With own pairs a threshold is of the policy's own rows alone
+    # The second pilot (docs/results/small): the thresholds of today, the axis that ranks best, and
+    # the trivial things that might do as well
     "gates": Plan(
         variants=[
             ("vanilla", {}),
-            ("row fisher", _FISHER),
+            ("row", _SCREEN),
+            ("row mean", _MEAN),
             ("row own pairs kept", _KEPT),
             ("row channel", {**_SCREEN, "screen_score": "channel"}),
-            ("row fisher placebo", {**_FISHER, "arm": "placebo_v"}),
-            ("row fisher own pairs", {**_FISHER, "pairs": "own"}),
-            ("row own pairs nll", {**_KEPT, "screen_score": "nll_tokens"}),
-            ("row fisher fpr=.1", {**_FISHER, "screen_fpr": 0.1}),
-            ("row fisher shuffled", {**_FISHER, "arm": "shuffled_v"}),
-            ("row fisher random", {**_FISHER, "arm": "random_v"}),
+            ("row nll", {**_SCREEN, "screen_score": "nll_tokens"}),
+            ("row mean placebo", {**_MEAN, "arm": "placebo_v"}),
+            ("row mean fpr=.1", {**_MEAN, "screen_fpr": 0.1}),
+            ("row mean shuffled", {**_MEAN, "arm": "shuffled_v"}),
+            ("row mean random", {**_MEAN, "arm": "random_v"}),
             ("row own pairs", _OWN),
             (CEILING, _CEILING),
         ],

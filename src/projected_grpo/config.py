@@ -19,7 +19,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 GateName = Literal["one_sided", "no_gate", "reverse", "whole"]
 TrackName = Literal["none", "tensorboard", "wandb", "trackio"]
 PairNorm = Literal["none", "unit"]
-AxesName = Literal["svd", "fisher"]
+AxesName = Literal["svd", "mean"]
 Measure = Literal["v", "none"]
 ScheduleName = Literal["cosine", "constant"]
 ScreenName = Literal["none", "row", "token", "penalty"]
@@ -300,9 +300,8 @@ class DirectionSettings:
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_axes: Annotated[AxesName, Role.PER_RUN, Formerly("svd")] = "svd"
-    """How axes are made of the differences. svd: their top right-singular vectors. fisher: one axis
-    a module, the mean difference by what clean answers have too; try it for a screen, with
-    --v-hack-k=1."""
+    """How axes are made of the differences. svd: their top right-singular vectors. mean: one axis a
+    module, their mean; try it for a screen, with --v-hack-k=1 --screen-score=row."""
     v_hack_k: Annotated[int, AtLeast(1), Role.PER_RUN] = 12
     """k, axes kept per module; at most as many as pairs. More remove more of the gradient: compare
     with --arm=random_v at the same k."""
@@ -401,7 +400,7 @@ class RemedySettings:
     """Whose gradient is scored. base does not go blind as the policy learns to like the hack."""
     screen_fpr: Annotated[float, Within("(0, 1]"), Role.REMEDY, Formerly(0.02)] = 0.02
     """The threshold flags at most this share of the untrained policy's own rows (tokens, for
-    token), and of clean answers to the pairs' tasks."""
+    token). Raise it where hacks pass, lower it where honest solves are flagged."""
     screen_share: Annotated[float, Within("[0, 1)"), Role.REMEDY, Formerly(0.0)] = 0.0
     """Flag this share of every step's rows (tokens) instead, the highest scores first: gives an arm
     and its controls the same share. 0 takes the threshold."""
@@ -623,9 +622,9 @@ class Config(
                 "leave one of the two out"
                 for name in used[:1]
             ]
-        if self.v_axes == "fisher" and self.v_hack_k_most > 1:
+        if self.v_axes == "mean" and self.v_hack_k_most > 1:
             found.append(
-                f"fisher gives one axis a module, and v_hack_k asks for {self.v_hack_k_most}: set "
+                f"the mean is one axis a module, and v_hack_k asks for {self.v_hack_k_most}: set "
                 "--v-hack-k=1, or --v-axes=svd"
             )
         if self.v_hack is not None and (self.pair_modes or self.pair_flavours):

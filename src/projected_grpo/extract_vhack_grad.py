@@ -274,32 +274,16 @@ def top_axes(D: Tensor) -> tuple[Tensor, Tensor]:
     return axes * torch.where(side == 0, 1.0, side)[:, None], singular
 
 
-RIDGE = 0.1
-"""Of the mean of a second moment's eigenvalues: directions that few answers have do not weigh
-without bound."""
+def mean_axis(D: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of the differences D (n, r), which points to the hacks: (one unit axis (1, r), the
+    mean's length (1,))."""
+    mean = D.float().mean(0)
+    return (mean / mean.norm())[None], mean.norm()[None]
 
 
-def fisher_axis(D: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Fisher's linear discriminant: (one unit axis (1, r), its signal over noise (1,)).
-
-    The mean of the differences D (n, r), by the second moment of the clean sides' gradients (n, r),
-    uncentred: what honest answers have too counts little. It points to the hacks.
-    """
-    mean, clean = D.float().mean(0), clean.float()
-    _, s, rows = torch.linalg.svd(clean, full_matrices=False)
-    moment = s.square() / len(clean)
-    ridge = (RIDGE * moment.sum() / clean.shape[1]).clamp_min(torch.finfo(s.dtype).tiny)
-    inside = rows @ mean
-    w = (mean - rows.T @ (inside * moment / (moment + ridge))) / ridge
-    return (w / w.norm())[None], (mean @ w).clamp_min(0.0).sqrt()[None]
-
-
-AXES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "svd": lambda D, clean: top_axes(D),
-    "fisher": fisher_axis,
-}
-"""--v-axes -> (D (n, r), the clean sides' gradients (n, r)) -> (axes (k, r), their strength (k,)),
-strongest first. A new way is one more entry."""
+AXES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"svd": top_axes, "mean": mean_axis}
+"""--v-axes -> D (n, r) -> (unit axes (k, r), their strength (k,)), strongest first. A new way is
+one more entry."""
 
 
 def extract(
@@ -324,16 +308,17 @@ def extract(
     """
     if len(pairs) < 2:
         raise InputError(f"a basis needs at least 2 contrast pairs, not {len(pairs)}")
-    sides = side_gradients(
-        lm,
-        adapter,
-        pairs,
-        temperature=temperature,
-        micro_batch_tokens=micro_batch_tokens,
-        run=run,
-        cache=cache,
+    D = contrast(
+        side_gradients(
+            lm,
+            adapter,
+            pairs,
+            temperature=temperature,
+            micro_batch_tokens=micro_batch_tokens,
+            run=run,
+            cache=cache,
+        )
     )
-    D = contrast(sides)
     if pair_norm == "unit":
         D = unit_pairs(D)
     axes, singular = {}, {}
@@ -342,7 +327,7 @@ def extract(
             raise InputError(f"the pairs' gradient of {name} is not finite")
         if not differences.any():  # LoRA's A before B has moved: any axes would be arbitrary
             continue
-        axes[name], singular[name] = AXES[v_axes](differences, sides[name][:, 1])
+        axes[name], singular[name] = AXES[v_axes](differences)
     if not axes:
         raise InputError("hack and clean completions have the same gradient everywhere")
     metadata = {

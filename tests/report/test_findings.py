@@ -62,9 +62,8 @@ def test_an_arm_is_held_against_each_of_its_controls_with_its_settings() -> None
     runs += [flat("projected", [1, 2, 1]), flat("adv_mod", [1, 1, 2])]
     runs += [flat("random_v", [3, 3, 3], v_hack_k=7), flat("shuffled_v", [2, 2, 3])[:1]]
     about = [sentence.split(": hack")[0] for sentence in said(*runs)]
-    tag = " v_hack_k=32"
-    assert f"less hacking: projected{tag} against random_v" in about
-    assert f"undecided: projected{tag} against shuffled_v" in about
+    assert "less hacking: projected against random_v" in about
+    assert "undecided: projected against shuffled_v" in about
     assert sum(" against " in x and "vanilla" not in x for x in about) == 2  # none of another k
     assert sum("against vanilla" in x for x in about) == 5
 

@@ -45,17 +45,21 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
     assert [len(pack) for pack in experiment.packs(cfgs, half - 1)] == [half - 1, 1] * 2
 
 
-def test_the_screens_of_the_real_model_are_runs_that_can_be_made() -> None:
-    asked = experiment.asked_for(arguments("screens", base="small", device="cuda"))
-    assert {cfg.preset_name for _, cfg in asked} == {"small"} and len(asked) == 2 * 29
+@pytest.mark.parametrize(("plan", "variants", "packs"), [("screens", 28, 4), ("gates", 12, 3)])
+def test_the_screens_of_the_real_model_are_runs_that_can_be_made(
+    plan: str, variants: int, packs: int
+) -> None:
+    """Packs: the loophole, none, pairs of one's own, and a KL penalty."""
+    asked = experiment.asked_for(arguments(plan, base="small", device="cuda"))
+    assert {cfg.preset_name for _, cfg in asked} == {"small"} and len(asked) == 2 * variants
     for label, cfg in asked:
         require_arms(cfg)
         acts = cfg.screen != "none" or label == "projected as founded"
         assert cfg.start_arm_at == (9 if acts else 1) and cfg.steps == 60
-    packs = experiment.packs([cfg for _, cfg in asked], 64)
-    for pack in packs:
+    made = experiment.packs([cfg for _, cfg in asked], 64)
+    for pack in made:
         require_packable(pack)
-    assert len(packs) == 4  # the loophole, none, pairs of one's own, and a KL penalty
+    assert len(made) == packs
 
 
 GATED = ("own_hacks", "founding", "modes_gate", "flavours_gate")

@@ -5,7 +5,7 @@ tokens out of the sum. Each row is scored before anything is learned from it (to
 the base model or at the policy, along the directions that the run's arm removes: in random_v,
 placebo_v and shuffled_v the same screen acts along theirs, which makes them its controls. What
 scores above a threshold is flagged. The threshold does not depend on the step: it is a quantile of
-texts that are no hacks (runs/screens.py). Or a fixed share of each step is flagged, so that arms
+what the untrained policy writes (runs/screens.py). Or a fixed share of each step is flagged, so that arms
 compare at the same share.
 """
 
@@ -63,8 +63,8 @@ class Calibration:
 
     threshold: float
     """Scores above it are flagged."""
-    texts: Mapping[str, Sequence[PromptCompletion]]
-    """Kind -> the clean texts that the threshold is made from, again with every new V."""
+    texts: Sequence[PromptCompletion]
+    """What the untrained policy wrote: the threshold is made of them, again with every new V."""
 
 
 def screened_runs(cfgs: Sequence[Config], step: int | None = None) -> list[int]:

@@ -10,19 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from projected_grpo.arms.arms import controls_of
-from projected_grpo.config import PER_RUN
-from projected_grpo.report.results import RATES, Run
+from projected_grpo.report.results import OF_ARMS, RATES, Run
 from projected_grpo.report.stats import Floats
 from projected_grpo.step_logger import RATE_WINDOW
 
 HORIZON = 40
 """Steps after which arms are compared, where the runs are as long."""
-OF_ARMS = (
-    *("v_hack", "pairs", "pair_norm"),
-    *(name for name in PER_RUN if name not in ("arm", "seed", "lr")),
-)
-"""Settings that change nothing in a vanilla run but what it measures: those of the projection, the
-rivals and the remedies."""
 Pairs = Sequence[tuple[Run, Run]]
 """Runs of an arm, each with that of the reference that has its seed and settings."""
 

@@ -4,6 +4,7 @@ The band is one thing everywhere: `BAND`, the interval that tables have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,10 @@ BAND = "95 % t interval"
 """What the band of a curve is: the interval that tables have, at each step by itself."""
 LONG_NAME = 26
 """Characters of a name at a line's end from which on all are smaller."""
+LONGEST_AT_END = 40
+"""Characters of a name above which all stand below the panel, which they would squeeze."""
+WIDEST_BELOW = 80
+"""Characters of a line there."""
 BAND_MINIMUM = 3
 """Fewer seeds have no band: with two it would cover the panel."""
 
@@ -117,15 +122,17 @@ def _share_scale(axes: Sequence[Axes], levels: Sequence[Level | None]) -> None:
 
 def attempts(title: str, arms: Mapping[str, Sequence[Run]], styles: Mapping[str, Style]) -> Figure:
     """Attempted by step, mean over seeds with a band (`BAND`), each arm's name at its line's
-    end."""
+    end, or below the panel."""
     found = {arm: runs for arm, asked in arms.items() if (runs := with_values(asked, ["att_s"]))}
-    figure = Figure(figsize=(5.4, max(3.4, 0.6 + 0.17 * len(found))))
+    below = max(map(len, found), default=0) > LONGEST_AT_END
+    names = 0.17 * len(found)
+    figure = Figure(figsize=(5.4, 3.4 + names if below else max(3.4, 0.6 + names)))
     axis = figure.subplots()
     ends: list[tuple[float, float, str]] = []
     colours: dict[str, str] = {}
     for arm, runs in found.items():
         curves, steps = stacked(runs, "att_s"), steps_of(runs)
-        _curve(axis, steps, curves, styles[arm], arm, with_band=True)
+        _curve(axis, steps, curves, styles[arm], legend_name(arm, runs), with_band=True)
         mean = _mean_over_runs(curves)
         last = int(np.flatnonzero(np.isfinite(mean))[-1])
         ends.append((mean[last], steps[last], f"{arm} (n={len(runs)})"))
@@ -136,8 +143,14 @@ def attempts(title: str, arms: Mapping[str, Sequence[Run]], styles: Mapping[str,
     axis.set_ylabel("attempted, student rows")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    ends.sort(key=lambda end: end[0])  # equals stay in the order of arms
-    _name_at_ends(axis, ends, colours, inches=0.75 * figure.get_figheight())
+    if below:
+        handles, labels = axis.get_legend_handles_labels()
+        lines = [fill(label, WIDEST_BELOW) for label in labels]
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.15, -0.2)}
+        axis.legend(handles, lines, frameon=False, fontsize=7, **place)
+    else:
+        ends.sort(key=lambda end: end[0])  # equals stay in the order of arms
+        _name_at_ends(axis, ends, colours, inches=0.75 * figure.get_figheight())
     note = f", band {BAND}" if has_band(found, ["att_s"]) else ""
     figure.suptitle(f"{title}: mean over seeds{note}", fontsize=10)
     return figure

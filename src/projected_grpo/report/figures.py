@@ -119,11 +119,11 @@ def by_step(
 
 
 def measured_columns(e: Experiment, columns: Mapping[str, str]) -> dict[str, str]:
-    """Those of the columns that some run of the experiment has values of."""
+    """Those of the columns that are not 0, or empty, in all runs of the experiment."""
     return {
         key: title
         for key, title in columns.items()
-        if any(np.isfinite(run.curve(key)).any() for run in e.runs)
+        if any(np.nan_to_num(run.curve(key)).any() for run in e.runs)
     }
 
 

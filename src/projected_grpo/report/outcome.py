@@ -4,10 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from projected_grpo.report.comparisons import OF_ARMS, compared, is_of
+from projected_grpo.report.comparisons import compared, is_of
 from projected_grpo.report.experiments import caution
 from projected_grpo.report.findings import ONE_SEED, hack_difference, judged, points
-from projected_grpo.report.results import RATES, Run, over_seeds, run_record, runs_by_name
+from projected_grpo.report.results import (
+    OF_ARMS,
+    RATES,
+    Run,
+    over_seeds,
+    run_record,
+    runs_by_name,
+)
 from projected_grpo.runs.files import writing
 from projected_grpo.step_logger import RATE_WINDOW, read_steps
 

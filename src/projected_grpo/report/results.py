@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from projected_grpo.config import FORMERLY, PRESETS, decisive, identity, varied
+from projected_grpo.config import FORMERLY, PER_RUN, PRESETS, decisive, identity, varied
 from projected_grpo.report.stats import ROUNDING, Estimate, Floats, t_interval
 from projected_grpo.step_logger import RATE_WINDOW
 
@@ -36,6 +36,12 @@ MEASURED = ALIGNMENT | REMOVED_FRACTIONS
 ONSET = 0.5
 RETIRED = ("micro_batch",)
 """Machine settings of earlier versions."""
+OF_ARMS = (
+    *("v_hack", "pairs", "pair_norm"),
+    *(name for name in PER_RUN if name not in ("arm", "seed", "lr")),
+)
+"""Settings that change nothing in a vanilla run but what it measures: those of the projection, the
+rivals and the remedies."""
 
 
 @dataclass
@@ -118,14 +124,26 @@ def run_record(path: Path) -> dict[str, Any]:
 
 
 def runs_by_name(runs: Iterable[R]) -> dict[str, list[R]]:
-    """name -> runs, by seed; a name is the arm and the settings that vary among these runs."""
+    """name -> runs, by seed; a name is the arm and, of the settings that vary among these runs,
+    those that vary among the arm's, or are not the preset's and act in it."""
     ordered = sorted(runs, key=lambda run: run.about["seed"])
     names = varied([run.settings for run in ordered])
-    arms: dict[str, list[R]] = defaultdict(list)
+    of_arm: dict[str, list[R]] = defaultdict(list)
     for run in ordered:
-        tags = [f"{name}={run.settings.get(name)}" for name in names]
-        arms[" ".join([run.about["arm"], *tags])].append(run)
-    return dict(sorted(arms.items()))
+        of_arm[run.about["arm"]].append(run)
+    found: dict[str, list[R]] = defaultdict(list)
+    for arm, mine in of_arm.items():
+        within = varied([run.settings for run in mine])
+        for run in mine:
+            default = json.loads(PRESETS[run.about["preset"]]().to_json())
+            idle = OF_ARMS if arm == "vanilla" and run.settings["screen"] == "none" else ()
+            tags = [
+                f"{name}={value}"
+                for name, value in ((name, run.settings.get(name)) for name in names)
+                if name in within or (name not in idle and value != default.get(name))
+            ]
+            found[" ".join([arm, *tags])].append(run)
+    return dict(sorted(found.items()))
 
 
 def shared(runs: Sequence[Run]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class ExtractConfig:
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_axes: AxesName = "svd"
-    """svd takes the differences' top right-singular vectors, fisher one axis a module."""
+    """svd takes the differences' top right-singular vectors, mean their mean, one axis a module."""
     pair_modes: tuple[str, ...] = ()
     """Only pairs of these loophole modes (`train --list-modes`); default all."""
     pair_flavours: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 
-from projected_grpo.arms.directions import PairChoice, PairSets, extraction_of
+from projected_grpo.arms.directions import PairChoice, PairSets
 from projected_grpo.arms.rows import Row
 from projected_grpo.arms.screening import (
     SCREENS,
@@ -28,32 +28,8 @@ from projected_grpo.arms.screening import (
 from projected_grpo.arms.token_scores import SCORES
 from projected_grpo.config import Config
 from projected_grpo.env.errors import InputError
-from projected_grpo.model.load import LanguageModel
-from projected_grpo.model.loss import PromptCompletion
-from projected_grpo.pairs.load import PLACEBO, load_pairs
-from projected_grpo.pairs.own import OWN
 from projected_grpo.runs.session import Session
 from projected_grpo.step_logger import whole_rows
-
-UNTRAINED_ROWS, CLEAN_ANSWERS = "rows of the untrained policy", "clean answers to the pairs' tasks"
-
-
-def clean_answers(cfg: Config, lm: LanguageModel) -> list[PromptCompletion]:
-    """The clean answers to the pairs' tasks that are no side of the pairs that V is made of: those
-    of the placebo set. None where the pairs have no such set, or are the policy's own, or where the
-    placebo pairs are what the arm's own directions are made of."""
-    if cfg.pairs not in PLACEBO or cfg.pairs == OWN:
-        return []
-    sources = {cfg.pairs, PairChoice.of(cfg, extraction_of(cfg.arm)).name}
-    sides = {
-        text for name in sources for pair in load_pairs(name) for text in (pair.hack, pair.clean)
-    }
-    return [
-        (lm.prompt_ids(pair.messages), lm.completion_ids(text))
-        for pair in load_pairs(PLACEBO[cfg.pairs])
-        for text in (pair.hack, pair.clean)
-        if text not in sides
-    ]
 
 
 def text_detector(cfg: Config, sets: PairSets) -> TextDetector:
@@ -70,14 +46,7 @@ def calibrate_all(s: Session) -> Session:
     """The session with a threshold for every screen that needs one; while its runs are still the
     base model."""
     wanted = calibrated_runs(s.cfgs)
-    texts = {
-        n: {
-            UNTRAINED_ROWS: [(row.prompt, row.ids) for row in s.own_rows[n]],
-            CLEAN_ANSWERS: clean_answers(s.cfgs[n], s.lm),
-        }
-        for n in wanted
-    }
-    start = {n: Calibration(0.0, texts[n]) for n in wanted}
+    start = {n: Calibration(0.0, [(row.prompt, row.ids) for row in s.own_rows[n]]) for n in wanted}
     by_text = {
         n: text_detector(s.cfgs[n], s.pair_sets)
         for n in screened_runs(s.cfgs)
@@ -88,22 +57,20 @@ def calibrate_all(s: Session) -> Session:
 
 def calibrate(s: Session, runs: Collection[int]) -> Session:
     """The session with new thresholds for these runs: the lowest that flags at most `screen_fpr` of
-    each kind of clean text, scored along what their arms remove now."""
+    what the untrained policy wrote, scored along what their arms remove now."""
     directions = screen_directions(s.treatments, len(s.cfgs))
     found = dict(s.calibrations)
     for n in runs:
         cfg, texts = s.cfgs[n], s.calibrations[n].texts
-        score, tokens = SCORES[cfg.screen_score], SCREENS[cfg.screen].tokens
-        thresholds: dict[str, float] = {}
-        for kind, some in texts.items():
-            if some:
-                values = measure_rows(s.lm, s.adapter, some, [n] * len(some), s.cfgs, directions)
-                scores = scores_of(values, score, tokens=tokens)
-                thresholds[kind] = threshold_at(scores, cfg.screen_fpr)
-        said = ", ".join(f"{t:.3g} by {len(texts[kind])} {kind}" for kind, t in thresholds.items())
-        (threshold,) = s.world.gather(max(thresholds.values()))[:1]  # rank 0's
+        values = measure_rows(s.lm, s.adapter, texts, [n] * len(texts), s.cfgs, directions)
+        tokens = SCREENS[cfg.screen].tokens
+        scores = scores_of(values, SCORES[cfg.screen_score], tokens=tokens)
+        threshold = s.world.gather(threshold_at(scores, cfg.screen_fpr))[0]  # rank 0's
         found[n] = Calibration(threshold, texts)
-        logger.info("screen   {} s{}: threshold {:.3g} ({})", cfg.arm, cfg.seed, threshold, said)
+        logger.info(
+            "screen   {} s{}: threshold {:.3g} by {} rows of the untrained policy",
+            cfg.arm, cfg.seed, threshold, len(texts),
+        )  # fmt: skip
     return replace(s, calibrations=found)
 
 
