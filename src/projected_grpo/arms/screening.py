@@ -5,8 +5,8 @@ tokens out of the sum. Each row is scored before anything is learned from it (to
 the base model or at the policy, along the directions that the run's arm removes: in random_v,
 placebo_v and shuffled_v the same screen acts along theirs, which makes them its controls. What
 scores above a threshold is flagged. The threshold does not depend on the step: it is a quantile of
-what the untrained policy writes (runs/screens.py). Or a fixed share of each step is flagged, so that arms
-compare at the same share.
+what the untrained policy writes (runs/screens.py). Or a fixed share of each step is flagged, so
+that arms compare at the same share.
 """
 
 import math
