@@ -250,9 +250,8 @@ PLANS: dict[str, Plan] = {
             ),
             ("token own pairs", {**_OWN, "screen": "token"}),
             ("KL", {"beta": 0.05}),
-            # at 2 % the clean answers of others set a threshold that spares most of the policy's
-            # own hacks, and the policy's own rows alone one that spares few honest solves
-            # (docs/results/small)
+            # of the first pilot (docs/results/small), whose thresholds were those of clean answers
+            # by others and twice as high
             ("row fpr=.1", {**_SCREEN, "screen_fpr": 0.1}),
             ("row fpr=.2", {**_SCREEN, "screen_fpr": 0.2}),
             ("row fpr=.2 placebo", {**_SCREEN, "screen_fpr": 0.2, "arm": "placebo_v"}),

@@ -314,8 +314,8 @@ class DirectionSettings:
     pair_flavours: Annotated[tuple[str, ...], Role.PER_RUN] = ()
     """Likewise the flavours of hacks, by the set's own names (`train --list-modes`)."""
     refresh_every: Annotated[int, AtLeast(0), Role.PER_RUN] = 0
-    """Steps between two extractions of V, from the same `pairs` and the policy as it is then; 0
-    keeps the first V."""
+    """Steps between two extractions of V, from the same `pairs` and the policy as it is then, or
+    the base model, where a screen scores at that; 0 keeps the first V."""
     gate: Annotated[GateName, Role.PER_RUN] = "one_sided"
     """one_sided removes hack-ward components only, no_gate the whole component, reverse twice of
     it, whole the whole component where, over all axes and modules, it adds up to hack-ward."""
@@ -686,12 +686,6 @@ class Config(
                 for name in of_screens
                 if getattr(self, name) != _default(name)
             ]
-        if self.scores_at_base and self.refresh_every and self.pairs != "own":
-            found.append(
-                f"refresh_every {self.refresh_every} would extract the same V again, as rows are "
-                f"scored at the base model and the pairs of {self.pairs} do not change: set "
-                "--pairs=own or --screen-at=policy, or leave it out"
-            )
         if self.screen == "token" and self.screen_score in ("shortness", *SCORES_BY_TEXT):
             found.append(
                 f"a token has no {self.screen_score}: take another --screen-score, or --screen=row"

@@ -327,7 +327,9 @@ def extract(
             raise InputError(f"the pairs' gradient of {name} is not finite")
         if not differences.any():  # LoRA's A before B has moved: any axes would be arbitrary
             continue
-        axes[name], singular[name] = AXES[v_axes](differences)
+        rows, strength = AXES[v_axes](differences)
+        if strength[0] > 0:  # a mean of nothing points nowhere
+            axes[name], singular[name] = rows, strength
     if not axes:
         raise InputError("hack and clean completions have the same gradient everywhere")
     metadata = {

@@ -8,7 +8,7 @@ import pytest
 
 from projected_grpo.arms.effects import EFFECTS, require_effect, without_effect
 from projected_grpo.arms.token_scores import SCORES
-from projected_grpo.config import PER_RUN, PRESETS, SETTINGS, ConfigError
+from projected_grpo.config import PER_RUN, PRESETS, SCORES_BY_TEXT, SETTINGS, ConfigError
 from projected_grpo.runs.commands import named_settings, train_settings
 
 
@@ -18,7 +18,7 @@ def idle(*words: str) -> dict[str, str]:
 
 def test_the_table_names_settings_and_all_that_belong_to_arms_or_remedies() -> None:
     assert set(EFFECTS) <= set(SETTINGS)
-    always = {"lr", "v_hack", "refresh_every", "measure", "screen"}
+    always = {"lr", "v_hack", "measure", "screen"}
     assert set(PER_RUN) - always <= set(EFFECTS)
 
 
@@ -51,10 +51,25 @@ def test_pairs_beside_a_file_of_directions_have_an_effect_where_something_else_i
     assert not idle("--v-hack=v", "--pairs=katas", beside)
 
 
-def test_a_screen_of_a_share_is_not_calibrated_on_pairs(tmp_path: Path) -> None:
-    screened = ("--arm=projected", f"--v-hack={tmp_path}", "--pairs=framing", "--screen=row")
-    assert not idle(*screened, "--screen-fpr=0.1")
-    assert set(idle(*screened, "--screen-share=0.25")) == {"pairs"}
+def test_of_screens_a_detector_of_flavours_alone_reads_pairs(tmp_path: Path) -> None:
+    said = ("--arm=projected", f"--v-hack={tmp_path}", "--pairs=framing", "--screen=row")
+    screened = (*said, "--screen-fpr=0.25")
+    assert "pairs" not in idle(*screened, "--screen-score=flavour")
+    for name in SCORES:
+        assert name == "flavour" or "pairs" in idle(*screened, f"--screen-score={name}")
+
+
+def test_a_v_of_the_same_pairs_at_the_base_is_not_new() -> None:
+    renewed = ("--arm=projected", "--screen=row", "--refresh-every=2", "--screen-fpr=0.25")
+    assert set(idle(*renewed)) == {"refresh_every"}
+    for beside in ("--pairs=own", "--screen-at=policy", "--screen-score=nll_tokens"):
+        assert not idle(*renewed, beside)
+
+
+def test_without_a_loophole_no_text_shows_one() -> None:
+    for name in SCORES_BY_TEXT:
+        found = idle("--arm=projected", "--screen=row", f"--screen-score={name}", "--mode=none")
+        assert set(found) == {"screen_score"}
 
 
 def test_where_a_screen_is_scored_matters_to_scores_of_a_model_alone() -> None:

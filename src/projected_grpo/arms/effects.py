@@ -89,8 +89,7 @@ def _uses_pairs(cfg: Config) -> bool:
     return (
         (cfg.v_hack is None and cfg.measure == "v")
         or bool(cfg.refresh_every)
-        # calibrated on the pairs' clean answers
-        or (cfg.screen != "none" and not cfg.screen_share)
+        or (cfg.screen != "none" and cfg.screen_score == "flavour")
         or any(arm.extraction or arm.concept for arm in arms)
     )
 
@@ -117,6 +116,16 @@ PENALISES = _in_arm(lambda arm: arm.reward == "adv_mod", "scores no hidden state
 SCREENS_ROWS = _beside("screen")
 READ_TOKENS = tuple(_not_scored_by(name, "reads the text") for name in SCORES_BY_TEXT)
 ASKS_A_MODEL = _not_scored_by("shortness", "counts tokens and asks no model")
+HAS_A_FLAW = Need(
+    lambda cfg: cfg.mode != "none" or cfg.screen_score not in SCORES_BY_TEXT,
+    "beside --mode=none, where no text uses a flaw",
+    "take another mode",
+)
+RENEWS_V = Need(
+    lambda cfg: not cfg.scores_at_base or cfg.pairs == "own",
+    "where rows are scored at the base model, which makes the same V of the same pairs again",
+    "set --pairs=own or --screen-at=policy",
+)
 LEARNS = _beside("running_k")
 MEASURES_V = _beside("measure", "v")
 READS_PAIRS = Need(
@@ -179,7 +188,9 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
          "running_permuted", "known_modes"),
         (LEARNS,),
     ),
-    **dict.fromkeys(("screen_score", "screen_share"), (SCREENS_ROWS,)),
+    "refresh_every": (RENEWS_V,),
+    "screen_score": (SCREENS_ROWS, HAS_A_FLAW),
+    "screen_share": (SCREENS_ROWS,),
     "screen_at": (SCREENS_ROWS, *READ_TOKENS, ASKS_A_MODEL),
     "screen_fpr": (SCREENS_ROWS, _not_beside("screen_share"), *READ_TOKENS),
     "screen_penalty": (_beside("screen", "penalty"),),

@@ -2,7 +2,7 @@
 
 The policy moves, and with it the gradient that the pairs have: a V from the start goes stale. Where
 a screen scores rows at the base model, V is of the base model too, and own pairs alone are new: to
-a policy that cheats a hack is no surprise, and a V of its gradients does not see it. Every
+a policy that cheats, a hack is no surprise, and a V of its gradients does not see it. Every
 refreshed V is a file in the run's directory before the step that uses it, so that a resumed run
 goes on with that very V.
 """
@@ -65,9 +65,9 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
         sets = s.pair_sets
         if n in own_rows:
             sets = {**sets, **renew_own_pairs(s, n, own_rows[n], step)}
-        judge = None if cfg.scores_at_base else n
+        of_run = None if cfg.scores_at_base else n
         with s.adapter.ablate():  # V of what is deployed: a hack that the quarantine has is done
-            v_hack = extract_for(cfg, s.lm, s.adapter, sets, judge)
+            v_hack = extract_for(cfg, s.lm, s.adapter, sets, of_run)
         s.world.as_first(v_hack.tensors)
         if s.world.first:  # all axes of a 4B model: 200 MB
             save_own_pairs(cfg, sets, runs[n], step)
@@ -75,7 +75,7 @@ def refresh(s: Session, step: int, runs: Sequence[RunDir]) -> tuple[Session, Ref
         V, own = measured_basis(v_hack, cfg), None
         extraction = extraction_of(cfg.arm)
         if extraction is not None:  # the control is refreshed as the arm that it is compared with
-            own = extract_for(cfg, s.lm, s.adapter, sets, judge, extraction)
+            own = extract_for(cfg, s.lm, s.adapter, sets, of_run, extraction)
             s.world.as_first(own.tensors)
             if s.world.first:
                 runs[n].save_v_own(own.top(cfg.v_hack_k_most), step)

@@ -90,7 +90,7 @@ class Session:
     plain_prompts: Mapping[int, list[int]]  # problem id -> token ids, as no arm has changed it
     own_rows: Mapping[int, list[OwnRow]]  # of runs that screen: by the untrained policy
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)  # of runs that screen
-    text_detectors: Mapping[int, TextDetector] = field(default_factory=dict)  # likewise, by text
+    text_detectors: Mapping[int, TextDetector] = field(default_factory=dict)  # of those by text
     digests: Mapping[str, str | None] = field(default_factory=dict)  # of problems and model
     world: World = ALONE
 

@@ -43,7 +43,7 @@ OF_THE_BASIS = (
 """Settings of `train` that `extract-vhack` has too: its basis is for runs with the same."""
 OF_LORA = ("lora_rank", "lora_alpha")
 """The same for cells with adapter = lora; those of another adapter ignore them."""
-SAID_BY_A_BASIS = ("model", "adapter", "temperature", "enable_thinking")
+SAID_BY_A_BASIS = ("model", "adapter", "temperature", "enable_thinking", "pair_norm", "v_axes")
 """Settings that a file of hack directions names, where it is of this version; a run with others
 would refuse it."""
 GOES_ON = ("stopped", "failed", "died")
