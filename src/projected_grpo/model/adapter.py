@@ -299,9 +299,10 @@ class RowShape:
         if x.dim() == 3:
             self.tokens = x.shape[1]
             return x
-        if rows > 1 and len(x) != rows * (self.tokens or 0):
+        tokens = self.tokens or 0
+        if rows > 1 and len(x) != rows * tokens:
             raise InputError(
-                f"a layer with a vector of its own gets {len(x)} of {rows * self.tokens} tokens, "
+                f"a layer with a vector of its own gets {len(x)} of {rows * tokens} tokens, "
                 "as an expert does that the model routes some to: they have no row, so no row's "
                 "gradient is known"
             )
