@@ -39,7 +39,7 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import (
     TARGET_MODULES,
     Adapter,
-    PerBatch,
+    PerThread,
     RowShape,
     target_linears,
 )
@@ -126,10 +126,10 @@ class SVDLinear(nn.Module):
     """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module docstring):
     what it is without a gradient where nothing is said of the rows."""
 
-    row_delta = PerBatch[Tensor]()  # (B, r), set by Adapter.rows
-    row_scale = PerBatch[Tensor]()  # S + row_delta (B, 1, r), kept for many tokens
-    measure = PerBatch[Callable[..., None]]()  # set by Adapter.token_pull
-    kept = PerBatch[Tensor]()  # (B, T), set by Adapter.leave_out
+    row_delta = PerThread[Tensor]()  # (B, r), set by Adapter.rows
+    row_scale = PerThread[Tensor]()  # S + row_delta (B, 1, r), kept for many tokens
+    measure = PerThread[Callable[..., None]]()  # set by Adapter.token_pull
+    kept = PerThread[Tensor]()  # (B, T), set by Adapter.leave_out
 
     def __init__(
         self, base: nn.Linear, factors: Factors, n_runs: int, form: str, shape: RowShape

@@ -5,10 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -27,9 +26,8 @@ from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.extract_vhack_grad import load_vhack
 from projected_grpo.model.adapter import Adapter
-from projected_grpo.model.load import TINY_RANDOM, LanguageModel, checkpointed, load
+from projected_grpo.model.load import TINY_RANDOM, LanguageModel, load
 from projected_grpo.model.lora import LoRA
-from projected_grpo.model.threads import do_side_by_side
 from projected_grpo.proj import cosine, mean_axes, random_orthonormal
 from projected_grpo.runs.adapters import adapter_of
 from projected_grpo.runs.commands import ExtractConfig
@@ -100,7 +98,7 @@ def test_row_gradients_equal_one_autograd_pass_a_row_through_pefts_own_layers() 
 
 
 @pytest.mark.parametrize("make", [lambda m: LoRA(m, 4, 8, n_runs=2), lambda m: wrap(m, n_runs=2)])
-def test_batches_side_by_side_have_rows_of_their_own(make: Callable[[nn.Module], Adapter]) -> None:
+def test_threads_have_batches_of_their_own(make: Callable[[nn.Module], Adapter]) -> None:
     """Both are inside `rows` before either goes through the model."""
     adapter = make(tiny_qwen(torch.float64))
     randomise(adapter)
@@ -114,34 +112,11 @@ def test_batches_side_by_side_have_rows_of_their_own(make: Callable[[nn.Module],
             return list(torch.autograd.grad(loss, list(leaves.values())))
 
     alone = [gradients(run, lambda: None) for run in range(2)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        together = do_side_by_side([partial(gradients, run, both_inside.wait) for run in range(2)])
-    finally:
-        torch.set_num_threads(threads)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(gradients, range(2), [both_inside.wait] * 2))
     for one, other in zip(alone, together, strict=True):
         assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(one, other, strict=True))
     assert not torch.allclose(alone[0][0], alone[1][0])
-
-
-@pytest.mark.parametrize("n_runs", [1, 2])
-@pytest.mark.parametrize("make", [lambda m, n: LoRA(m, 4, 8, n), lambda m, n: wrap(m, n_runs=n)])
-def test_autograd_may_compute_layers_again_in_a_thread_of_its_own(
-    make: Callable[[nn.Module, int], Adapter], n_runs: int
-) -> None:
-    """As it does on a GPU, under checkpointing."""
-    adapter = make(tiny_qwen(torch.float64), n_runs)
-    randomise(adapter)
-
-    def gradients(again: bool) -> Sequence[torch.Tensor]:
-        rows = adapter.rows(torch.full((3,), n_runs - 1))
-        with checkpointed(adapter.model, again), rows as leaves, ThreadPoolExecutor(1) as other:
-            loss = nll_per_row(adapter.model).sum()
-            return other.submit(torch.autograd.grad, loss, list(leaves.values())).result()
-
-    for one, two in zip(gradients(False), gradients(True), strict=True):
-        assert torch.allclose(one, two, rtol=1e-9)
 
 
 def test_tokens_pull_as_their_row_does_and_what_is_left_out_is_missing() -> None:

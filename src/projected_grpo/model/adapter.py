@@ -6,6 +6,7 @@ is one vector of length r for each of N runs, (N, r), zero where the policy is t
 projection, AdamW, checkpoints and logs know no more than that.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.tensor_file import write_tensors
-from projected_grpo.model.threads import current_batch
 
 Held = TypeVar("Held")
 
@@ -81,28 +81,21 @@ class TokenPull:
         return self._total
 
 
-class PerBatch(Generic[Held]):
-    """An attribute of a layer, or of its `RowShape`, of which every batch has its own
-    (`current_batch`): the default until it is set. The values are in the `RowShape`."""
-
-    def __init__(self, default: Held | None = None) -> None:
-        self.default = default
+class PerThread(Generic[Held]):
+    """An attribute of a layer, of which every thread has its own: None until it is set. The values
+    are in the layer's `shape`."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, one: Any, owner: type | None = None) -> Held | None:
-        return _values_of(one).get((current_batch(), one, self.name), self.default)
+    def __get__(self, layer: Any, owner: type | None = None) -> Held | None:
+        return vars(layer.shape).get((layer, self.name))
 
-    def __set__(self, one: Any, value: Held | None) -> None:
+    def __set__(self, layer: Any, value: Held | None) -> None:
         if value is None:
-            _values_of(one).pop((current_batch(), one, self.name), None)
+            vars(layer.shape).pop((layer, self.name), None)
         else:
-            _values_of(one)[current_batch(), one, self.name] = value
-
-
-def _values_of(one: Any) -> dict[tuple[int, object, str], Any]:
-    return (one if isinstance(one, RowShape) else one.shape).values
+            vars(layer.shape)[layer, self.name] = value
 
 
 class TokenLayer(Protocol):
@@ -215,8 +208,8 @@ class Adapter(SeesTokens):
 
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
         sequence's own gradient with respect to its run's vector. Without a gradient there may be no
-        leaves. Several batches may be inside (`current_batch`). But `at_base` without a gradient
-        disables the adapter for all of them.
+        leaves. Several threads may be inside, each with a batch of its own (without a gradient not
+        `at_base`, which is then `disable`).
         """
 
     @abstractmethod
@@ -278,20 +271,17 @@ class Adapter(SeesTokens):
         self.fold()
 
 
-class RowShape:
-    """What the layers of one model need to know of the rows of a batch. Batches that are made side
-    by side have one each: several may be inside `Adapter.rows`."""
+class RowShape(threading.local):
+    """What the layers of one model need to know of the rows of a batch. Each thread has a batch of
+    its own: several may be inside `Adapter.rows`."""
 
-    tokens = PerBatch[int](0)
+    tokens = 0
     """Of a row: a layer that got all rows' tokens as one list (B * T, d), as experts do, no longer
     knows."""
-    run_of_row = PerBatch[Tensor]()
+    run_of_row: Tensor | None = None
     """(B,), without a gradient."""
-    run = PerBatch[int]()
+    run: int | None = None
     """The run that all rows belong to, without a gradient."""
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[int, object, str], Any] = {}
 
     def rows_of(self, x: Tensor, rows: int) -> Tensor:
         """(B, T, d) or (B * T, d) -> (B, T, d). Raises InputError where x is some of the tokens
@@ -299,10 +289,9 @@ class RowShape:
         if x.dim() == 3:
             self.tokens = x.shape[1]
             return x
-        tokens = self.tokens or 0
-        if rows > 1 and len(x) != rows * tokens:
+        if rows > 1 and len(x) != rows * self.tokens:
             raise InputError(
-                f"a layer with a vector of its own gets {len(x)} of {rows * tokens} tokens, "
+                f"a layer with a vector of its own gets {len(x)} of {rows * self.tokens} tokens, "
                 "as an expert does that the model routes some to: they have no row, so no row's "
                 "gradient is known"
             )

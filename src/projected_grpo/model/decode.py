@@ -321,8 +321,6 @@ class _KeysBesidePrompts(Tensor):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, torch.einsum):
-            raise RuntimeError("this model's attention is its own and would not see the prompts")
         if func is not F.scaled_dot_product_attention:
             return super().__torch_function__(func, types, args, kwargs or {})
         query, keys, values = args

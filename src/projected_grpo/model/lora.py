@@ -25,7 +25,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from projected_grpo.model.adapter import Adapter, PerBatch, RowShape, target_linears
+from projected_grpo.model.adapter import Adapter, PerThread, RowShape, target_linears
 from projected_grpo.model.rounding import round_by_dither
 from projected_grpo.model.svd import digest_of, sampled_rows
 
@@ -70,9 +70,9 @@ def _linear_by_run(x: Tensor, W: Tensor, run: Tensor) -> Tensor:
 class _RowsLinear(nn.Module):
     """One of LoRA's two matrices: x W^T, or inside `rows` every sequence with its own W."""
 
-    row_delta = PerBatch[Tensor]()  # (B, r)
-    measure = PerBatch[Callable[..., None]]()  # of dy, x and the gradient
-    kept = PerBatch[Tensor]()  # (B, T)
+    row_delta = PerThread[Tensor]()  # (B, r)
+    measure = PerThread[Callable[..., None]]()  # of dy, x and the gradient
+    kept = PerThread[Tensor]()  # (B, T)
 
     def __init__(self, plain: nn.Linear, shape: RowShape) -> None:
         super().__init__()

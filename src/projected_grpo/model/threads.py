@@ -4,7 +4,6 @@ Threads that share one batch meet after each operation, and one alone does what 
 of two batches never meet. torch's threads are divided among them.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -22,24 +21,6 @@ def batches_at_once(device: torch.device) -> int:
     return min(SIDE_BY_SIDE, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
-class _Batch(threading.local):
-    number = 0
-
-
-_BATCH = _Batch()
-
-
-def current_batch() -> int:
-    """Which batch this thread works at: 0 but for the threads of `do_side_by_side`. So autograd's
-    own threads on a GPU, which compute checkpointed layers again, are at the caller's."""
-    return _BATCH.number
-
-
-def _begin(share: int) -> None:
-    _BATCH.number = threading.get_ident()
-    torch.set_num_threads(share)
-
-
 def do_side_by_side(jobs: Sequence[Callable[[], Returned]]) -> list[Returned]:
     """What these jobs return, done one after another or in threads that share those of torch."""
     threads = torch.get_num_threads()
@@ -48,7 +29,7 @@ def do_side_by_side(jobs: Sequence[Callable[[], Returned]]) -> list[Returned]:
         return [job() for job in jobs]
     share = threads // workers
     try:
-        with ThreadPoolExecutor(workers, "batch", _begin, (share,)) as pool:
+        with ThreadPoolExecutor(workers, "batch", torch.set_num_threads, (share,)) as pool:
             return [done.result() for done in [pool.submit(job) for job in jobs]]
     finally:
         torch.set_num_threads(threads)  # torch's threads begin with what was said last
