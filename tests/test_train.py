@@ -246,37 +246,6 @@ def test_a_text_has_its_hack_score_whatever_its_screen_leaves_out(session) -> No
     assert all(not torch.allclose(halved[name], g, rtol=1e-2) for name, g in whole.items())
 
 
-def test_two_threads_give_the_gradients_of_one(session) -> None:
-    """Each with a part of a micro-batch; with a KL, whose reference is the model without its
-    adapter, and with tokens that are left out."""
-    adapter, generator = session.adapter, torch.Generator().manual_seed(0)
-    found, before = [], torch.get_num_threads()
-    with_kl = replace(session, cfgs=[replace(session.cfg, beta=0.1)])
-    try:
-        for delta in adapter.trained.values():
-            delta.data.copy_(torch.randn(delta.shape, generator=generator) * 0.1)
-        adapter.fold()
-        groups = sample_rows(session, 1)
-        grade_rows(session.cfgs, session.grader, groups, 1)
-        rows = [row for group in groups for row in group]
-        for row in rows:
-            row.flagged_tokens = [1]
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            sums = accumulate_gradients(with_kl, rows)
-            found.append((sums, [row.hack_score for row in rows]))
-    finally:
-        torch.set_num_threads(before)
-        for delta in adapter.trained.values():
-            delta.data.zero_()
-        adapter.fold()
-    (one, scores), (two, scores_of_two) = found
-    assert scores_of_two == pytest.approx(scores, abs=1e-5)
-    assert two.kl.tolist() == pytest.approx(one.kl.tolist(), rel=1e-4) != [0.0]
-    for name, gradient in one.total.items():
-        assert torch.allclose(two.total[name], gradient, rtol=1e-3, atol=1e-6), name
-
-
 def test_each_run_is_measured_along_its_own_directions_in_the_modules_that_they_have() -> None:
     g = torch.Generator().manual_seed(0)
     bases = [

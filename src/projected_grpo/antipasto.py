@@ -39,7 +39,6 @@ from projected_grpo.env.errors import InputError
 from projected_grpo.model.adapter import (
     TARGET_MODULES,
     Adapter,
-    PerThread,
     RowShape,
     target_linears,
 )
@@ -126,11 +125,6 @@ class SVDLinear(nn.Module):
     """A frozen Linear with a delta_S (N, r). `form` is "folded" or "factored" (module docstring):
     what it is without a gradient where nothing is said of the rows."""
 
-    row_delta = PerThread[Tensor]()  # (B, r), set by Adapter.rows
-    row_scale = PerThread[Tensor]()  # S + row_delta (B, 1, r), kept for many tokens
-    measure = PerThread[Callable[..., None]]()  # set by Adapter.token_pull
-    kept = PerThread[Tensor]()  # (B, T), set by Adapter.leave_out
-
     def __init__(
         self, base: nn.Linear, factors: Factors, n_runs: int, form: str, shape: RowShape
     ) -> None:
@@ -165,6 +159,10 @@ class SVDLinear(nn.Module):
         self.register_buffer("folded", every, False)
         self.folded_from = self.state  # what `folded` was made of
         self.enabled = True
+        self.row_delta: Tensor | None = None  # (B, r), set by Adapter.rows
+        self.row_scale: Tensor | None = None  # S + row_delta (B, 1, r), kept for many tokens
+        self.measure: Callable[..., None] | None = None  # set by Adapter.token_pull
+        self.kept: Tensor | None = None  # (B, T), set by Adapter.leave_out
         self.direct = False  # set by Adapter.train_directly
 
     def extra_repr(self) -> str:
@@ -307,7 +305,7 @@ class AntiPaSTO(Adapter):
                 yield {}
             return
         run = None if torch.is_grad_enabled() else self._folded_run(run_of_row)
-        if run is not None:
+        if run is not None:  # nothing is written into the modules: other threads read them
             shape = next(iter(self.modules.values())).shape
             shape.run = run
             try:

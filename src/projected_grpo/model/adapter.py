@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Protocol
 
 import torch
 from loguru import logger
@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from projected_grpo.env.errors import InputError
 from projected_grpo.model.tensor_file import write_tensors
-
-Held = TypeVar("Held")
 
 TARGET_MODULES = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -79,23 +77,6 @@ class TokenPull:
         if self._total is None:
             raise ValueError("no backward has gone through a module that has a direction")
         return self._total
-
-
-class PerThread(Generic[Held]):
-    """An attribute of a layer, of which every thread has its own: None until it is set. The values
-    are in the layer's `shape`."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, layer: Any, owner: type | None = None) -> Held | None:
-        return vars(layer.shape).get((layer, self.name))
-
-    def __set__(self, layer: Any, value: Held | None) -> None:
-        if value is None:
-            vars(layer.shape).pop((layer, self.name), None)
-        else:
-            vars(layer.shape)[layer, self.name] = value
 
 
 class TokenLayer(Protocol):
@@ -208,7 +189,7 @@ class Adapter(SeesTokens):
 
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
         sequence's own gradient with respect to its run's vector. Without a gradient there may be no
-        leaves. Several threads may be inside, each with a batch of its own (without a gradient not
+        leaves, and several threads may be inside, each with rows of one run (not
         `at_base`, which is then `disable`).
         """
 
@@ -273,7 +254,7 @@ class Adapter(SeesTokens):
 
 class RowShape(threading.local):
     """What the layers of one model need to know of the rows of a batch. Each thread has a batch of
-    its own: several may be inside `Adapter.rows`."""
+    its own: without a gradient several may be inside `Adapter.rows`."""
 
     tokens = 0
     """Of a row: a layer that got all rows' tokens as one list (B * T, d), as experts do, no longer

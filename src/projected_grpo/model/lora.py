@@ -25,7 +25,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from projected_grpo.model.adapter import Adapter, PerThread, RowShape, target_linears
+from projected_grpo.model.adapter import Adapter, RowShape, target_linears
 from projected_grpo.model.rounding import round_by_dither
 from projected_grpo.model.svd import digest_of, sampled_rows
 
@@ -70,10 +70,6 @@ def _linear_by_run(x: Tensor, W: Tensor, run: Tensor) -> Tensor:
 class _RowsLinear(nn.Module):
     """One of LoRA's two matrices: x W^T, or inside `rows` every sequence with its own W."""
 
-    row_delta = PerThread[Tensor]()  # (B, r)
-    measure = PerThread[Callable[..., None]]()  # of dy, x and the gradient
-    kept = PerThread[Tensor]()  # (B, T)
-
     def __init__(self, plain: nn.Linear, shape: RowShape) -> None:
         super().__init__()
         self.shape = shape
@@ -81,6 +77,9 @@ class _RowsLinear(nn.Module):
         self.start = nn.Buffer(start, persistent=False)
         self.weight = nn.Buffer(start.clone())  # what PEFT reads and writes
         self.by_run = start[None]  # (N, d_out, d_in), as `fold` left it
+        self.row_delta: Tensor | None = None  # (B, r)
+        self.measure: Callable[..., None] | None = None  # of dy, x and the gradient
+        self.kept: Tensor | None = None  # (B, T)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., d_in) -> (..., d_out)
         run_of_row = self.shape.run_of_row  # of several runs

@@ -8,6 +8,7 @@ itself).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,6 @@ from projected_grpo.model.checks import require_positions
 from projected_grpo.model.decode import Decoder, make_decoder, next_logits
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.loss import micro_batches
-from projected_grpo.model.threads import batches_at_once, do_side_by_side
 
 CHECK_EVERY = 4
 """Tokens between two looks at which rows have finished."""
@@ -33,6 +33,8 @@ CHUNK = 64
 LEAVING_SHARE = {"cuda": 0.25, "cpu": 0.02}
 """Share of finished rows at which they leave the batch. A GPU captures its launches anew then, and
 fewer rows take it hardly less time; a CPU only moves a few rows into the places of others."""
+SIDE_BY_SIDE = 2
+"""Batches that a CPU samples at the same time: the threads of more would wait for Python's lock."""
 FEWEST_ROWS = 32
 """Rows for which a batch of their own is worth it on a CPU: with the organism the first row of a
 token costs what 16 more do."""
@@ -175,7 +177,7 @@ def sample_groups(
     on_cpu = model.device.type == "cpu"
     for some in micro_batches(lengths, sampling.columns):
         parts = _parts(some, of_run, group) if on_cpu else [some]
-        do_side_by_side([partial(sample_part, part) for part in parts])
+        _do_side_by_side([partial(sample_part, part) for part in parts])
     return samples
 
 
@@ -183,13 +185,31 @@ def _parts(some: Sequence[int], runs: Sequence[int], group: int) -> list[list[in
     """These prompts as a CPU samples them: those of each run by themselves, from its own folded
     weights, and those of a run that has no neighbour in two parts.
 
-    For a CPU more rows in one product are no gain, and two batches side by side are (threads.py).
+    For a CPU more rows in one product are no gain. Its threads meet after each of the hundred
+    operations of a token, and one alone does what lies between; those of two batches never meet.
     """
     by_run = [[i for i in some if runs[i] == run] for run in sorted({runs[i] for i in some})]
-    threads = batches_at_once(torch.device("cpu"))
+    threads = min(SIDE_BY_SIDE, torch.get_num_threads())
     lonely = len(by_run) % threads > 0 and len(by_run[0]) * group >= threads * FEWEST_ROWS
     pieces = threads if lonely else 1
     return [part[at::pieces] for part in by_run for at in range(pieces)]
+
+
+def _do_side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
+    """These jobs, one after another or in threads that share those of torch."""
+    threads = torch.get_num_threads()
+    workers = min(SIDE_BY_SIDE, threads, len(jobs))
+    if workers == 1:
+        for job in jobs:
+            job()
+        return
+    share = threads // workers
+    try:
+        with ThreadPoolExecutor(workers, "sample", torch.set_num_threads, (share,)) as pool:
+            for done in [pool.submit(job) for job in jobs]:
+                done.result()
+    finally:
+        torch.set_num_threads(threads)  # torch's threads begin with what was said last
 
 
 @torch.no_grad()

@@ -1,8 +1,6 @@
 """The one backward of a step: every row's own gradient, summed by run and source."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +16,6 @@ from projected_grpo.model.loss import (
     policy_loss,
     tokens_at_once,
 )
-from projected_grpo.model.threads import batches_at_once, do_side_by_side
 from projected_grpo.runs.distributed import add_up_gradients
 from projected_grpo.runs.session import Session
 
@@ -68,36 +65,15 @@ def accumulate_gradients(
 
 
 def _accumulate(s: Session, rows: list[Row], total: StepSums, per_row: RowGradients) -> None:
-    """Add one micro-batch, on a CPU in two parts side by side; they add up in their order."""
-    ref_logp = _reference_logps(s, rows)
-    count = min(batches_at_once(s.device), len(rows))
-    parts = [slice(at, None, count) for at in range(count)]
-    jobs = [
-        partial(_backward, s, rows[part], None if ref_logp is None else ref_logp[part])
-        for part in parts
-    ]
-    for add_to in do_side_by_side(jobs):
-        add_to(total, per_row)
-
-
-def _reference_logps(s: Session, rows: list[Row]) -> Tensor | None:
-    """The base model's log-probs of the completions (B, C), where the KL counts."""
-    if s.cfg.beta == 0:
-        return None
-    batch = collate([row.prompt for row in rows], [row.ids for row in rows], s.lm.pad_id, s.device)
-    with torch.no_grad(), s.adapter.disable():  # of all threads
-        return completion_logprobs(s.lm.model, batch, s.cfg.temperature)
-
-
-def _backward(
-    s: Session, rows: list[Row], ref_logp: Tensor | None
-) -> Callable[[StepSums, RowGradients], None]:
-    """Forward and backward of some rows; returns what adds them to the step's sums."""
     cfg, device = s.cfg, s.device
     batch = collate([row.prompt for row in rows], [row.ids for row in rows], s.lm.pad_id, device)
     mask = batch.completion_mask
     student = torch.tensor([row.source == "student" for row in rows], device=device)
     run_of_row = torch.tensor([row.run for row in rows], device=device)
+    ref_logp = None
+    if cfg.beta > 0:
+        with torch.no_grad(), s.adapter.disable():
+            ref_logp = completion_logprobs(s.lm.model, batch, cfg.temperature)
     sampled_logp = torch.zeros(mask.shape)
     for b, row in enumerate(rows):
         if row.logps is not None:
@@ -115,7 +91,7 @@ def _backward(
         # as they are no samples of the policy, they estimate no KL.
         old_logp = logp.detach()
         if ref_logp is not None:
-            ref_logp = torch.where(student[:, None], ref_logp[:, : mask.shape[1]], old_logp)
+            ref_logp = torch.where(student[:, None], ref_logp, old_logp)
         loss, sums = policy_loss(
             logp,
             old_logp,
@@ -127,17 +103,13 @@ def _backward(
             ref_logp=ref_logp,
         )
         gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    total.add_gradients(gradients, run_of_row, student)
+    per_row.add(rows, gradients)
+    total.add_sums(sums, run_of_row)
+    difference = sampled_logp.to(device) - old_logp
+    total.add_differences(difference, mask & student[:, None], run_of_row)
     if s.along_v:
         _keep_pulls(s, rows, pull)
-    difference = sampled_logp.to(device) - old_logp
-
-    def add_to(total: StepSums, per_row: RowGradients) -> None:
-        total.add_gradients(gradients, run_of_row, student)
-        per_row.add(rows, gradients)
-        total.add_sums(sums, run_of_row)
-        total.add_differences(difference, mask & student[:, None], run_of_row)
-
-    return add_to
 
 
 def _directions(s: Session, run_of_row: Tensor) -> dict[str, Tensor]:
