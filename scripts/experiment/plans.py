@@ -61,9 +61,9 @@ _LATE = {"start_arm_at": 9}
 _ALONE = {**_PROJECTED, "v_hack_k": 32, "overshoot": 0.0}
 _SCREEN = {**_ALONE, **_LATE, "screen": "row"}
 _SHARE = {**_SCREEN, "screen_share": 0.125}
-_OWN = {**_SCREEN, "pairs": "own", "refresh_every": 8}
-_MEAN = {**_SCREEN, "v_axes": "mean", "v_hack_k": 1, "screen_score": "row"}
 _KEPT = {**_SCREEN, "pairs": "own"}
+_OWN = {**_KEPT, "refresh_every": 8}
+_MEAN = {**_SCREEN, "v_axes": "mean", "v_hack_k": 1, "screen_score": "row"}
 
 
 _REAL = ("small", "large", "tiny")

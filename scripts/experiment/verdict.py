@@ -33,7 +33,7 @@ from sections import (
 )
 
 from projected_grpo.cli import say_and_exit
-from projected_grpo.config import FORMERLY, decisive, varied
+from projected_grpo.config import decisive, varied
 from projected_grpo.env.errors import InputError
 from projected_grpo.report.results import RATES
 from projected_grpo.report.stats import holm, paired_difference, ratio_of_means
@@ -204,8 +204,7 @@ def unlike_spec(run: Run) -> set[str]:
     settings = {**base.settings, **plan.settings, **dict(plan.variants)[about["label"]]}
     asked = json.loads(base.preset(**settings).to_json())
     but = ("seed", "preset", *BY_DIGEST)
-    mine = {**FORMERLY, **run.settings, "arm": about["arm"]}  # a run may be older than a setting
-    return found | {*varied([decisive(asked), mine], but)}
+    return found | {*varied([decisive(asked), {**run.settings, "arm": about["arm"]}], but)}
 
 
 # --- Tables

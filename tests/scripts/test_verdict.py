@@ -255,6 +255,18 @@ def test_all_preregistered_seeds_on_the_base_decide(
     assert verdict.decision(s, 100).startswith("H2 is not decided: the deciding runs share 1 seeds")
 
 
+def test_runs_that_are_older_than_a_setting_decide_as_they_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdict, "SEEDS", frozenset({401, 402}))
+    runs = [run(label, seed) for seed in verdict.SEEDS for label in plans.DECIDING]
+    for about, *_ in runs:
+        del about["settings"]["v_axes"]
+    write(tmp_path, runs)
+    (s,) = verdict.sections_of(verdict.read_runs(tmp_path))
+    assert verdict.decision(s, 100).startswith("H2 holds: at steps 96-100")
+
+
 @pytest.mark.parametrize(
     ("about", "changed", "said"),
     [

@@ -189,8 +189,8 @@ class Adapter(SeesTokens):
 
         run_of_row (B,) holds run indices. After a backward inside, `rows[name].grad` (B, r) is each
         sequence's own gradient with respect to its run's vector. Without a gradient there may be no
-        leaves, and several threads may be inside, each with rows of one run (not
-        `at_base`, which is then `disable`).
+        leaves, and several threads may be inside, each with rows of one run. But `at_base` without
+        a gradient disables the adapter, for all threads.
         """
 
     @abstractmethod
