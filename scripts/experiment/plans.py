@@ -276,6 +276,8 @@ PLANS: dict[str, Plan] = {
             ("row mean shuffled", {**_MEAN, "arm": "shuffled_v"}),
             ("row mean random", {**_MEAN, "arm": "random_v"}),
             ("row own pairs", _OWN),
+            ("row mean own pairs", {**_MEAN, "pairs": "own", "refresh_every": 8}),
+            ("penalty mean", {**_MEAN, "screen": "penalty"}),
             (CEILING, _CEILING),
         ],
         bases=_REAL,
