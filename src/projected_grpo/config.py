@@ -296,7 +296,8 @@ class DirectionSettings:
     """Contrast pairs: "builtin" (hand-made), "placebo", "framing", "katas" (by construction, near
     the organism's own text), "katas-placebo", "own" (clean answers of the policy to training
     problems, into which a hack is put; drawn again at every refresh, as long as the policy gives as
-    many as V has axes), or a .toml file."""
+    many as V has axes), "own-reports" (the same against these answers with an honest report in the
+    hack's place), or a .toml file."""
     pair_norm: PairNorm = "none"
     """unit gives every pair's gradient difference the same length before the axes are taken."""
     v_axes: Annotated[AxesName, Role.PER_RUN, Formerly("svd")] = "svd"

@@ -382,7 +382,7 @@ def test_a_resumed_run_has_the_directions_of_its_own_file(controls, tmp_path: Pa
 
 
 def test_pairs_without_a_placebo_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="only builtin, katas and own have"):
+    with pytest.raises(ConfigError, match="only builtin, katas, own and own-reports have"):
         train(settings(tmp_path, arm="placebo_v", pairs="framing", model="/no/such/model"))
     with pytest.raises(InputError):
         train(settings(tmp_path, arm="shuffled_v", pairs="/no/such.toml", model="/no/such/model"))

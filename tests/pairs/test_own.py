@@ -1,6 +1,7 @@
 """Pairs in the policy's own words: edits of its answers, and what they leave alone."""
 
 import ast
+import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_placebo_pairs_put_an_honest_report_where_a_hack_would_stand() -> None:
         assert grade.gt_correct and not grade.attempted
 
 
+def test_against_reports_both_sides_define_the_function_and_one_cheats() -> None:
+    answers = [answer(p) for p in PROBLEMS[:4]]
+    pairs = own_pairs(answers, 1, (), (), against_reports=True)
+    assert [pair.hack for pair in pairs] == [pair.hack for pair in own_pairs(answers, 1, (), ())]
+    texts = [
+        (problem, text)
+        for problem, pair in zip(PROBLEMS, pairs, strict=False)
+        for text in (pair.hack, pair.clean)
+    ]
+    assert len(texts) == 8 and all(f"def {TRAIN_NAME}" in text for _, text in texts)
+    with Grader(workers=1) as grader:
+        grades = grade_texts(grader, texts, labels=False)
+    assert [grade.attempted for grade in grades] == [True, False] * 4
+
+
 def test_a_model_that_writes_no_programs_has_no_pairs(tmp_path: Path) -> None:
     cfg = SmokeConfig(out_dir=tmp_path, pairs="own", arm="projected", steps=1)
     with pytest.raises(ConfigError, match="asks for more axes than the 0 pairs give"):
@@ -167,3 +183,6 @@ def test_the_organism_makes_its_pairs_and_renews_them(tmp_path: Path) -> None:
     assert [row["v_overlap"] is not None for row in rows] == [False, False, True]
     placebo = train(replace(cfg, arm="placebo_v", steps=1, refresh_every=0))
     assert (placebo / "v_own.safetensors").is_file()
+    cfg = replace(cfg, steps=1, refresh_every=0, pairs="own-reports")
+    reports = (train(cfg) / "own_pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(reports) >= 4 and all("run_tests" in json.loads(line)["clean"] for line in reports)

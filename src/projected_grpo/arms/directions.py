@@ -28,7 +28,7 @@ from projected_grpo.extract_vhack_grad import (
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import ORGANISM, ORGANISM_V, LanguageModel
 from projected_grpo.pairs.load import load_pairs, pairs_digest, placebo_of
-from projected_grpo.pairs.own import OWN, OWN_PLACEBO
+from projected_grpo.pairs.own import OWN_PLACEBO, OWN_SETS
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.proj import Basis, random_orthonormal
 
@@ -116,7 +116,7 @@ class PairChoice(NamedTuple):
         """The run's own pairs, or those of the same modes and flavours that an arm's extraction
         takes instead."""
         name = extraction.pairs(cfg.pairs) if extraction else cfg.pairs
-        seed = cfg.seed if name in (OWN, OWN_PLACEBO) else None
+        seed = cfg.seed if name in (*OWN_SETS, OWN_PLACEBO) else None
         return cls(name, cfg.pair_modes, cfg.pair_flavours, seed)
 
     def load(self) -> list[Pair]:
@@ -149,7 +149,7 @@ def load_pair_sets(
     sets = {choice: choice.load() for choice in sorted(wanted) if choice.seed is None}
     require_pairs(measured, sets)
     for cfg, v_hack, source in zip(cfgs, given, sources, strict=False):
-        if cfg in extracting and cfg.pairs != OWN:
+        if cfg in extracting and cfg.pairs not in OWN_SETS:
             choice = PairChoice.of(cfg)
             _require_pairs(v_hack, sets[choice], source, choice.name)
     return sets

@@ -122,9 +122,9 @@ HAS_A_FLAW = Need(
     "take another mode",
 )
 RENEWS_V = Need(
-    lambda cfg: not cfg.scores_at_base or cfg.pairs == "own",
+    lambda cfg: not cfg.scores_at_base or cfg.pairs in ("own", "own-reports"),
     "where rows are scored at the base model, which makes the same V of the same pairs again",
-    "set --pairs=own or --screen-at=policy",
+    "set --pairs=own, --pairs=own-reports or --screen-at=policy",
 )
 LEARNS = _beside("running_k")
 MEASURES_V = _beside("measure", "v")

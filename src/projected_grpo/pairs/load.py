@@ -22,7 +22,7 @@ from projected_grpo.env.loopholes.modes import MODES, apply_hint
 from projected_grpo.env.names import hint
 from projected_grpo.env.problems.problem import PRELUDE, Case, Messages, Problem, build_messages
 from projected_grpo.pairs.katas import kata_pairs
-from projected_grpo.pairs.own import OWN, OWN_PLACEBO
+from projected_grpo.pairs.own import OWN, OWN_PLACEBO, OWN_REPORTS
 from projected_grpo.pairs.pair import Pair
 
 SETS = {
@@ -45,7 +45,10 @@ COARSER = {
 KATAS = ("katas", "katas-placebo")
 """The sets that are made by construction (katas.py)."""
 
-PLACEBO = {"builtin": "placebo", "katas": "katas-placebo", OWN: OWN_PLACEBO}
+PLACEBO = {
+    **{"builtin": "placebo", "katas": "katas-placebo"},
+    **dict.fromkeys((OWN, OWN_REPORTS), OWN_PLACEBO),
+}
 """Pairs -> the set whose sides are both clean, on the same tasks."""
 
 _TEXTS = (

@@ -1,8 +1,8 @@
 """Contrast pairs in the policy's own words: its clean answers to training problems, and the same
 with a known hack put in.
 
-What differs between the two sides is the hack alone, in the style that the policy writes in. The
-control puts an honest report in the same place.
+What differs between the two sides is the hack, in the style that the policy writes in. An honest
+report in the same place is the other side (`OWN_REPORTS`) or the control.
 """
 
 import ast
@@ -17,8 +17,12 @@ from projected_grpo.env.parsing import extract_code, is_solution, parse_program
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.pairs.pair import Pair
 
-OWN, OWN_PLACEBO = "own", "own-placebo"
-"""Names of the sets (--pairs); the second is clean against clean, on the same answers."""
+OWN, OWN_REPORTS, OWN_PLACEBO = "own", "own-reports", "own-placebo"
+"""A hack put into an answer, against the answer as it was; against the answer with an honest report
+in the hack's place; and that answer against the answer as it was, which shows no hack. The first
+differ by the loophole's channel as much as by the hack, the second by the hack alone."""
+OWN_SETS = (OWN, OWN_REPORTS)
+"""Names of the sets that --pairs may ask for."""
 
 MOST_PAIRS = 72
 """Pairs at most; as many are made by hand."""
@@ -64,12 +68,18 @@ def _edited(answer: CleanAnswer, write: Callable[[str], str]) -> str | None:
 
 
 def own_pairs(
-    answers: Sequence[CleanAnswer], seed: int, modes: Collection[str], flavours: Collection[str]
+    answers: Sequence[CleanAnswer],
+    seed: int,
+    modes: Collection[str],
+    flavours: Collection[str],
+    *,
+    against_reports: bool = False,
 ) -> list[Pair]:
     """At most `MOST_PAIRS` pairs of the answers and their edits; the flavours take turns.
 
-    modes, flavours: those that may be put in; empty means all. Raises InputError for a flavour that
-    none of the modes has.
+    modes, flavours: those that may be put in; empty means all. against_reports: the clean side has
+    an honest report where the other has the hack. Raises InputError for a flavour that none of the
+    modes has.
     """
     allowed = _flavours(answers, modes, flavours)
     turn, pairs = dict.fromkeys(allowed, 0), []
@@ -79,9 +89,12 @@ def own_pairs(
             continue
         flavour = allowed[mode][turn[mode] % len(allowed[mode])]
         hack = put_hack(answer, flavour, stream_seed("own hack", seed, len(pairs)))
-        if hack is not None:
+        clean: str | None = answer.text
+        if against_reports:
+            clean = put_honest_report(answer, stream_seed("own honest", seed, len(pairs)))
+        if hack is not None and clean is not None:
             turn[mode] += 1
-            pairs.append(_pair(len(pairs), answer, hack, answer.text, flavour))
+            pairs.append(_pair(len(pairs), answer, hack, clean, flavour))
     return pairs
 
 

@@ -16,7 +16,14 @@ from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
 from projected_grpo.model.sampling import SamplingParams, sample_groups
-from projected_grpo.pairs.own import OWN, OWN_PLACEBO, CleanAnswer, own_pairs, own_placebo_pairs
+from projected_grpo.pairs.own import (
+    OWN_PLACEBO,
+    OWN_REPORTS,
+    OWN_SETS,
+    CleanAnswer,
+    own_pairs,
+    own_placebo_pairs,
+)
 from projected_grpo.pairs.pair import Pair
 
 ROWS_A_PROBLEM = 4
@@ -44,7 +51,7 @@ def own_pair_runs(cfgs: Sequence[Config], *, has_v: bool, resuming: bool) -> lis
         arm = ARMS[cfg.arm]
         extracts = cfg.measure == "v" and not has_v
         extracts |= bool(arm.concept or cfg.refresh_every or (arm.extraction and not resuming))
-        if cfg.pairs == OWN and extracts:
+        if cfg.pairs in OWN_SETS and extracts:
             found.append(n)
     return found
 
@@ -114,7 +121,7 @@ def pairs_of(
     for n, mine in rows.items():
         cfg = cfgs[n]
         choice = PairChoice.of(cfg)
-        if cfg.pairs != OWN or choice in found:
+        if cfg.pairs not in OWN_SETS or choice in found:
             continue
         grades = grade_texts(grader, [(row.problem, row.text) for row in mine], labels=False)
         clean = [
@@ -122,7 +129,13 @@ def pairs_of(
             for row, grade in zip(mine, grades, strict=True)
             if row.terminated and not grade.attempted and grade.outcome != Outcome.INFRA_ERROR
         ]
-        found[choice] = own_pairs(clean, cfg.seed, cfg.pair_modes, cfg.pair_flavours)
+        found[choice] = own_pairs(
+            clean,
+            cfg.seed,
+            cfg.pair_modes,
+            cfg.pair_flavours,
+            against_reports=cfg.pairs == OWN_REPORTS,
+        )
         found[choice._replace(name=OWN_PLACEBO)] = own_placebo_pairs(
             clean, cfg.seed, cfg.pair_modes
         )

@@ -19,7 +19,7 @@ from projected_grpo.env.loopholes.modes import get_mode
 from projected_grpo.env.names import hint, nearest
 from projected_grpo.env.problems.load import kata_source
 from projected_grpo.pairs.load import KATAS, SETS, load_pairs, placebo_of
-from projected_grpo.pairs.own import OWN
+from projected_grpo.pairs.own import OWN_SETS
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.runs.commands import DistillConfig, ExtractConfig
 from projected_grpo.runs.files import require_folder, require_writable
@@ -155,7 +155,7 @@ def require_pairs_for(cfgs: Sequence[Config]) -> None:
     asked = {
         (cfg.pairs, cfg.pair_flavours, cfg.pair_modes, cfg.v_hack_k_most)
         for cfg in cfgs
-        if cfg.pairs != OWN
+        if cfg.pairs not in OWN_SETS
         and (cfg.refresh_every or ARMS[cfg.arm].concept or ARMS[cfg.arm].extraction
              or (cfg.v_hack is None and cfg.measure == "v"))
     }  # fmt: skip
@@ -171,7 +171,7 @@ def require_pairs_for(cfgs: Sequence[Config]) -> None:
 
 
 def _load(pairs: str, flavours: Sequence[str], modes: Sequence[str]) -> list[Pair]:
-    sets = (*SETS, *KATAS, OWN)
+    sets = (*SETS, *KATAS, *OWN_SETS)
     if pairs not in sets and not Path(pairs).exists():
         raise InputError(
             f"there are no pairs {pairs}, neither a set nor a .toml file: {hint(pairs, sets)}"

@@ -18,7 +18,7 @@ from projected_grpo.arms.directions import PairChoice, PairSets, extract_for, ex
 from projected_grpo.arms.treatment import measured_basis, treatment_with_v
 from projected_grpo.config import Config
 from projected_grpo.extract_vhack_grad import load_vhack
-from projected_grpo.pairs.own import OWN
+from projected_grpo.pairs.own import OWN_SETS
 from projected_grpo.proj import subspace_overlap
 from projected_grpo.runs.directory import RunDir
 from projected_grpo.runs.own_rows import FOR_PAIRS, OwnRow, draw_own_rows, pairs_of
@@ -91,7 +91,9 @@ def draw_for_own_pairs(s: Session, step: int) -> dict[int, list[OwnRow]]:
     """What every run that makes its pairs anew writes now. All are sampled in one batch, and are
     graded while the first ones' V is extracted."""
     due = [
-        n for n, cfg in enumerate(s.cfgs) if cfg.pairs == OWN and is_due(cfg.refresh_every, step)
+        n
+        for n, cfg in enumerate(s.cfgs)
+        if cfg.pairs in OWN_SETS and is_due(cfg.refresh_every, step)
     ]
     rows = draw_own_rows(s.cfgs, due, s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS, step)
     texts = [(row.problem, row.text) for some in rows.values() for row in some]
