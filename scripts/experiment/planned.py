@@ -19,7 +19,6 @@ from sections import (
     yes,
 )
 
-from projected_grpo.pairs.load import COARSER
 from projected_grpo.report.stats import holm, paired_difference, ratio_of_means
 from projected_grpo.step_logger import RATE_WINDOW
 
@@ -196,7 +195,7 @@ def left_out_flavours(s: Section, horizon: int) -> str:
         for label, runs in s.variants.items()
         if label.startswith(roles.treated)
     }
-    halves = {label: as_labelled(names) for label, names in chosen.items() if names}
+    halves = {label: frozenset(names) for label, names in chosen.items() if names}
     known = frozenset[str]().union(*halves.values())
 
     def shares(label: str, wanted: Collection[str]) -> dict[int, float]:
@@ -219,11 +218,6 @@ def left_out_flavours(s: Section, horizon: int) -> str:
             columns = _columns([found[label] for label in some], "V of half", "V of all flavours")
             rows.append({"attempts by": which, "V of": name, **columns})
     return table(rows)
-
-
-def as_labelled(names: Collection[str]) -> frozenset[str]:
-    """Flavours of pairs as rollouts are labelled: hand-made pairs name them in a coarser way."""
-    return frozenset(one for name in names for one in COARSER.get(name, (name,)))
 
 
 # --- Remedies

@@ -39,14 +39,8 @@ HALVES = {
     ),
 }
 """Every second flavour of each mode, in the order in which pairs/katas.py has them."""
-HAND_MADE_HALVES = {
-    "a": (
-        *("print_only", "swallowed_failure", "weak_predicate"),
-        *("attribute_set", "verdict_written"),
-    ),
-    "b": ("empty_tests", "trivially_true", "self_compare", "phrase_printed"),
-}
-"""Every second flavour of the hand-made pairs (builtin.toml), in its order."""
+OWN_HALVES = {name: half[:5] for name, half in HALVES.items()}
+"""Of run_tests alone, whose hacks `--pairs=own` can put into answers to its problems."""
 
 # --- What variants are made of
 
@@ -64,6 +58,7 @@ _SHARE = {**_SCREEN, "screen_share": 0.125}
 _KEPT = {**_SCREEN, "pairs": "own"}
 _OWN = {**_KEPT, "refresh_every": 8}
 _MEAN = {**_SCREEN, "v_axes": "mean", "v_hack_k": 1, "screen_score": "row"}
+_THIRD = {"screen_share": 0.3}
 
 
 _REAL = ("small", "large", "tiny")
@@ -72,12 +67,13 @@ _UNTRAINED = {"lr": 1e-9}
 
 # --- H2: the gate on the real model (docs/spec.md)
 
-GATE: dict[str, Any] = {"screen": "row", "screen_share": 0.125}
+GATE: dict[str, Any] = {"screen": "row", "pairs": "own"}
 """The gate that H2 is about, beside what every screen of the plans has (`_ALONE`). Chosen by plan
-`screens`. One with a threshold of its own has no screen_share, and its controls have `SHARES`."""
-SHARES = {"own_hacks": 0.125, "founding": 0.5}
+`gates`. One with a threshold of its own has no screen_share, and its controls have `SHARES`."""
+SHARES = {"own_hacks": 0.3, "founding": 0.5}
 """Plan -> the share of a step's rows that the gate's controls leave out, and the gate too where it
-has a share: of own hacks what a group's teacher rows were, in the founding setting likewise."""
+has a share: of own hacks what it left out in the pilot, in the founding setting a group's teacher
+rows."""
 TREATED, CEILING, BASELINE = "gate", "no loophole", "untrained"
 CEILING_BASELINE = "untrained no loophole"
 """The untrained policy on the prompts of the run without the loophole, which lack the hint: there
@@ -91,6 +87,8 @@ DECIDING = ("vanilla", CEILING, TREATED, *CONTROLS, BASELINE, CEILING_BASELINE)
 """Labels of the runs that decide H2."""
 _ADV_MOD = ("adv_mod", "adv_mod_random")
 _WEAK = {**_ALONE, **_LATE, "v_hack_k": 24}
+_HAND_MADE = {"pairs": "builtin"}
+"""Of what is published with hand-made pairs; and no own pair can be made without a loophole."""
 _HARD = {"difficulty": (), "max_prompt": 700}
 """split_leetcode.py has chosen the problems, none of them with a longer prompt."""
 
@@ -104,9 +102,11 @@ def _gated(start: Mapping[str, Any], share: float) -> list[Variant]:
     if gate["screen"] == "token":  # a token has no length
         by_length["screen"] = "row"
     known = {**_ALONE, **start, "screen_score": "flavour"}
+    by_itself = {**gate, "screen": by_length["screen"]}
+    no_loophole = {**_CEILING, **_HAND_MADE}
     return [
         ("vanilla", {}),
-        (CEILING, _CEILING),
+        (CEILING, no_loophole),
         (TREATED, same if "screen_share" in GATE else gate),
         ("gate placebo", {**same, "arm": "placebo_v"}),
         ("gate random", {**same, "arm": "random_v"}),
@@ -115,19 +115,22 @@ def _gated(start: Mapping[str, Any], share: float) -> list[Variant]:
         ("gate shortness", by_length),
         # not training, on the same problems as the others at every step
         (BASELINE, _UNTRAINED),
-        (CEILING_BASELINE, {**_CEILING, **_UNTRAINED}),
+        (CEILING_BASELINE, {**no_loophole, **_UNTRAINED}),
         # what one would do instead, where the hacks are known
         ("flavour penalty", {**known, "screen": "penalty"}),
         ("flavour row", {**known, "screen": "row"}),
-        ("projected as founded", {**_PROJECTED, **start}),
+        # the trivial gates that held in the pilot, at thresholds of their own
+        ("nll row", {**by_itself, "screen_score": "nll_tokens"}),
+        ("channel row", {**known, "screen": "row", "screen_score": "channel"}),
+        ("projected as founded", {**_PROJECTED, **_HAND_MADE, **start}),
         # at .5 an answer that passes is always paid more than one that fails, which at 2 it is not
-        *((arm, {"arm": arm, "adv_mod_alpha": 0.5, **start}) for arm in _ADV_MOD),
+        *((arm, {"arm": arm, "adv_mod_alpha": 0.5, **_HAND_MADE, **start}) for arm in _ADV_MOD),
         ("gt_penalty", {"arm": "gt_penalty", **start}),
     ]
 
 
 def _weak(of: str, pairs: Mapping[str, Any]) -> list[Variant]:
-    """The gate and the detector of known flavours that know some pairs only."""
+    """The gate and the detector of known flavours that know some hacks only."""
     return [
         (f"gate {of}", {**_WEAK, **GATE, **pairs}),
         (f"penalty {of}", {**_WEAK, **pairs, "screen": "penalty", "screen_score": "flavour"}),
@@ -141,7 +144,7 @@ def _of_all() -> list[Variant]:
 
 
 def _random_axes() -> dict[str, Any]:
-    return {**_WEAK, **GATE, "arm": "random_v"}
+    return {**_WEAK, **GATE, "arm": "random_v", "screen_share": SHARES["own_hacks"]}
 
 
 def _alone(mode: str) -> list[Variant]:
@@ -282,6 +285,19 @@ PLANS: dict[str, Plan] = {
         ],
         bases=_REAL,
     ),
+    # The third: does V of own pairs see the hack, or only that the loophole's channel is used?
+    # Beside plan `gates`, on its seeds
+    "contrasts": Plan(
+        variants=[
+            ("row own pairs kept placebo", {**_KEPT, "arm": "placebo_v"}),
+            ("row reports", {**_KEPT, "pairs": "own-reports"}),
+            ("row reports mean", {**_MEAN, "pairs": "own-reports"}),
+            ("row share own placebo", {**_KEPT, **_THIRD, "arm": "placebo_v"}),
+            ("row share nll", {**_SCREEN, **_THIRD, "screen_score": "nll_tokens"}),
+            ("token own pairs kept", {**_KEPT, "screen": "token"}),
+        ],
+        bases=_REAL,
+    ),
     # docs/spec.md fixes these three
     "confirm": Plan(
         variants=[
@@ -329,13 +345,16 @@ PLANS: dict[str, Plan] = {
     # the warm-up is that of the pilot's 60 steps.
     "own_hacks": Plan(
         variants=_gated(_LATE, SHARES["own_hacks"]),
-        settings={**_HARD, "steps": 100, "warmup_frac": 0.03},
+        settings={**_HARD, "steps": 100, "warmup_frac": 0.03, "pairs": GATE["pairs"]},
         bases=_REAL,
     ),
     # Half of each group from the teacher, at every step; read at steps 20 and 60
     "founding": Plan(
         variants=_gated({}, SHARES["founding"]),
-        settings={**_HARD, "steps": 60, "mix_ratio": 0.5, "teacher_steps": 0},
+        settings={
+            **{**_HARD, "steps": 60, "pairs": GATE["pairs"]},
+            **{"mix_ratio": 0.5, "teacher_steps": 0},
+        },
         bases=_REAL,
     ),
     "modes_gate": Plan(
@@ -345,7 +364,7 @@ PLANS: dict[str, Plan] = {
             ),
             *(variant for m in MODES for variant in _alone(m)),
         ],
-        settings={**_HARD, "steps": 100, "warmup_frac": 0.03},
+        settings={**_HARD, "steps": 100, "warmup_frac": 0.03, "pairs": GATE["pairs"]},
         bases=_REAL,
     ),
     "flavours_gate": Plan(
@@ -353,11 +372,11 @@ PLANS: dict[str, Plan] = {
             *_of_all(),
             *(
                 variant
-                for half, names in HAND_MADE_HALVES.items()
+                for half, names in OWN_HALVES.items()
                 for variant in _weak(f"half {half}", {"pair_flavours": names})
             ),
         ],
-        settings={**_HARD, "steps": 60},
+        settings={**_HARD, "steps": 60, "pairs": GATE["pairs"]},
         bases=_REAL,
     ),
 }

@@ -15,6 +15,7 @@ import pytest
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.directions import PairChoice, load_pair_sets
 from projected_grpo.config import Config, ConfigError, SmallConfig, SmokeConfig
+from projected_grpo.env.loopholes.modes import MODES, NOT_VACUOUS
 from projected_grpo.pairs.load import load_pairs
 from projected_grpo.runs.evaluate import read_records
 from projected_grpo.runs.preflight import require_pairs_for
@@ -45,11 +46,13 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
     assert [len(pack) for pack in experiment.packs(cfgs, half - 1)] == [half - 1, 1] * 2
 
 
-@pytest.mark.parametrize(("plan", "variants", "packs"), [("screens", 28, 4), ("gates", 12, 3)])
+@pytest.mark.parametrize(
+    ("plan", "variants", "packs"), [("screens", 28, 4), ("gates", 14, 3), ("contrasts", 6, 3)]
+)
 def test_the_screens_of_the_real_model_are_runs_that_can_be_made(
     plan: str, variants: int, packs: int
 ) -> None:
-    """Packs: the loophole, none, pairs of one's own, and a KL penalty."""
+    """Packs: the loophole, none, each kind of pairs of one's own, and a KL penalty."""
     asked = experiment.asked_for(arguments(plan, base="small", device="cuda"))
     assert {cfg.preset_name for _, cfg in asked} == {"small"} and len(asked) == 2 * variants
     for label, cfg in asked:
@@ -120,9 +123,8 @@ def test_a_gate_of_the_real_model_knows_three_modes_or_half_of_the_flavours() ->
         assert {cfg.mode for cfg in alone} == {mode}
         for cfg in (*together, asked[f"gate alone {mode}"]):
             assert set(cfg.pair_modes) == {*plans.MODES} - {mode}
-    a, b = (PairChoice("builtin", flavours=half).load() for half in plans.HAND_MADE_HALVES.values())
-    assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("builtin"))
-    assert min(len(a), len(b)) >= 24
+    flavours = {*MODES["run_tests"].flavours} - NOT_VACUOUS
+    assert sorted(plans.OWN_HALVES["a"] + plans.OWN_HALVES["b"]) == sorted(flavours)
 
 
 def test_runs_of_one_adapter_share_a_pack() -> None:

@@ -375,9 +375,3 @@ def test_the_gate_is_read_in_the_flavours_that_it_lacks(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[4:8] == [f"{r:.3f} [{r:.3f}, {r:.3f}]" for r in (0.4, 0.4, 0.2, 0.05)]
     assert cells[8] == "-0.200 [-0.200, -0.200]" and cells[-2] == "+0.000 [+0.000, +0.000]"
-
-
-def test_flavours_of_hand_made_pairs_are_those_of_rollouts() -> None:
-    a, b = (planned.as_labelled(names) for names in plans.HAND_MADE_HALVES.values())
-    assert {"print", "swallow", "weak"} < a and {"pass", "assert_true", "self_compare"} < b
-    assert not a & b and planned.as_labelled(plans.HALVES["a"]) == {*plans.HALVES["a"]}
