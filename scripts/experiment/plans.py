@@ -83,6 +83,8 @@ UNLIKE = (CEILING, BASELINE, CEILING_BASELINE)
 CONTROLS = ("gate placebo", "gate random", "gate shuffled", "gate nll", "gate shortness")
 """Labels of the runs that the gate is to beat: the same, along or by something that knows no
 hack."""
+RIVALS = ("nll row", "channel row", "flavour row", "flavour penalty")
+"""Labels of the trivial gates that held in the pilot, and of the detector of known flavours."""
 DECIDING = ("vanilla", CEILING, TREATED, *CONTROLS, BASELINE, CEILING_BASELINE)
 """Labels of the runs that decide H2."""
 _ADV_MOD = ("adv_mod", "adv_mod_random")

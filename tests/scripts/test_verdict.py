@@ -229,6 +229,8 @@ def test_rows_give_tables_and_the_sentence_comes_last(
     assert "-0.700 [-0.700, -0.700]" in row and "-0.040 [-0.040, -0.040]" in row
     assert "p of that, Holm over 9 " in text  # not vanilla, nor who is told the answer
     assert "held-out problems after the last step" in text and "gt_penalty †" in text
+    rivals = [line for line in text.splitlines() if "| gate nll" in line and ".30 [" not in line]
+    assert "the gate less" in text and "+0." in rivals[-1]
     assert (tmp_path / "curves_small_own_hacks.png").is_file()
     before = text
     verdict.main(verdict.Arguments(folder=tmp_path))
