@@ -297,6 +297,8 @@ PLANS: dict[str, Plan] = {
             ("row share own placebo", {**_KEPT, **_THIRD, "arm": "placebo_v"}),
             ("row share nll", {**_SCREEN, **_THIRD, "screen_score": "nll_tokens"}),
             ("token own pairs kept", {**_KEPT, "screen": "token"}),
+            ("token", {**_SCREEN, "screen": "token"}),
+            ("projected as founded", {**_PROJECTED, **_LATE}),
         ],
         bases=_REAL,
     ),

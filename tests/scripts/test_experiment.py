@@ -47,7 +47,7 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("plan", "variants", "packs"), [("screens", 28, 4), ("gates", 14, 3), ("contrasts", 6, 3)]
+    ("plan", "variants", "packs"), [("screens", 28, 4), ("gates", 14, 3), ("contrasts", 8, 3)]
 )
 def test_the_screens_of_the_real_model_are_runs_that_can_be_made(
     plan: str, variants: int, packs: int
