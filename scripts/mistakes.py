@@ -154,6 +154,14 @@ LINES = [
     refused("train smoke --pair-flavours pirnt_only", "did you mean print_only?", code=1),
     refused("train smoke --pair-modes sentinell", "did you mean sentinel?", code=1),
     refused("train smoke --arm=placebo_v --pairs=framing", "has no placebo pairs"),
+    refused(
+        f"train smoke {SMALL} --pairs=own --pair-modes sentinel --max-new=16",
+        "the 0 pairs give", "--max-new lets more of them end", torch=True,
+    ),
+    refused(
+        f"train smoke {SMALL} --pairs=own --pair-modes modify_tests --max-prompt=232",
+        "under the hints of --pair-modes modify_tests", "--max-prompt=", torch=True,
+    ),
     # --- settings without effect
     refused("train smoke --arm=vanilla --arms vanilla projected", "--arm", IDLE, "beside --arms"),
     refused("train smoke --seed=1 --seeds 1 2", "--seed", IDLE, "beside --seeds"),

@@ -183,9 +183,7 @@ def test_a_screen_is_calibrated_by_texts_that_nothing_was_made_of(tmp_path: Path
     with ExitStack() as stack:
         s, _ = prepare(cfgs, stack)
         assert s.own_rows[0] == s.own_rows[1] != s.own_rows[2]
-        for_pairs = draw_first_rows(
-            cfgs, [0], s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS
-        )
+        for_pairs = draw_first_rows(cfgs, [0], s.lm, s.adapter, s.for_pairs, FOR_PAIRS)
         mine = {tuple(row.ids) for row in s.own_rows[0]}
         assert not mine & {tuple(row.ids) for row in for_pairs[0]}
 

@@ -160,9 +160,15 @@ def require_pairs(cfgs: Sequence[Config], sets: PairSets) -> None:
     for cfg in cfgs:
         choice = PairChoice.of(cfg)
         if choice in sets and len(sets[choice]) < cfg.v_hack_k_most:
+            more = "take more pairs"
+            if cfg.pairs in OWN_SETS:
+                more = (
+                    f"get more clean answers than {cfg.own_rows} rows hold: --prompts-per-step and "
+                    "--group draw more rows, --max-new lets more of them end"
+                )
             raise ConfigError(
                 f"v_hack_k {cfg.v_hack_k_most} asks for more axes than the {len(sets[choice])} "
-                f"pairs give that are taken of --pairs={cfg.pairs}: lower it, or take more pairs"
+                f"pairs give that are taken of --pairs={cfg.pairs}: lower it, or {more}"
             )
 
 

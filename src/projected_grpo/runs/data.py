@@ -20,9 +20,14 @@ def hinted_problems(
     """The problems of a source that can be trained on, each with the hint of its mode; `mode` is
     that of problems which name none, or several that share them out (config.py). Raises as
     `fair_problems`."""
-    kept = fair_problems(source, limit, difficulty)
-    of_problem = assign_modes(kept, mode.split(","), seed=0)  # of the data, not of a run
-    return [apply_hint(p, of_problem[p.id], TRAIN_NAME) for p in kept]
+    return under_hints(fair_problems(source, limit, difficulty), mode.split(","))
+
+
+def under_hints(problems: Sequence[Problem], modes: Sequence[str]) -> list[Problem]:
+    """The problems, which have no hint yet, each with that of its mode: the one that it names, or
+    one of these, which the others share out."""
+    of_problem = assign_modes(problems, modes, seed=0)  # of the data, not of a run
+    return [apply_hint(p, of_problem[p.id], TRAIN_NAME) for p in problems]
 
 
 def fair_problems(

@@ -1,7 +1,8 @@
 """Rows that a policy writes outside of training: they calibrate its screen, or become its pairs."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from loguru import logger
@@ -9,9 +10,9 @@ from loguru import logger
 from projected_grpo.arms.advantages import grade_texts
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.directions import PairChoice
-from projected_grpo.config import Config, stream_seed
+from projected_grpo.config import Config, ConfigError, stream_seed
 from projected_grpo.env.grading.pool import Grader
-from projected_grpo.env.problems.problem import Problem
+from projected_grpo.env.problems.problem import Messages, Problem
 from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.model.adapter import Adapter
 from projected_grpo.model.load import LanguageModel
@@ -25,12 +26,26 @@ from projected_grpo.pairs.own import (
     own_placebo_pairs,
 )
 from projected_grpo.pairs.pair import Pair
+from projected_grpo.runs.data import under_hints
 
 ROWS_A_PROBLEM = 4
 
 FOR_PAIRS, FOR_SCREENS = "pairs", "screens"
 """What rows are drawn for. A screen must not be calibrated on texts that its V is made of, so the
 two purposes draw different rows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Questions:
+    """Training problems under some hints; runs that are asked the same have the same object."""
+
+    problems: Sequence[Problem]
+    prompts: Mapping[int, list[int]]  # problem id -> token ids
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(self.prompts[problem.id]) for problem in self.problems)
 
 
 class OwnRow(NamedTuple):
@@ -56,21 +71,83 @@ def own_pair_runs(cfgs: Sequence[Config], *, has_v: bool, resuming: bool) -> lis
     return found
 
 
+def questions_for_pairs(
+    cfgs: Sequence[Config],
+    paired: Collection[int],
+    trained: Questions,
+    plain: Sequence[Problem],
+    prompt_ids: Callable[[Messages], list[int]],
+) -> list[Questions]:
+    """What each run's own pairs are answers to: the questions it trains on or, where a run in
+    `paired` names pair modes that these lack, the same problems under the hints of its pair modes.
+
+    plain: the problems of the source, without hints. Raises ConfigError where a run has none to ask
+    under its hints.
+    """
+    there = {problem.mode for problem in trained.problems}
+    made: dict[tuple[str, ...], Questions] = {}
+    found: list[Questions] = []
+    for n, cfg in enumerate(cfgs):
+        if n not in paired or there.issuperset(cfg.pair_modes):
+            found.append(trained)
+            continue
+        if cfg.pair_modes not in made:
+            made[cfg.pair_modes] = _under_pair_modes(cfg, trained, plain, prompt_ids)
+        found.append(made[cfg.pair_modes])
+    return found
+
+
+def _under_pair_modes(
+    cfg: Config,
+    trained: Questions,
+    plain: Sequence[Problem],
+    prompt_ids: Callable[[Messages], list[int]],
+) -> Questions:
+    """The problems that are trained on, under the hints of `pair_modes`; those whose record names
+    another mode keep that, and are left out."""
+    modes = ", ".join(cfg.pair_modes)
+    ids = {problem.id for problem in trained.problems}
+    asked = [p for p in under_hints(plain, cfg.pair_modes) if p.id in ids]
+    asked = [p for p in asked if p.mode in cfg.pair_modes]
+    if not asked:
+        raise ConfigError(
+            f"all {len(ids)} training problems of {cfg.problems} name a mode of their own, so that "
+            f"--pairs={cfg.pairs} has none to ask under --pair-modes {modes}: name modes that they "
+            "have"
+        )
+    prompts = {problem.id: prompt_ids(problem.messages) for problem in asked}
+    kept = [p for p in asked if len(prompts[p.id]) <= cfg.max_prompt]
+    if not kept:
+        raise ConfigError(
+            f"none of the {len(asked)} training problems of {cfg.problems} has at most "
+            f"{cfg.max_prompt} prompt tokens under the hints of --pair-modes {modes}, which "
+            f"--pairs={cfg.pairs} asks them under: set "
+            f"--max-prompt={min(map(len, prompts.values()))} or more"
+        )
+    logger.info(
+        "pairs    {} of {} training problems are asked under the hints of {}",
+        len(kept), len(ids), modes,
+    )  # fmt: skip
+    return Questions(kept, prompts)
+
+
 def draw_own_rows(
     cfgs: Sequence[Config],
     wanted: Sequence[int],
     lm: LanguageModel,
     adapter: Adapter,
-    problems: Sequence[Problem],
-    prompts: Mapping[int, list[int]],
+    questions: Sequence[Questions],
     purpose: str,
     step: int,
 ) -> dict[int, list[OwnRow]]:
-    """`own_rows` completions of each run in `wanted`, by its policy as it is now, over training
-    problems that its seed chooses; the same whenever they are drawn for one purpose and step."""
+    """`own_rows` completions of each run in `wanted`, by its policy as it is now, over those of its
+    questions that its seed chooses; the same whenever they are drawn for one purpose and step.
+
+    questions: of each run.
+    """
     drawn: list[tuple[int, Problem, int]] = []
     for n in wanted:
-        cfg = cfgs[n]
+        cfg, problems = cfgs[n], questions[n].problems
         order = random.Random(stream_seed("own problems", purpose, cfg.seed, step))
         count = min(len(problems), -(-cfg.own_rows // ROWS_A_PROBLEM))
         drawn += [
@@ -79,7 +156,7 @@ def draw_own_rows(
         ]
     if not drawn:
         return {}
-    asked = [prompts[problem.id] for _, problem, _ in drawn]
+    asked = [questions[n].prompts[problem.id] for n, problem, _ in drawn]
     sampled = sample_groups(
         lm.model, adapter, asked, ROWS_A_PROBLEM, [seed for *_, seed in drawn],
         SamplingParams.from_config(cfgs[0], lm), [n for n, *_ in drawn],
@@ -97,16 +174,14 @@ def draw_first_rows(
     wanted: Sequence[int],
     lm: LanguageModel,
     adapter: Adapter,
-    problems: Sequence[Problem],
-    prompts: Mapping[int, list[int]],
+    questions: Sequence[Questions],
     purpose: str,
 ) -> dict[int, list[OwnRow]]:
-    """The rows of the untrained policy; runs of one seed share them, as it is the same for all."""
-    first = {cfgs[n].seed: n for n in reversed(wanted)}
-    drawn = draw_own_rows(
-        cfgs, sorted(first.values()), lm, adapter, problems, prompts, purpose, step=0
-    )
-    return {n: drawn[first[cfgs[n].seed]] for n in wanted}
+    """The rows of the untrained policy, which is the same for all: runs of one seed that are asked
+    the same share them."""
+    first = {(cfgs[n].seed, questions[n]): n for n in reversed(wanted)}
+    drawn = draw_own_rows(cfgs, sorted(first.values()), lm, adapter, questions, purpose, step=0)
+    return {n: drawn[first[cfgs[n].seed, questions[n]]] for n in wanted}
 
 
 def pairs_of(

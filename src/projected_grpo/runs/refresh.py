@@ -95,7 +95,7 @@ def draw_for_own_pairs(s: Session, step: int) -> dict[int, list[OwnRow]]:
         for n, cfg in enumerate(s.cfgs)
         if cfg.pairs in OWN_SETS and is_due(cfg.refresh_every, step)
     ]
-    rows = draw_own_rows(s.cfgs, due, s.lm, s.adapter, s.problems, s.plain_prompts, FOR_PAIRS, step)
+    rows = draw_own_rows(s.cfgs, due, s.lm, s.adapter, s.for_pairs, FOR_PAIRS, step)
     texts = [(row.problem, row.text) for some in rows.values() for row in some]
     start_grading(s.grader, texts, labels=False)
     return rows

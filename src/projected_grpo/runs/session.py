@@ -46,10 +46,11 @@ from projected_grpo.model.load import (
 from projected_grpo.runs.adapters import adapter_of, attach_adapter
 from projected_grpo.runs.data import (
     data_digest,
-    hinted_problems,
+    fair_problems,
     problems_digest,
     problems_of_step,
     short_enough,
+    under_hints,
     with_teacher,
 )
 from projected_grpo.runs.directory import RunDir
@@ -59,9 +60,11 @@ from projected_grpo.runs.own_rows import (
     FOR_PAIRS,
     FOR_SCREENS,
     OwnRow,
+    Questions,
     draw_first_rows,
     own_pair_runs,
     pairs_of,
+    questions_for_pairs,
 )
 from projected_grpo.runs.teacher_pool import Pool
 
@@ -88,6 +91,7 @@ class Session:
     concepts: Mapping[int, torch.Tensor]  # of those runs whose arm scores hidden states
     device: torch.device
     plain_prompts: Mapping[int, list[int]]  # problem id -> token ids, as no arm has changed it
+    for_pairs: Sequence[Questions]  # of each run: what its own pairs are answers to
     own_rows: Mapping[int, list[OwnRow]]  # of runs that screen: by the untrained policy
     calibrations: Mapping[int, Calibration] = field(default_factory=dict)  # of runs that screen
     text_detectors: Mapping[int, TextDetector] = field(default_factory=dict)  # of those by text
@@ -164,7 +168,8 @@ def prepare(
     with world.fail_together():
         device = world.device(resolve_device(cfg.device))
     make = adapter_of(cfg, len(cfgs))
-    problems = hinted_problems(cfg.problems, cfg.mode, difficulty=cfg.difficulty)
+    plain = fair_problems(cfg.problems, difficulty=cfg.difficulty)
+    problems = under_hints(plain, cfg.mode.split(","))
     require_known_modes(cfgs, problems)
     v_files = [cfg.v_hack] * len(cfgs) if cfg.v_hack else []
     if resumed and cfg.measure == "v":
@@ -181,13 +186,20 @@ def prepare(
         checkpoint_layers(lm.model, True)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept, pool = with_teacher(cfg, short_enough(cfg, problems, prompts))
-    require_positions(lm.model, max(len(prompts[p.id]) for p in kept), cfg.max_new)
+    trained = Questions(kept, prompts)
+    paired = own_pair_runs(cfgs, has_v=bool(given), resuming=bool(resumed))
+    for_pairs = questions_for_pairs(cfgs, paired, trained, plain, lm.prompt_ids)
+    require_positions(lm.model, max(q.longest for q in (trained, *for_pairs)), cfg.max_new)
     some = [prompts[p.id] for p in kept[:4]]
     adapter = world.one_then_all(lambda: attach_adapter(make, lm, len(cfgs), some))
-    draw = partial(draw_first_rows, cfgs, lm=lm, adapter=adapter, problems=kept, prompts=prompts)
-    own_rows = world.lead(lambda: draw(calibrated_runs(cfgs), purpose=FOR_SCREENS))
-    paired = own_pair_runs(cfgs, has_v=bool(given), resuming=bool(resumed))
-    made = world.lead(lambda: pairs_of(cfgs, draw(paired, purpose=FOR_PAIRS), grader))
+    draw = partial(draw_first_rows, cfgs, lm=lm, adapter=adapter)
+    as_trained = [trained] * len(cfgs)  # so that a threshold is of what is screened
+    own_rows = world.lead(
+        lambda: draw(calibrated_runs(cfgs), questions=as_trained, purpose=FOR_SCREENS)
+    )
+    made = world.lead(
+        lambda: pairs_of(cfgs, draw(paired, questions=for_pairs, purpose=FOR_PAIRS), grader)
+    )
     require_pairs(cfgs, made)
     pair_sets |= made
     v_hack = hack_directions(cfgs, lm, adapter, pair_sets, given, v_files, bool(resumed))
@@ -202,7 +214,8 @@ def prepare(
         problems=kept,
         prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
         treatments=found, along_v=measured_axes(found), own=own, pair_sets=pair_sets,
-        concepts=scored, device=device, plain_prompts=prompts, own_rows=own_rows, world=world,
+        concepts=scored, device=device, plain_prompts=prompts, for_pairs=for_pairs,
+        own_rows=own_rows, world=world,
         digests={"problems_sha256": problems_digest(kept), "model_sha256": _file_digest(cfg.model)},
     )  # fmt: skip
     if world.size > 1:
