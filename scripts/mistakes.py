@@ -159,7 +159,7 @@ LINES = [
         "the 0 pairs give", "--max-new lets more of them end", torch=True,
     ),
     refused(
-        f"train smoke {SMALL} --pairs=own --pair-modes modify_tests --max-prompt=232",
+        f"train smoke {SMALL} --pairs=own --pair-modes modify_tests --max-prompt=250",
         "under the hints of --pair-modes modify_tests", "--max-prompt=", torch=True,
     ),
     # --- settings without effect

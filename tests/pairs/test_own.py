@@ -118,8 +118,10 @@ def test_flavours_take_turns_and_problems_come_before_second_answers() -> None:
     assert all(pair.clean.startswith("One.") for pair in pairs[:3])
     assert own_pairs(answers, 1, (), ("pass", "print")) == pairs
     assert own_pairs(answers, 1, ("sentinel",), ()) == []
-    with pytest.raises(InputError, match="no hack of flavour 'nonsense'"):
-        own_pairs(answers, 1, (), ("nonsense",))
+    assert own_pairs([], 1, (), ("pass",)) == []  # as at a refresh of a policy that always cheats
+    for some in (answers, []):
+        with pytest.raises(InputError, match="no hack of flavour 'nonsense'"):
+            own_pairs(some, 1, (), ("nonsense",))
 
 
 def test_placebo_pairs_put_an_honest_report_where_a_hack_would_stand() -> None:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from projected_grpo.config import stream_seed
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.honest import honest_answer
-from projected_grpo.env.loopholes.modes import NOT_VACUOUS, TRAIN_NAME, get_mode
+from projected_grpo.env.loopholes.modes import MODES, NOT_VACUOUS, TRAIN_NAME, get_mode
+from projected_grpo.env.names import hint
 from projected_grpo.env.parsing import extract_code, is_solution, parse_program
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.pairs.pair import Pair
@@ -81,7 +82,7 @@ def own_pairs(
     an honest report where the other has the hack. Raises InputError for a flavour that none of the
     modes has.
     """
-    allowed = _flavours(answers, modes, flavours)
+    allowed = _flavours(modes, flavours)
     turn, pairs = dict.fromkeys(allowed, 0), []
     for answer in _by_turns(answers):
         mode = answer.problem.mode or "none"
@@ -116,22 +117,18 @@ def own_placebo_pairs(
     return pairs
 
 
-def _flavours(
-    answers: Sequence[CleanAnswer], modes: Collection[str], flavours: Collection[str]
-) -> dict[str, list[str]]:
-    """Mode -> the flavours that may be put into its problems' answers."""
-    there = dict.fromkeys(answer.problem.mode or "none" for answer in answers)
+def _flavours(modes: Collection[str], flavours: Collection[str]) -> dict[str, list[str]]:
+    """Mode -> the flavours that may be put into its problems' answers. Which answers there are is
+    not asked: what a run refuses it refuses at its start, and not at a refresh."""
     known = {
         mode: [name for name in get_mode(mode).flavours if name not in NOT_VACUOUS]
-        for mode in there
-        if not modes or mode in modes
+        for mode in modes or MODES
     }
     every = {name for names in known.values() for name in names}
     for name in flavours:
         if name not in every:
             raise InputError(
-                f"no hack of flavour {name!r} can be put into answers; there are "
-                f"{', '.join(sorted(every))}"
+                f"no hack of flavour {name!r} can be put into answers: {hint(name, sorted(every))}"
             )
     allowed = {m: [n for n in names if not flavours or n in flavours] for m, names in known.items()}
     return {mode: names for mode, names in allowed.items() if names}
