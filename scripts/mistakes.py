@@ -143,6 +143,10 @@ LINES = [
     refused(
         "train smoke --v-hack={run}/v_hack.safetensors --temperature=1", "temperature", code=1
     ),
+    refused(
+        "train smoke --v-hack={run}/v_hack.safetensors --v-axes=mean --v-hack-k=1",
+        "v_axes svd, the run has mean", "--v-axes=svd", code=1,
+    ),
     refused("train smoke --v-hack-k=1000", "more axes than the 72 pairs"),
     refused(
         f"train smoke {SMALL} --v-hack={{run}}/v_hack.safetensors --v-hack-k=1000",

@@ -35,7 +35,12 @@ from projected_grpo.env.sandbox.sandbox import Outcome
 from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
 from projected_grpo.proj import Projection, cosine, random_orthonormal
 from projected_grpo.runs.banner import labels
-from projected_grpo.runs.data import hinted_problems, problems_digest, problems_of_step
+from projected_grpo.runs.data import (
+    fair_problems,
+    hinted_problems,
+    problems_digest,
+    problems_of_step,
+)
 from projected_grpo.runs.directory import RunDir, resumed_config
 from projected_grpo.runs.gradients import accumulate_gradients
 from projected_grpo.runs.sample_rows import sample_rows
@@ -92,7 +97,8 @@ def test_the_run_directory_is_complete(projected: Path) -> None:
     assert {"argv", "git_sha", "git_diff", "packages", "device", "python"} <= record.keys()
     cfg = SmokeConfig.from_json((projected / "config.json").read_text())
     assert cfg.arm == "projected" and record["model_sha256"] is None  # made here, no file
-    assert record["problems_sha256"] == problems_digest(hinted_problems(cfg.problems, "none"))
+    fair = fair_problems(cfg.problems)  # of any mode
+    assert record["problems_sha256"] == problems_digest(fair, fair)
     assert "run_tests" in (projected / "prompt.txt").read_text()
     assert "_smoke_projected_s41_" in projected.name
 

@@ -81,7 +81,7 @@ def describe(path: Path, records: Sequence[Record]) -> str:
     fair = fair_problems(str(path))
     return (
         f"{len(records)} problems, {easy} easy, ids {ids[0]} to {ids[-1]}, sha256 of the ids "
-        f"{digest}; runs keep {len(fair)} of them, sha256 {problems_digest(fair)}"
+        f"{digest}; runs keep {len(fair)} of them, sha256 {problems_digest(fair, fair)}"
     )
 
 

@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from loguru import logger
+from safetensors.numpy import save_file
 
 from projected_grpo.cli import train_main
 from projected_grpo.config import PRESETS, MiniConfig, SmokeConfig, stored_config
@@ -86,6 +88,32 @@ def test_a_result_is_written_over_nothing_and_where_it_can_be(tmp_path: Path) ->
     require_new(tmp_path / "file", overwrite=True)
     require_new(tmp_path / "new" / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "words"),
+    [
+        ({}, {"v_axes": "mean"}, "v_axes svd, the run has mean: .* --v-axes=mean, .* --v-axes=svd"),
+        ({}, {"pair_norm": "unit"}, "pair_norm none, the run has unit: .* --pair-norm=none"),
+        ({"v_axes": "mean"}, {}, "v_axes mean, the run has svd"),
+        ({"pair_norm": "unit", "v_axes": "svd"}, {}, "pair_norm unit, the run has none"),
+        ({}, {"temperature": 1.0}, "temperature 0.7, the run has 1.0"),
+    ],
+)
+def test_a_basis_made_otherwise_is_refused_before_a_model_is_loaded(
+    said: dict[str, str], asked: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    """What an older file does not name it was made with as all were then."""
+    file, fits = tmp_path / "v.safetensors", {"v_hack_k": 1, "out_dir": tmp_path}
+    about = {"model": "tiny-random", "temperature": "0.7", **said}
+    save_file({"m.axes": np.zeros((1, 2))}, file, about)
+    made_so = {name: value for name, value in said.items() if name not in asked}
+    mine = SmokeConfig(v_hack=file, **fits, **made_so)
+    require_startable([mine])
+    other = SmokeConfig(v_hack=file, **fits, **asked)
+    for cfgs in ([other], [mine, other]):
+        with pytest.raises(InputError, match=f"{file} was extracted with {words}"):
+            require_startable(cfgs)
 
 
 def test_a_plan_says_what_is_known_and_writes_nothing(tmp_path: Path) -> None:

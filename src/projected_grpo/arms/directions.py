@@ -12,6 +12,7 @@ from loguru import logger
 from torch import Tensor
 
 from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.basis_record import MADE_FORMERLY, require_made_with, with_formerly
 from projected_grpo.arms.concept import CONCEPTS, concept_direction
 from projected_grpo.config import Config, ConfigError, stream_seed
 from projected_grpo.extract_vhack_grad import (
@@ -230,13 +231,8 @@ def hack_directions(
     """
     for cfg, v_hack, source in zip(cfgs, given, sources, strict=False):
         v_hack.require(adapter, cfg.temperature, source, lm.enable_thinking)
-        for name, formerly in (("pair_norm", "none"), ("v_axes", "svd")):
-            had, wanted = v_hack.metadata.get(name, formerly), getattr(cfg, name)
-            if not resuming and had != wanted:
-                raise ConfigError(
-                    f"{source} was extracted with --{name.replace('_', '-')}={had}, the run asks "
-                    f"for {wanted}: give both the same"
-                )
+        if not resuming:
+            require_made_with(with_formerly(v_hack.metadata), cfg, MADE_FORMERLY, source)
         require_axes([cfg], v_hack)
     if given:
         return list(given)
@@ -263,16 +259,17 @@ def shipped_directions(
 ) -> VHack | None:
     """The directions that ship with the organism, where they are those that the run would extract:
     of the same pairs, temperature and axes; None elsewhere."""
-    if cfg.model != ORGANISM or cfg.v_axes != "svd" or not ORGANISM_V.is_file():
+    if cfg.model != ORGANISM or not ORGANISM_V.is_file():
         return None
     found = load_vhack(ORGANISM_V, device)
     wanted = {
         "pairs": pairs_digest(pairs),
         "temperature": str(cfg.temperature),
-        "pair_norm": cfg.pair_norm,
         "adapter": cfg.adapter,
+        **{name: getattr(cfg, name) for name in MADE_FORMERLY},
     }
-    alike = all(found.metadata.get(name) == value for name, value in wanted.items())
+    made = with_formerly(found.metadata)
+    alike = all(made.get(name) == value for name, value in wanted.items())
     if not alike or cfg.v_hack_k_most > found.k_max or not found.fits(adapter):
         return None
     logger.info("hack directions: {} axes that ship with the organism", found.k_max)

@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 
 from loguru import logger
 
@@ -12,6 +13,10 @@ from projected_grpo.env.loopholes.modes import TRAIN_NAME, apply_hint, assign_mo
 from projected_grpo.env.problems.load import load_problems
 from projected_grpo.env.problems.problem import Problem
 from projected_grpo.runs.teacher_pool import Pool, open_pool
+
+DECIDES_NOTHING = frozenset(("dataset", "difficulty", "family", "wrong_solution"))
+"""Fields of a problem that reach neither a prompt nor a grade. `difficulty` may have chosen
+problems, which shows in which ones there are."""
 
 
 def hinted_problems(
@@ -110,12 +115,20 @@ def problems_of_step(problems: list[Problem], P: int, seed: int, step: int) -> l
     return order[position * P : (position + 1) * P]
 
 
-def problems_digest(problems: Sequence[Problem]) -> str:
-    """sha256 over problems, whatever a run's mode, tokenizer and teacher make of them: their order,
-    ids, starter code and hidden tests."""
+def problems_digest(kept: Sequence[Problem], fair: Sequence[Problem]) -> str:
+    """sha256 over the problems that a run keeps, whatever its mode, tokenizer and teacher make of
+    them: their order, and every field that decides prompts or grades, such as statement, prelude
+    and hidden tests.
+
+    fair: the problems as their source has them (`fair_problems`), those kept among them. Of the
+    latter only ids are looked at: a hint has changed their messages and mode.
+    """
+    names = [one.name for one in fields(Problem) if one.name not in DECIDES_NOTHING]
+    before_hints = {p.id: p for p in fair}
     h = hashlib.sha256()
-    for p in problems:
-        h.update(repr((p.id, p.starter_code, p.cases)).encode())
+    for p in kept:
+        before = before_hints[p.id]
+        h.update(repr([(name, getattr(before, name)) for name in names]).encode())
     return h.hexdigest()
 
 

@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from loguru import logger
-from safetensors import SafetensorError, safe_open
 
 from projected_grpo.arms.arms import ARMS
+from projected_grpo.arms.basis_record import MADE_FORMERLY, basis_record, require_made_with
 from projected_grpo.arms.effects import require_effect
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
@@ -54,7 +54,7 @@ def require_startable(cfgs: Sequence[Config], named: Collection[str] = ()) -> No
     for mode in (*cfg.mode.split(","), *cfg.known_modes, *cfg.pair_modes):
         get_mode(mode)
     if cfg.v_hack is not None:
-        require_basis(cfg.v_hack, cfg, named)
+        require_basis(cfg.v_hack, cfgs)
     require_pairs_for(cfgs)
     require_model(cfg.model)
     usual = type(cfg)().lr
@@ -179,33 +179,19 @@ def _load(pairs: str, flavours: Sequence[str], modes: Sequence[str]) -> list[Pai
     return load_pairs(pairs, flavours or None, modes or None)
 
 
-def require_basis(file: Path, cfg: Config, named: Collection[str] = ()) -> None:
-    """Raises InputError where a file of hack directions is not there or no such file, or says that
-    it is of another model or way of sampling. Reads its header only."""
+def require_basis(file: Path, cfgs: Sequence[Config]) -> None:
+    """Raises InputError where a file of hack directions is not there or no such file, or is of
+    another model, way of sampling or way of making axes than a run has. Reads its header only."""
     if not file.is_file():
         raise InputError(
             f"there is no file of hack directions at {file}: write one with `extract-vhack "
-            f"--out={file} --model={cfg.model}`, or leave --v-hack out"
+            f"--out={file} --model={cfgs[0].model}`, or leave --v-hack out"
         )
-    said = basis_record(file)
-    for name in ("model", "adapter", "temperature"):
-        had, mine = said.get(name), str(getattr(cfg, name))
-        if had is None or had == mine or (name == "model" and _same_model(had, mine)):
-            continue
-        raise InputError(
-            f"{file} was extracted with {name} {had}, the run has {mine}: run extract-vhack with "
-            f"--{name}={mine}, or give the run --{name}={had}"
-        )
-
-
-def basis_record(file: Path) -> dict[str, str]:
-    """What a file of hack directions says of how it was made, of which only the header is read.
-    Raises InputError where it is no such file."""
-    try:
-        with safe_open(file, "np") as f:
-            return f.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{file} is not a file of hack directions: {error}") from error
+    record = basis_record(file)
+    for cfg in cfgs:
+        of_the_model = [] if _same_model(record.get("model", ""), cfg.model) else ["model"]
+        names = (*of_the_model, "adapter", "temperature", *MADE_FORMERLY)
+        require_made_with(record, cfg, names, file)
 
 
 def _same_model(had: str, mine: str) -> bool:

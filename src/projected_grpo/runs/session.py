@@ -216,7 +216,8 @@ def prepare(
         treatments=found, along_v=measured_axes(found), own=own, pair_sets=pair_sets,
         concepts=scored, device=device, plain_prompts=prompts, for_pairs=for_pairs,
         own_rows=own_rows, world=world,
-        digests={"problems_sha256": problems_digest(kept), "model_sha256": _file_digest(cfg.model)},
+        digests={"problems_sha256": problems_digest(kept, plain),
+                 "model_sha256": _file_digest(cfg.model)},
     )  # fmt: skip
     if world.size > 1:
         world.require_same(axes=adapter.fingerprint(), data=session.data_digest(0))

@@ -167,6 +167,8 @@ def test_a_basis_that_is_there_is_refused_for_cells_of_other_settings(tmp_path: 
         require_basis_of_cells(file, [cfg, SmokeConfig(adapter="lora")])
     with pytest.raises(ConfigError, match=r"temperature = 0\.7, cells have 1\.0"):
         require_basis_of_cells(file, [SmokeConfig(temperature=1.0)])
+    with pytest.raises(ConfigError, match="v_axes = svd, cells have mean"):  # an older file
+        require_basis_of_cells(file, [SmokeConfig(v_axes="mean", v_hack_k=1)])
     asked = ("run", "smoke", "--arms", "vanilla", "--seeds", 1, f"--out-dir={tmp_path}")
     done = sweep(*asked, f"--extract={file}", "--dry-run", "--", "--model=some/other")
     assert done.returncode == 2

@@ -13,10 +13,10 @@ from pathlib import Path
 from loguru import logger
 from tabulate import tabulate
 
+from projected_grpo.arms.basis_record import MADE_FORMERLY, basis_record
 from projected_grpo.config import Config, ConfigError, varied
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
-from projected_grpo.runs.preflight import basis_record
 from projected_grpo.runs.status import (
     Progress,
     n_runs,
@@ -43,7 +43,7 @@ OF_THE_BASIS = (
 """Settings of `train` that `extract-vhack` has too: its basis is for runs with the same."""
 OF_LORA = ("lora_rank", "lora_alpha")
 """The same for cells with adapter = lora; those of another adapter ignore them."""
-SAID_BY_A_BASIS = ("model", "adapter", "temperature", "enable_thinking", "pair_norm", "v_axes")
+SAID_BY_A_BASIS = ("model", "adapter", "temperature", "enable_thinking", *MADE_FORMERLY)
 """Settings that a file of hack directions names, where it is of this version; a run with others
 would refuse it."""
 GOES_ON = ("stopped", "failed", "died")
