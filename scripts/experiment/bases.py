@@ -57,8 +57,8 @@ BASES = {
     # whether the chain of commands is sound
     "tiny": Base(
         preset=SmokeConfig,
-        settings={"group": 8, "mix_ratio": 0.125, "teacher_steps": 8, "max_new": 32,
-                  "labels": False},
+        settings={"model": "organism", "group": 8, "mix_ratio": 0.125, "teacher_steps": 8,
+                  "max_new": 208, "labels": False},
         on_gpu={},
         held_out=HeldOut(problems=2, conditions="deployed"),
     ),

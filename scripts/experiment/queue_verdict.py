@@ -2,9 +2,9 @@
 
     python scripts/experiment/queue_verdict.py --model Qwen/Qwen3-4B --launcher pueue
 
-One job extracts V, then comes a job for each seed: its runs advance together, as a pack of
-experiment.py, and are evaluated. It says beforehand how long that takes and how much memory. When
-all jobs have ended, verdict.py says what they come to. The same command again does what is left.
+There is a job for each seed: its runs advance together, as a pack of experiment.py, and are
+evaluated. It says beforehand how long that takes and how much memory. When all jobs have ended,
+verdict.py says what they come to. The same command again does what is left.
 """
 
 import re
@@ -26,7 +26,6 @@ from projected_grpo.cli import say_and_exit
 from projected_grpo.config import LEETCODE, Config, ConfigError
 from projected_grpo.runs import plan
 from projected_grpo.runs.status import is_finished, runs_by_settings
-from projected_grpo.runs.sweep.command import extraction
 from projected_grpo.runs.sweep.grid import short_digest
 from projected_grpo.runs.sweep.job import LaunchOptions, SweepJob, ask
 from projected_grpo.runs.sweep.launchers import LAUNCHERS
@@ -120,20 +119,14 @@ def is_done(asked: Asked) -> bool:
 
 
 def jobs(args: Arguments) -> list[SweepJob]:
-    """What is left: the extraction, where its file is not there, and the seeds after it."""
-    seeds = [seed for seed in args.seeds if not is_done(args.of_seed(seed))]
-    why = f"H2 on {args.model}, {args.plan}"
+    """What is left: the seeds whose runs are not all finished and evaluated."""
     found: list[SweepJob] = []
-    v, after = args.folder / "v_hack.safetensors", ""
-    if seeds and not v.is_file():
-        # its gradients and decompositions are kept, and every job reads them
-        after = f"extract_{short_digest(str(v.absolute()))}"
-        _, vanilla = asked_for(args.of_seed(seeds[0]))[0]
-        found.append(SweepJob(name=after, command=extraction([vanilla], v), why=why))
-    for seed in seeds:
+    for seed in args.seeds:
+        if is_done(args.of_seed(seed)):
+            continue
         command = command_of(args.of_seed(seed))
         name = f"verdict_s{seed}_{short_digest(' '.join(command))}"
-        found.append(SweepJob(name=name, command=command, why=why, after=after))
+        found.append(SweepJob(name=name, command=command, why=f"H2 on {args.model}, {args.plan}"))
     return found
 
 
@@ -177,8 +170,7 @@ def main(args: Arguments) -> None:
     if len({*args.seeds}) < 2:
         raise ConfigError("a verdict is one of seeds: name two or more by --seeds")
     todo = jobs(args)
-    seeds = sum(job.command[0] == str(EXPERIMENT) for job in todo)
-    print(f"{args.plan} on {args.model}: {estimate(args, seeds)}", flush=True)
+    print(f"{args.plan} on {args.model}: {estimate(args, len(todo))}", flush=True)
     queued = LAUNCHERS[args.launcher].queued() if todo and not args.dry_run else {}
     for job in todo:
         logger.info("{: <9} {}", "queued" if job.name in queued else "begin", job.name)

@@ -24,7 +24,7 @@ from projected_grpo.runs.sweep.job import SweepJob, python_command
 
 def arguments(out: Path, **changed) -> Arguments:
     start = Arguments(
-        model="tiny-random", base="tiny", seeds=(401, 402), out=out, steps=9, launcher="local"
+        model="organism", base="tiny", seeds=(401, 402), out=out, steps=9, launcher="local"
     )
     return replace(start, **changed)
 
@@ -57,16 +57,10 @@ def made(path: Path, cfg: Config) -> Path:
 @pytest.mark.parametrize("changed", [{}, {"base": "large", "eval_problems": 8, "problems": "x"}])
 def test_a_job_is_the_command_that_asks_for_a_seed(tmp_path: Path, changed: dict) -> None:
     args = arguments(tmp_path, **changed)
-    first, *seeds = jobs(args)
-    assert first.command[0] == "extract-vhack" and not first.after
-    assert [job.after for job in seeds] == [first.name] * 2
-    for seed, job in zip(args.seeds, seeds, strict=True):
+    for seed, job in zip(args.seeds, jobs(args), strict=True):
         read = tyro.cli(experiment.Arguments, args=job.command[1:])
         assert read == args.of_seed(seed) and read.only == plans.DECIDING
-        assert python_command(job.command)[1:] == [*job.command]
-    args.folder.mkdir()
-    (args.folder / "v_hack.safetensors").touch()
-    assert [job.after for job in jobs(args)] == ["", ""]
+        assert python_command(job.command)[1:] == [*job.command] and not job.after
 
 
 def test_it_says_beforehand_how_long_and_how_much(tmp_path: Path) -> None:
@@ -84,7 +78,7 @@ def test_the_same_command_does_what_is_left_and_ends_with_the_sentence(
     args = arguments(tmp_path)
     finished(args.of_seed(401))
     assert is_done(args.of_seed(401)) and not is_done(replace(args, steps=10).of_seed(401))
-    assert [job.command[3] for job in jobs(args)[1:]] == ["402"]
+    assert [job.command[3] for job in jobs(args)] == ["402"]
     queue_verdict.main(replace(args, dry_run=True))
     assert "1 seeds x 10 runs" in capsys.readouterr().out
     finished(args.of_seed(402))
@@ -93,12 +87,12 @@ def test_the_same_command_does_what_is_left_and_ends_with_the_sentence(
     capsys.readouterr()
     queue_verdict.main(args)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "own_hacks on tiny-random: nothing is left to run"
+    assert said[0] == "own_hacks on organism: nothing is left to run"
     assert said[-1].startswith(
         "tiny own_hacks, steps 5-9. Exploratory, by the rule of H2: H2 untestable (vanilla hacks"
     )
     (args.folder / "seed_402" / "runs" / "run0" / EVALUATED).unlink()
-    assert [job.command[3] for job in jobs(args)[1:]] == ["402"]
+    assert [job.command[3] for job in jobs(args)] == ["402"]
 
 
 def test_runs_that_cannot_be_compared_lie_apart(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_it_waits_for_what_pueue_runs_and_queues_nothing_twice(
 
 
 @pytest.mark.slow
-def test_the_whole_chain_on_the_tiny_model(
+def test_the_whole_chain_on_the_organism(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     queue_verdict.main(arguments(tmp_path, eval_problems=1))
