@@ -36,7 +36,7 @@ TORCH_FREE = (
     *("report.stats", "report.student_t", "report.tables"),
     *("runs.commands", "runs.policy_commands", "runs.settings_file", "runs.ranks"),
     *("runs.status", "runs.sweep.command", "runs.trackers"),
-    *("arms.basis_record", "arms.effects"),
+    *("arms.basis_record", "arms.effects", "arms.yoked"),
     *("runs.command_line", "runs.lists", "runs.plan", "runs.preflight"),
 )
 """What answers at once, such as `--help`: a fresh interpreter that imports these has no torch."""

@@ -14,6 +14,7 @@ need two OUTs.
 import gc
 import gzip
 import json
+import shutil
 import sys
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ from evaluation import evaluate_pack, is_evaluated
 from loguru import logger
 from plans import PLANS
 
+from projected_grpo.arms.yoked import leaders
 from projected_grpo.cli import say_and_exit
 from projected_grpo.config import PER_RUN, Config, ConfigError, stored_config
 from projected_grpo.env.errors import InputError
@@ -207,12 +209,34 @@ def go_on(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> list[l
     """The pack in parts that can advance together: the runs that were stopped at one step, which
     are resumed, and those that have no checkpoint yet, which begin."""
     parts: dict[int, list[Config]] = {}
+    level_yoked(pack, there)
     for cfg in pack:
-        runs = there.get(cfg.identity(), ())
-        folders = folders_of(RunDir(runs[0]).checkpoints) if runs else []
+        folders = checkpoints_of(cfg, there)
         step = step_of(folders[0]) if folders else 0
-        parts.setdefault(step, []).append(replace(cfg, resume=runs[0]) if step else cfg)
+        run = there[cfg.identity()][0] if step else None
+        parts.setdefault(step, []).append(replace(cfg, resume=run) if step else cfg)
     return [parts[step] for step in sorted(parts, reverse=True)]
+
+
+def checkpoints_of(cfg: Config, there: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """The folders of a run's checkpoints, the newest first; none where it was not begun."""
+    runs = there.get(cfg.identity(), ())
+    return folders_of(RunDir(runs[0]).checkpoints) if runs else []
+
+
+def level_yoked(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> None:
+    """Take yoked runs and the run that they follow back to the last step that all of them have: a
+    cut between their checkpoints leaves some ahead, and they can only advance together."""
+    followers: dict[int, list[int]] = {}
+    for n, leader in leaders(pack).items():
+        followers.setdefault(leader, [leader]).append(n)
+    for some in followers.values():
+        folders = [checkpoints_of(pack[n], there) for n in some]
+        steps = [{step_of(path) for path in mine} for mine in folders]
+        last = max(set.intersection(*steps), default=0)
+        for path in (path for mine in folders for path in mine if step_of(path) > last):
+            logger.warning("{} is ahead of what it advances with, and is removed", path)
+            shutil.rmtree(path)
 
 
 def collect(args: Arguments, labels: Mapping[str, str]) -> None:

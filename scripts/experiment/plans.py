@@ -58,7 +58,6 @@ _SHARE = {**_SCREEN, "screen_share": 0.125}
 _KEPT = {**_SCREEN, "pairs": "own"}
 _OWN = {**_KEPT, "refresh_every": 8}
 _MEAN = {**_SCREEN, "v_axes": "mean", "v_hack_k": 1, "screen_score": "row"}
-_THIRD = {"screen_share": 0.3}
 
 
 _REAL = ("small", "large", "tiny")
@@ -69,11 +68,9 @@ _UNTRAINED = {"lr": 1e-9}
 
 GATE: dict[str, Any] = {"screen": "row", "pairs": "own"}
 """The gate that H2 is about, beside what every screen of the plans has (`_ALONE`). Chosen by plan
-`gates`. One with a threshold of its own has no screen_share, and its controls have `SHARES`."""
-SHARES = {"own_hacks": 0.3, "founding": 0.5}
-"""Plan -> the share of a step's rows that the gate's controls leave out, and the gate too where it
-has a share: of own hacks what it left out in the pilot, in the founding setting a group's teacher
-rows."""
+`gates`. It has a threshold of its own, and its controls are yoked to it."""
+_YOKED = {"screen_yoked": True}
+"""Of a control, which leaves out of every step as many rows as the gate's run of its seed does."""
 TREATED, CEILING, BASELINE = "gate", "no loophole", "untrained"
 CEILING_BASELINE = "untrained no loophole"
 """The untrained policy on the prompts of the run without the loophole, which lack the hint: there
@@ -81,10 +78,11 @@ it solves more (docs/spec.md)."""
 UNLIKE = (CEILING, BASELINE, CEILING_BASELINE)
 """Labels of the runs that do not train, or have no loophole: compared with others for that."""
 CONTROLS = ("gate placebo", "gate random", "gate shuffled", "gate nll", "gate shortness")
-"""Labels of the runs that the gate is to beat: the same, along or by something that knows no
-hack."""
-RIVALS = ("nll row", "channel row", "flavour row", "flavour penalty")
-"""Labels of the trivial gates that held in the pilot, and of the detector of known flavours."""
+"""Labels of the runs that the gate is to beat: as many rows of every step left out, along or by
+something that knows no hack."""
+RIVALS = ("placebo row", "nll row", "channel row", "flavour row", "flavour penalty")
+"""Labels of the gates without V that have thresholds of their own, and of the detector of known
+flavours."""
 DECIDING = ("vanilla", CEILING, TREATED, *CONTROLS, BASELINE, CEILING_BASELINE)
 """Labels of the runs that decide H2."""
 _ADV_MOD = ("adv_mod", "adv_mod_random")
@@ -93,36 +91,34 @@ _HAND_MADE = {"pairs": "builtin"}
 """Of what is published with hand-made pairs; and no own pair can be made without a loophole."""
 _HARD = {"difficulty": (), "max_prompt": 700}
 """split_leetcode.py has chosen the problems, none of them with a longer prompt."""
+_FLAVOUR_PENALTY = {"screen": "penalty", "screen_score": "flavour", "screen_penalty": 3.0}
+"""As much as gt_penalty takes: a flagged hack is paid what a failed answer is."""
 
 
-def _gated(start: Mapping[str, Any], share: float) -> list[Variant]:
+def _gated(start: Mapping[str, Any]) -> list[Variant]:
     """The arms of H2, the deciding ones first. `start` says when arms begin to act."""
     gate = {**_ALONE, **start, **GATE}
-    same = {name: value for name, value in gate.items() if name != "screen_fpr"}
-    same["screen_share"] = share
-    by_length = {**same, "screen_score": "shortness"}
-    if gate["screen"] == "token":  # a token has no length
-        by_length["screen"] = "row"
-    known = {**_ALONE, **start, "screen_score": "flavour"}
-    by_itself = {**gate, "screen": by_length["screen"]}
+    same = {name: value for name, value in gate.items() if name != "screen_fpr"} | _YOKED
+    known = {**_ALONE, **start}
     no_loophole = {**_CEILING, **_HAND_MADE}
     return [
         ("vanilla", {}),
         (CEILING, no_loophole),
-        (TREATED, same if "screen_share" in GATE else gate),
+        (TREATED, gate),
         ("gate placebo", {**same, "arm": "placebo_v"}),
         ("gate random", {**same, "arm": "random_v"}),
         ("gate shuffled", {**same, "arm": "shuffled_v"}),
         ("gate nll", {**same, "screen_score": "nll_tokens"}),
-        ("gate shortness", by_length),
+        ("gate shortness", {**same, "screen_score": "shortness"}),
         # not training, on the same problems as the others at every step
         (BASELINE, _UNTRAINED),
         (CEILING_BASELINE, {**no_loophole, **_UNTRAINED}),
         # what one would do instead, where the hacks are known
-        ("flavour penalty", {**known, "screen": "penalty"}),
-        ("flavour row", {**known, "screen": "row"}),
-        # the trivial gates that held in the pilot, at thresholds of their own
-        ("nll row", {**by_itself, "screen_score": "nll_tokens"}),
+        ("flavour penalty", {**known, **_FLAVOUR_PENALTY}),
+        ("flavour row", {**known, "screen": "row", "screen_score": "flavour"}),
+        # gates without V of hacks at thresholds of their own; NLL and the channel held in the pilot
+        ("placebo row", {**gate, "arm": "placebo_v"}),
+        ("nll row", {**gate, "screen_score": "nll_tokens"}),
         ("channel row", {**known, "screen": "row", "screen_score": "channel"}),
         ("projected as founded", {**_PROJECTED, **_HAND_MADE, **start}),
         # at .5 an answer that passes is always paid more than one that fails, which at 2 it is not
@@ -135,7 +131,7 @@ def _weak(of: str, pairs: Mapping[str, Any]) -> list[Variant]:
     """The gate and the detector of known flavours that know some hacks only."""
     return [
         (f"gate {of}", {**_WEAK, **GATE, **pairs}),
-        (f"penalty {of}", {**_WEAK, **pairs, "screen": "penalty", "screen_score": "flavour"}),
+        (f"penalty {of}", {**_WEAK, **pairs, **_FLAVOUR_PENALTY}),
     ]
 
 
@@ -146,13 +142,14 @@ def _of_all() -> list[Variant]:
 
 
 def _random_axes() -> dict[str, Any]:
-    return {**_WEAK, **GATE, "arm": "random_v", "screen_share": SHARES["own_hacks"]}
+    return {**_WEAK, **GATE, **_YOKED, "arm": "random_v"}
 
 
 def _alone(mode: str) -> list[Variant]:
     """Trained in one mode alone, under directions of the others'."""
     (_, gate), _ = _weak("", _without(mode))
-    arms = [("vanilla", {}), ("gate", gate), ("random", _random_axes())]
+    random = {**_random_axes(), **_without(mode)}  # which knows no mode, but follows that gate
+    arms = [("vanilla", {}), ("gate", gate), ("random", random)]
     return [(f"{label} alone {mode}", what) for label, what in _under([mode], arms)]
 
 
@@ -291,11 +288,13 @@ PLANS: dict[str, Plan] = {
     # Beside plan `gates`, on its seeds
     "contrasts": Plan(
         variants=[
+            ("row own pairs kept", _KEPT),
             ("row own pairs kept placebo", {**_KEPT, "arm": "placebo_v"}),
             ("row reports", {**_KEPT, "pairs": "own-reports"}),
             ("row reports mean", {**_MEAN, "pairs": "own-reports"}),
-            ("row share own placebo", {**_KEPT, **_THIRD, "arm": "placebo_v"}),
-            ("row share nll", {**_SCREEN, **_THIRD, "screen_score": "nll_tokens"}),
+            ("row yoked placebo", {**_KEPT, **_YOKED, "arm": "placebo_v"}),
+            ("row yoked nll", {**_KEPT, **_YOKED, "screen_score": "nll_tokens"}),
+            ("row yoked random", {**_KEPT, **_YOKED, "arm": "random_v"}),
             ("token own pairs kept", {**_KEPT, "screen": "token"}),
             ("token", {**_SCREEN, "screen": "token"}),
             ("projected as founded", {**_PROJECTED, **_LATE}),
@@ -348,13 +347,13 @@ PLANS: dict[str, Plan] = {
     # H2, docs/spec.md. Teacher rows for the first 8 steps (preset small), then the policy's own;
     # the warm-up is that of the pilot's 60 steps.
     "own_hacks": Plan(
-        variants=_gated(_LATE, SHARES["own_hacks"]),
+        variants=_gated(_LATE),
         settings={**_HARD, "steps": 100, "warmup_frac": 0.03, "pairs": GATE["pairs"]},
         bases=_REAL,
     ),
     # Half of each group from the teacher, at every step; read at steps 20 and 60
     "founding": Plan(
-        variants=_gated({}, SHARES["founding"]),
+        variants=_gated({}),
         settings={
             **{**_HARD, "steps": 60, "pairs": GATE["pairs"]},
             **{"mix_ratio": 0.5, "teacher_steps": 0},

@@ -405,6 +405,9 @@ class RemedySettings:
     screen_share: Annotated[float, Within("[0, 1)"), Role.REMEDY, Formerly(0.0)] = 0.0
     """Flag this share of every step's rows (tokens) instead, the highest scores first: gives an arm
     and its controls the same share. 0 takes the threshold."""
+    screen_yoked: Annotated[bool, Role.REMEDY, Formerly(False)] = False
+    """For controls in a pack: flag as many rows of every step as the run beside it does that has
+    V's score and a threshold, and is alike but for arm and score. The highest scores first."""
     screen_penalty: Annotated[float, Above(0), Role.REMEDY, Formerly(1.0)] = 1.0
     """For --screen=penalty: what a flagged row loses of its reward."""
     known_modes: Annotated[tuple[str, ...], Role.REMEDY] = ()
@@ -681,7 +684,7 @@ class Config(
                 "set --screen=penalty, or leave it out"
             )
         if self.screen == "none":
-            of_screens = ("screen_score", "screen_at", "screen_fpr", "screen_share")
+            of_screens = ("screen_score", "screen_at", "screen_fpr", "screen_share", "screen_yoked")
             return found + [
                 f"{name} {getattr(self, name)} does nothing while screen is none: set --screen"
                 for name in of_screens
@@ -691,14 +694,22 @@ class Config(
             found.append(
                 f"a token has no {self.screen_score}: take another --screen-score, or --screen=row"
             )
-        if self.screen_score in SCORES_BY_TEXT and self.screen_share:
+        shared = [name for name in ("screen_share", "screen_yoked") if getattr(self, name)]
+        if self.screen_score in SCORES_BY_TEXT and shared:
             found.append(
                 f"a row shows a {self.screen_score} or it does not, so that no share of them "
-                f"scores highest: leave --screen-share={self.screen_share} out"
+                f"scores highest: leave {shared[0]} {getattr(self, shared[0])} out"
             )
-        if self.screen_share and self.screen_fpr != _default("screen_fpr"):
+        if self.screen == "token" and self.screen_yoked:
+            found.append("screen_yoked counts rows, and screen token flags tokens: take row")
+        if len(shared) > 1:
             found.append(
-                f"screen_share {self.screen_share} takes the place of screen_fpr "
+                f"screen_yoked takes the place of screen_share {self.screen_share}: leave one of "
+                "them out"
+            )
+        if shared and self.screen_fpr != _default("screen_fpr"):
+            found.append(
+                f"{shared[0]} {getattr(self, shared[0])} takes the place of screen_fpr "
                 f"{self.screen_fpr}: leave one of them out"
             )
         in_step = self.prompts_per_step * self.group
@@ -708,7 +719,7 @@ class Config(
                 f"screen_share {self.screen_share} of {in_step} rows of a step is less than half a "
                 f"row, so that none is ever flagged: set it to {1 / in_step:.3g} or more"
             )
-        calibrated = not self.screen_share and self.screen_score not in SCORES_BY_TEXT
+        calibrated = not shared and self.screen_score not in SCORES_BY_TEXT
         if by_row and calibrated and self.screen_fpr * self.own_rows < 1:
             found.append(
                 f"screen_fpr {self.screen_fpr} of {self.own_rows} calibration rows (4 x "

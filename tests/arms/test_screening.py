@@ -17,6 +17,7 @@ from short_runs import SHORT, copied, few_pairs, trained
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.screening import SCREENS, threshold_at, threshold_of_share
 from projected_grpo.arms.token_scores import SCORES
+from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import (
     SCORES_ALONG_V,
     SCORES_BY_TEXT,
@@ -205,6 +206,32 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(by_share: Path, tmp_path: Path)
         assert_same_rollouts(path, alone, "advantage", "penalty")
 
 
+def test_a_yoked_control_flags_as_many_rows_as_the_gate_beside_it(tmp_path: Path) -> None:
+    gate = settings(tmp_path, screen="row", screen_fpr=0.5, overshoot=0.0)
+    yoked = replace(gate, screen_fpr=0.02, screen_yoked=True)
+    controls = [replace(yoked, arm="random_v"), replace(yoked, screen_score="nll_tokens")]
+    first, *others = [rows_of(run) for run in train_runs([*controls, gate])][::-1]
+    flagged = [row["screened"] for row in first]
+    assert {count for count, _ in flagged} != {0} and len({count for count, _ in flagged}) > 1
+    for rows in others:
+        assert [row["screened"] for row in rows] == flagged
+    assert len({str([row["screen_threshold"] for row in rows]) for rows in (first, *others)}) == 3
+
+
+def test_a_yoked_run_has_one_gate_to_follow() -> None:
+    gate = SmokeConfig(arm="projected", screen="row", screen_fpr=0.5)
+    control = replace(gate, arm="placebo_v", screen_fpr=0.02, screen_yoked=True)
+    by_nll = replace(gate, screen_score="nll_tokens")
+    others = [replace(gate, seed=1), replace(gate, refresh_every=2), by_nll]
+    assert leaders([*others, control, gate]) == {3: 4} and leaders([gate, by_nll]) == {}
+    for cfgs, count in (
+        ([control, *others], 0),
+        ([control, gate, replace(gate, screen_score="row")], 2),
+    ):
+        with pytest.raises(ConfigError, match=f"there are {count} among {len(cfgs)} runs"):
+            leaders(cfgs)
+
+
 @pytest.mark.parametrize("arm", ["projected", "gt_penalty", "inoculation"])
 def test_before_it_starts_an_arm_is_vanilla(tmp_path: Path, arm: str) -> None:
     late = train(settings(tmp_path, steps=2, arm=arm, start_arm_at=2))
@@ -235,6 +262,20 @@ def test_before_it_starts_an_arm_is_vanilla(tmp_path: Path, arm: str) -> None:
             "screen_share 0.05 of 8 rows of a step is less than half a row",
         ),
         ({"start_arm_at": 9}, "start_arm_at 9 is after the last of 4 steps"),
+        ({"screen_yoked": True}, "screen_yoked True does nothing while screen is none"),
+        ({"screen": "token", "screen_yoked": True}, "screen_yoked counts rows"),
+        (
+            {"screen": "row", "screen_yoked": True, "screen_share": 0.5},
+            "screen_yoked takes the place of screen_share 0.5",
+        ),
+        (
+            {"screen": "row", "screen_yoked": True, "screen_fpr": 0.5},
+            "screen_yoked True takes the place of screen_fpr 0.5",
+        ),
+        (
+            {"screen": "row", "screen_yoked": True, "screen_score": "channel"},
+            "leave screen_yoked True out",
+        ),
     ],
 )
 def test_contradictions(given: dict[str, Any], said: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from projected_grpo.arms.arms import require_arms
 from projected_grpo.arms.directions import PairChoice, load_pair_sets
+from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import Config, ConfigError, SmallConfig, SmokeConfig
 from projected_grpo.env.loopholes.modes import MODES, NOT_VACUOUS
 from projected_grpo.pairs.load import load_pairs
@@ -47,7 +48,7 @@ def test_every_plan_is_a_pack_whose_pairs_are_there(plan: str, base: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("plan", "variants", "packs"), [("screens", 28, 4), ("gates", 14, 3), ("contrasts", 8, 3)]
+    ("plan", "variants", "packs"), [("screens", 28, 4), ("gates", 14, 3), ("contrasts", 10, 3)]
 )
 def test_the_screens_of_the_real_model_are_runs_that_can_be_made(
     plan: str, variants: int, packs: int
@@ -86,15 +87,15 @@ def test_the_arms_of_h2_are_runs_that_can_be_made(plan: str) -> None:
 
 
 @pytest.mark.parametrize("plan", ["own_hacks", "founding"])
-def test_the_controls_of_the_gate_leave_out_the_same_share(plan: str) -> None:
-    asked = dict(experiment.asked_for(arguments(plan, base="small", seeds=(401,))))
+def test_the_controls_leave_out_as_many_rows_as_the_gate_of_their_seed(plan: str) -> None:
+    pairs = experiment.asked_for(arguments(plan, base="small", seeds=(401, 402)))
+    labels, cfgs = zip(*pairs, strict=True)
+    followed = {(labels[n], cfgs[n].seed): labels[m] for n, m in leaders(cfgs).items()}
+    assert followed == {
+        (label, seed): plans.TREATED for label in plans.CONTROLS for seed in (401, 402)
+    }
+    asked = dict(pairs)
     assert [*asked][: len(plans.DECIDING)] == [*plans.DECIDING]
-    gate = asked[plans.TREATED]
-    shares = {asked[label].screen_share for label in plans.CONTROLS}
-    assert shares == {plans.SHARES[plan]} and gate.screen_share in (0.0, *shares)
-    of = {asked[label].identity(("arm", "screen_score", "screen_share")) for label in asked
-          if label.startswith(plans.TREATED)}  # fmt: skip
-    assert len(of) == 1  # they differ in nothing else
     for ceiling in (asked[plans.CEILING], asked[plans.CEILING_BASELINE]):
         assert ceiling.mode == "none" and ceiling.teacher_rows == 0
     untrained = [asked[plans.BASELINE], asked[plans.CEILING_BASELINE]]
@@ -102,21 +103,24 @@ def test_the_controls_of_the_gate_leave_out_the_same_share(plan: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "gate", [{"screen": "row", "screen_fpr": 0.05}, {"screen": "token"}, {"screen": "penalty"}]
+    "gate", [{"screen": "row", "screen_fpr": 0.05}, {"screen": "penalty", "pairs": "own-reports"}]
 )
-def test_any_gate_has_its_controls(gate: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A threshold of its own is the gate's alone; its controls have the share."""
+def test_any_gate_of_rows_has_its_controls(gate: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A threshold of its own is the gate's alone; its controls follow it."""
     monkeypatch.setattr(plans, "GATE", gate)
-    made = {label: SmallConfig(**what) for label, what in plans._gated({"start_arm_at": 9}, 0.125)}
+    made = {label: SmallConfig(**what) for label, what in plans._gated({"start_arm_at": 9})}
     for cfg in made.values():
         require_arms(cfg)
-    assert made["gate"].screen == gate["screen"] and not made["gate"].screen_share
-    assert {made[label].screen_share for label in plans.CONTROLS} == {0.125}
+    assert made["gate"].screen == gate["screen"] and not made["gate"].screen_yoked
+    assert all(made[label].screen_yoked for label in plans.CONTROLS)
     assert made["gate"].screen_fpr == gate.get("screen_fpr", 0.02)
 
 
 def test_a_gate_of_the_real_model_knows_three_modes_or_half_of_the_flavours() -> None:
     asked = dict(experiment.asked_for(arguments("modes_gate", base="small", seeds=(1,))))
+    labels = [*asked]
+    led = {labels[n]: labels[m] for n, m in leaders([*asked.values()]).items()}
+    assert led == {"random": "gate"} | {f"random alone {m}": f"gate alone {m}" for m in plans.MODES}
     for mode in plans.MODES:
         together = [asked[f"{arm} without {mode}"] for arm in ("gate", "penalty")]
         alone = [asked[f"{arm} alone {mode}"] for arm in ("vanilla", "gate", "random")]
@@ -144,6 +148,20 @@ def test_a_pack_that_was_stopped_goes_on_with_the_runs_that_are_as_far(tmp_path:
     assert [[cfg.seed for cfg in part] for part in parts] == [
         [cfg.seed for cfg in cfgs[:2]], [cfg.seed for cfg in cfgs[2:]],
     ]  # fmt: skip
+
+
+def test_yoked_runs_go_back_to_the_last_step_that_all_of_them_have(tmp_path: Path) -> None:
+    asked = experiment.asked_for(arguments("own_hacks", base="small", seeds=(401,), out=tmp_path))
+    cfgs = [cfg for label, cfg in asked if label in ("vanilla", plans.TREATED, *plans.CONTROLS)]
+    for n, cfg in enumerate(cfgs):
+        path = made(tmp_path, f"run{n}", cfg)
+        for step in (10, 20) if n < 4 else (10,):  # the cut came after the fourth run was saved
+            (path / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
+    there = runs_by_settings(tmp_path / "runs")
+    parts = experiment.go_on(cfgs, there)
+    assert len(parts) == 2 and [cfg.arm for cfg in parts[0]] == ["vanilla"]
+    assert parts[1] == [replace(cfg, resume=there[cfg.identity()][0]) for cfg in cfgs[1:]]
+    assert len(leaders(parts[1])) == len(plans.CONTROLS)
 
 
 def test_the_halves_are_all_flavours_once_and_some_of_every_mode() -> None:

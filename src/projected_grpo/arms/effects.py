@@ -190,9 +190,11 @@ EFFECTS: dict[str, tuple[Need, ...]] = {
     ),
     "refresh_every": (RENEWS_V,),
     "screen_score": (SCREENS_ROWS, HAS_A_FLAW),
-    "screen_share": (SCREENS_ROWS,),
+    **dict.fromkeys(("screen_share", "screen_yoked"), (SCREENS_ROWS,)),
     "screen_at": (SCREENS_ROWS, *READ_TOKENS, ASKS_A_MODEL),
-    "screen_fpr": (SCREENS_ROWS, _not_beside("screen_share"), *READ_TOKENS),
+    "screen_fpr": (
+        SCREENS_ROWS, _not_beside("screen_share"), _not_beside("screen_yoked"), *READ_TOKENS,
+    ),
     "screen_penalty": (_beside("screen", "penalty"),),
 }  # fmt: skip
 """Setting -> all that it needs; in the order in which it is said."""

@@ -5,8 +5,8 @@ tokens out of the sum. Each row is scored before anything is learned from it (to
 the base model or at the policy, along the directions that the run's arm removes: in random_v,
 placebo_v and shuffled_v the same screen acts along theirs, which makes them its controls. What
 scores above a threshold is flagged. The threshold does not depend on the step: it is a quantile of
-what the untrained policy writes (runs/screens.py). Or a fixed share of each step is flagged, so
-that arms compare at the same share.
+what the untrained policy writes (runs/screens.py). Or a fixed share of each step is flagged, or as
+many rows as another run flags (yoked.py), so that arms compare at the same share.
 """
 
 import math
@@ -81,7 +81,8 @@ def calibrated_runs(cfgs: Sequence[Config]) -> list[int]:
     return [
         n
         for n in screened_runs(cfgs)
-        if not cfgs[n].screen_share and SCORES[cfgs[n].screen_score].of != "text"
+        if not (cfgs[n].screen_share or cfgs[n].screen_yoked)
+        and SCORES[cfgs[n].screen_score].of != "text"
     ]
 
 
@@ -142,9 +143,13 @@ def threshold_at(scores: NDArray[np.float64], fpr: float) -> float:
 
 def threshold_of_share(scores: NDArray[np.float64], share: float) -> float:
     """The score that a share of these lies above, rounded to whole ones; ties stay below."""
-    flagged = round(share * len(scores))
+    return threshold_of_count(scores, round(share * len(scores)))
+
+
+def threshold_of_count(scores: NDArray[np.float64], count: int) -> float:
+    """The score that so many of these lie above; ties stay below."""
     ascending = np.sort(scores)
-    return float(np.concatenate([[-math.inf], ascending])[len(scores) - flagged])
+    return float(np.concatenate([[-math.inf], ascending])[len(scores) - count])
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ class TrlScreen:
                 f"screen_score {cfg.screen_score} reads problems that a Trainer does not have: "
                 "take another, or put a row's flag into the reward function"
             )
+        if cfg.screen_yoked:
+            raise ConfigError("screen_yoked follows a run of a pack, which a Trainer has not")
         if (threshold is None) != bool(cfg.screen_share):
             raise ConfigError(
                 f"screen {cfg.screen} needs a threshold or a screen_share, one of them: a run of "

@@ -22,10 +22,12 @@ from projected_grpo.arms.screening import (
     screen_directions,
     screened_runs,
     threshold_at,
+    threshold_of_count,
     threshold_of_share,
     uses_channel,
 )
 from projected_grpo.arms.token_scores import SCORES
+from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import Config
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.session import Session
@@ -102,12 +104,18 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
     directions = screen_directions(s.treatments, len(s.cfgs)) if acting else {}
     values = measure_rows(s.lm, s.adapter, texts, runs, s.cfgs, directions)
     found = {n: calibration.threshold for n, calibration in s.calibrations.items()}
-    for n in acting:
+    follows = leaders(s.cfgs)
+    for n in sorted(acting, key=lambda n: n in follows):  # those that are followed come first
         cfg, some = s.cfgs[n], [i for i, run in enumerate(runs) if run == n]
         mine = [values[i] for i in some]
-        if cfg.screen_share:
+        if cfg.screen_share or n in follows:
             score, tokens = SCORES[cfg.screen_score], SCREENS[cfg.screen].tokens
-            everywhere = s.world.gather(scores_of(mine, score, tokens=tokens))
-            found[n] = threshold_of_share(np.concatenate(everywhere), cfg.screen_share)
+            everywhere = np.concatenate(s.world.gather(scores_of(mine, score, tokens=tokens)))
+            if n in follows:
+                flagged = sum(row.flagged for row in rows if row.run == follows[n])
+                count = sum(s.world.gather(flagged))
+                found[n] = threshold_of_count(everywhere, min(count, len(everywhere)))
+            else:
+                found[n] = threshold_of_share(everywhere, cfg.screen_share)
         flag([rows[i] for i in some], mine, cfg, found[n])
     return found

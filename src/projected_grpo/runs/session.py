@@ -28,6 +28,7 @@ from projected_grpo.arms.prompts import PROMPTS, keep_prompt
 from projected_grpo.arms.quarantine import Quarantine, quarantine_for
 from projected_grpo.arms.screening import Calibration, TextDetector, calibrated_runs
 from projected_grpo.arms.treatment import Treatment, make_treatments, measured_axes
+from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import PER_RUN, Config, ConfigError
 from projected_grpo.env.grading.pool import Grader
 from projected_grpo.env.problems.dataset import commit_of
@@ -153,6 +154,7 @@ def require_packable(cfgs: Sequence[Config]) -> None:
                     f"runs with {name} = {first} and {name} = {value} cannot advance together: "
                     f"they may differ in {', '.join(PER_RUN)} only"
                 )
+    leaders(cfgs)
 
 
 def prepare(

@@ -1,0 +1,38 @@
+"""Yoked controls: screens that flag in every step as many rows as another run's screen does.
+
+A gate has a threshold of its own, so the share of rows that it leaves out changes from step to step
+and from seed to seed. A control that leaves out a share fixed beforehand leaves out less in some
+steps and more in others. A yoked one follows the gate's run of its own seed, which advances beside
+it in the pack. Imports no torch.
+"""
+
+from collections.abc import Sequence
+
+from projected_grpo.config import SCORES_ALONG_V, Config, ConfigError
+
+UNLIKE = ("arm", "screen_score", "screen_yoked", "screen_fpr")
+"""Settings in which a yoked run may differ from the run that it follows."""
+
+
+def leaders(cfgs: Sequence[Config]) -> dict[int, int]:
+    """Yoked run -> the run of the pack that it follows: alike but for `UNLIKE`, of arm projected,
+    with V's score and a threshold of its own. Raises ConfigError where there is not exactly one."""
+    may_lead = [
+        n
+        for n, cfg in enumerate(cfgs)
+        if cfg.arm == "projected" and cfg.screen_score in SCORES_ALONG_V and not cfg.screen_yoked
+    ]
+    found: dict[int, int] = {}
+    for n, cfg in enumerate(cfgs):
+        if not cfg.screen_yoked:
+            continue
+        alike = [m for m in may_lead if cfgs[m].identity(UNLIKE) == cfg.identity(UNLIKE)]
+        if len(alike) != 1:
+            raise ConfigError(
+                f"{cfg.arm} s{cfg.seed} with screen_yoked asks for one run beside it in the pack "
+                "that is of arm projected, has V's score and is alike but for arm and score; there "
+                f"are {len(alike)} among {len(cfgs)} runs: run it in a pack with the gate that it "
+                "is a control of"
+            )
+        found[n] = alike[0]
+    return found
