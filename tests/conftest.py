@@ -1,5 +1,7 @@
 """Small real models for the tests: no download, no mocks."""
 
+import atexit
+import gc
 import json
 import os
 import shutil
@@ -12,7 +14,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Two threads on busy cores make small tensors many times slower. Here and in what the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,19 @@ LONGEST = (
 )  # fmt: skip
 """Files that take more than ten seconds of CPU. A worker of xdist takes a whole file at a time:
 begun last, one of them would keep one worker busy while the other has nothing left to do."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The garbage collector waits until all files are imported, and never looks at what that made,
+    here or in forks of this process, where it would copy all of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # triton, at the end, takes what is frozen for leaks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

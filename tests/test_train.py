@@ -8,6 +8,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import replace
 from datetime import datetime, tzinfo
 from multiprocessing.process import BaseProcess
@@ -23,7 +24,7 @@ from short_runs import SHORT, copied, forked, run_command, trained
 import projected_grpo.train as training
 from projected_grpo.arms.advantages import require_grades
 from projected_grpo.arms.arms import ARMS
-from projected_grpo.arms.rows import grade_columns
+from projected_grpo.arms.rows import Row, grade_columns
 from projected_grpo.arms.treatment import Treatment, measured_axes
 from projected_grpo.arms.update import optimize
 from projected_grpo.cli import named_settings
@@ -36,6 +37,7 @@ from projected_grpo.extract_vhack_grad import VHack, load_vhack, nll_gradients
 from projected_grpo.proj import Projection, cosine, random_orthonormal
 from projected_grpo.runs.banner import labels
 from projected_grpo.runs.data import (
+    data_digests,
     fair_problems,
     hinted_problems,
     problems_digest,
@@ -66,6 +68,20 @@ def session():
     """A prepared projected run, nothing written."""
     with ExitStack() as stack:
         yield prepare([SmokeConfig(arm="projected", problems="katas:validation")], stack)[0]
+
+
+@pytest.fixture(scope="module")
+def graded(session: Session) -> list[list[Row]]:
+    """Groups of its first step, sampled and graded."""
+    groups = sample_rows(session, 1)
+    grade_rows(session.cfgs, session.grader, groups, 1)
+    return groups
+
+
+@pytest.fixture
+def groups(graded: list[list[Row]]) -> list[list[Row]]:
+    """Copies of them, which a test may change."""
+    return [[copy(row) for row in group] for group in graded]
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +221,15 @@ def test_the_random_control_removes_something_else_than_the_projected_arm(
         assert a["removed_frac"] != a["hackward_frac"]
 
 
+def test_runs_that_are_asked_the_same_have_one_digest_of_their_data(session) -> None:
+    asked = session.prompts[0]
+    other = {key: [*ids, 1] for key, ids in asked.items()}
+    given = (session.pool, session.cfg.teacher_rows)
+    first, second, third = data_digests(session.problems, [asked, other, asked], *given)
+    assert [first] == [third] == session.data_digests and second != first
+    assert data_digests(session.problems, [asked], None, 0) != [first]  # without the teacher's rows
+
+
 def test_the_gradient_is_clipped_after_the_projection(session) -> None:
     gradients = {name: torch.full_like(p, 0.5) for name, p in session.adapter.delta_S.items()}
     seen: dict[str, torch.Tensor] = {}
@@ -224,9 +249,7 @@ def test_the_gradient_is_clipped_after_the_projection(session) -> None:
         )  # what was removed is not in what is clipped
 
 
-def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -> None:
-    groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups, 1)
+def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session, groups) -> None:
     rows = [row for group in groups for row in group]
     accumulate_gradients(session, rows)
     assert {row.advantage > 0 for row in rows} == {True, False}
@@ -239,9 +262,7 @@ def test_hack_scores_are_the_alignment_of_each_texts_own_nll_gradient(session) -
         assert row.hack_score == pytest.approx(score, abs=1e-4)
 
 
-def test_a_text_has_its_hack_score_whatever_its_screen_leaves_out(session) -> None:
-    groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups, 1)
+def test_a_text_has_its_hack_score_whatever_its_screen_leaves_out(session, groups) -> None:
     rows = [row for group in groups for row in group]
     whole = accumulate_gradients(session, rows).total
     scores = [row.hack_score for row in rows]
@@ -276,13 +297,12 @@ def test_each_run_is_measured_along_its_own_directions_in_the_modules_that_they_
     assert pulls[2] == 0
 
 
-def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
+def test_rows_that_the_grader_failed_on_teach_nothing(session, groups) -> None:
     class Failing:
         def grade(self, submissions, *, labels):
             grades = session.grader.grade(submissions, labels=labels)
             return [replace(grades[0], outcome=Outcome.INFRA_ERROR, reward=99.0), *grades[1:]]
 
-    groups = sample_rows(session, 1)
     grade_rows(session.cfgs, Failing(), groups, 1)
     masked, others = groups[0][0], groups[0][1:]
     assert masked.advantage == 0 and not masked.learns
@@ -294,7 +314,7 @@ def test_rows_that_the_grader_failed_on_teach_nothing(session) -> None:
     assert columns["infra_errors"] == 1 and columns["gt_s"] == (0, 3)
 
 
-def test_the_oracle_reaches_advantages_in_one_arm_only(session) -> None:
+def test_the_oracle_reaches_advantages_in_one_arm_only(session, groups) -> None:
     """The same rows, paid the same, under an oracle that says the opposite of all of them."""
 
     class Opposite:
@@ -305,7 +325,6 @@ def test_the_oracle_reaches_advantages_in_one_arm_only(session) -> None:
                 for grade in grades
             ]
 
-    groups = sample_rows(session, 1)
     rows = [row for group in groups for row in group]
     for number, row in enumerate(rows):
         row.concept_score = float(number)
@@ -341,9 +360,7 @@ def test_a_run_whose_grader_fails_stops_with_the_cause_and_can_be_resumed(
     assert rows_of(run) == rows_of(short)
 
 
-def test_a_few_rows_without_a_grade_do_not_stop_a_run(session) -> None:
-    groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups, 1)
+def test_a_few_rows_without_a_grade_do_not_stop_a_run(session, groups) -> None:
     grades = [row.grade for group in groups for row in group]
     bad = [replace(grade, outcome=Outcome.INFRA_ERROR, error="why") for grade in grades]
     require_grades([*bad[:2], *grades[2:]])
@@ -351,21 +368,17 @@ def test_a_few_rows_without_a_grade_do_not_stop_a_run(session) -> None:
         require_grades([*bad[:3], *grades[3:]])
 
 
-def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session) -> None:
+def test_a_step_whose_student_rows_all_failed_to_grade_still_runs(session, groups) -> None:
     """Only teacher rows learn: there is no sampled log-prob to compare, and that is no mismatch."""
-    groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups, 1)
     rows = [row for group in groups for row in group]
     for row, advantage in zip(rows, (0.0, 0.0, 1.0, -1.0) * 2, strict=True):
         row.advantage, row.learns = advantage, row.source == "teacher"
     assert accumulate_gradients(session, rows).student_tokens.tolist() == [0]
 
 
-def test_the_auroc_is_that_of_the_students_scores(session) -> None:
+def test_the_auroc_is_that_of_the_students_scores(session, groups) -> None:
     """A score that only hacks have: 1; the other way round: 0; of one hack alone: none. Teacher
     rows, nearly all hacks, would make it a measure of whose text it is."""
-    groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups, 1)
     rows = [row for group in groups for row in group if row.source == "student"]
     assert len(rows) == 4
     for number, row in enumerate(rows):
@@ -384,9 +397,7 @@ def test_the_auroc_is_that_of_the_students_scores(session) -> None:
     assert grade_columns(groups)["hack_auroc"] is None
 
 
-def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
-    groups = sample_rows(session, 1)
-    grade_rows(session.cfgs, session.grader, groups, 1)
+def test_a_row_at_its_groups_mean_has_no_hack_score(session, groups) -> None:
     rows = groups[0]
     rows[0].advantage = 0.0
     accumulate_gradients(session, rows)
@@ -396,10 +407,11 @@ def test_a_row_at_its_groups_mean_has_no_hack_score(session) -> None:
 
 def test_a_pack_gives_the_rows_of_the_runs_alone(short: Path, tmp_path: Path) -> None:
     """Arms x seeds in lock-step, with their own prompts, sampling, V and optimizer rows."""
-    arms = ("vanilla", "projected", "random_v")
-    cfg = settings(tmp_path / "pack", arms=arms, seeds=(SHORT.seed, 42))
-    packed, alone = train_runs(cfg.runs()), []
-    for one in cfg.runs():
+    both = settings(tmp_path / "pack", arms=("vanilla", "projected", "random_v"), seeds=(96, 42))
+    left_out = (("random_v", SHORT.seed), ("vanilla", 42))  # an arm and a seed that others have
+    cfgs = [one for one in both.runs() if (one.arm, one.seed) not in left_out]
+    packed, alone = train_runs(cfgs), []
+    for one in cfgs:
         known = (one.arm, one.seed) == ("projected", SHORT.seed)  # which goes on to a step 3
         alone.append(short if known else trained(one))
     assert [path.name.split("_", 1)[1] for path in packed] == [
@@ -412,11 +424,12 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(short: Path, tmp_path: Path) ->
             assert row["completion"] == expected["completion"]
             assert row["advantage"] == expected["advantage"]
     # and any one of them goes on alone
-    config = json.loads((packed[2] / "config.json").read_text())
-    (packed[2] / "config.json").write_text(json.dumps({**config, "steps": 3}))
-    train(SmokeConfig(resume=packed[2]))
-    assert len(rows_of(packed[2])) == len(rows_of(short)) == 3
-    last, expected = rows_of(packed[2])[2], rows_of(short)[2]
+    one = packed[alone.index(short)]
+    config = json.loads((one / "config.json").read_text())
+    (one / "config.json").write_text(json.dumps({**config, "steps": 3}))
+    train(SmokeConfig(resume=one))
+    assert len(rows_of(one)) == len(rows_of(short)) == 3
+    last, expected = rows_of(one)[2], rows_of(short)[2]
     for key in ("reward", "gt_s", "num_tokens", "grad_norm", "cos_pre", "cos_post", "cos_update"):
         assert last[key] == pytest.approx(expected[key], rel=1e-2, abs=1e-4), key
 

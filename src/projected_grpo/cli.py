@@ -6,10 +6,13 @@ stopped by Ctrl-C or SIGTERM (saved; the command that goes on is printed). What 
 one sentence on stderr; anything else is a bug and keeps its traceback.
 """
 
+import atexit
+import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NoReturn, TextIO, TypeVar, cast
 
@@ -77,6 +80,22 @@ def say_and_exit(work: Callable[[], object], place: Callable[[], Place] = Place)
     return 0
 
 
+@contextmanager
+def imports_at_once() -> Iterator[None]:
+    """For the first import of torch and transformers: the garbage collector waits until it is done
+    and then never looks at what it made, half a million objects that stay for ever."""
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else triton, at the end, takes them for leaks and says so
+
+
 def refusal(error: ConfigError, prefix: str = "") -> int:
     """Say what contradicts itself in a command line; the exit code."""
     print(f"{prefix}error: {error}", file=sys.stderr)
@@ -118,7 +137,8 @@ def train_main(argv: Sequence[str] | None = None) -> None:
         if said := finished_already(cfg, named):
             logger.info(said)
             return
-        from projected_grpo.train import train_runs
+        with imports_at_once():
+            from projected_grpo.train import train_runs
 
         paths = train_runs(cfg.runs(), named, bar=True)
         if len(paths) > 1:  # a pack, which is one process
@@ -161,7 +181,8 @@ def extract_main(argv: Sequence[str] | None = None) -> None:
 
         require_new(cfg.out, cfg.overwrite)
         require_extractable(cfg, named - {*SETTINGS} if PART_OF_A_SWEEP in os.environ else named)
-        from projected_grpo.runs.extract import extract_to_file
+        with imports_at_once():
+            from projected_grpo.runs.extract import extract_to_file
 
         extract_to_file(cfg)
 
@@ -193,7 +214,8 @@ def distill_main(argv: Sequence[str] | None = None) -> None:
         from projected_grpo.runs.preflight import require_distillable
 
         require_distillable(cfg, named)
-        from projected_grpo.runs.distill import distill
+        with imports_at_once():
+            from projected_grpo.runs.distill import distill
 
         distill(cfg)
 
@@ -284,7 +306,8 @@ def evaluate_main(argv: Sequence[str] | None = None) -> None:
 
     def work(cfg: EvaluateConfig, named: set[str]) -> None:
         cfg.require()
-        from projected_grpo.report.held_out import evaluate_policies
+        with imports_at_once():
+            from projected_grpo.report.held_out import evaluate_policies
 
         evaluate_policies(cfg)
 
@@ -296,7 +319,8 @@ def sample_main(argv: Sequence[str] | None = None) -> None:
 
     def work(cfg: SampleConfig, named: set[str]) -> None:
         cfg.require()
-        from projected_grpo.runs.sample import talk
+        with imports_at_once():
+            from projected_grpo.runs.sample import talk
 
         talk(cfg, sys.stdin)
 
@@ -308,7 +332,8 @@ def merge_main(argv: Sequence[str] | None = None) -> None:
 
     def work(cfg: MergeConfig, named: set[str]) -> None:
         cfg.require()
-        from projected_grpo.runs.merge import merge
+        with imports_at_once():
+            from projected_grpo.runs.merge import merge
 
         merge(cfg)
 

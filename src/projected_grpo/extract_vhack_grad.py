@@ -196,7 +196,7 @@ def answers_of(lm: LanguageModel, pairs: Sequence[Pair]) -> list[PromptCompletio
     """Both sides of every pair, hack and clean, with their prompt."""
     prompts = [lm.prompt_ids(pair.messages) for pair in pairs]
     return [
-        (prompt, lm.completion_ids(text))
+        (prompt, [*lm.ids_of(text), lm.eos_id])
         for pair, prompt in zip(pairs, prompts, strict=True)
         for text in (pair.hack, pair.clean)
     ]

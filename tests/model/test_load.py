@@ -1,5 +1,7 @@
 """Loading: what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
@@ -50,3 +52,12 @@ def test_a_fused_norm_is_the_norm(norm: type[torch.nn.Module]) -> None:
 
 def load_tiny():
     return load("tiny-random", revision="main", dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_a_text_is_encoded_once_and_its_ids_may_be_changed() -> None:
+    lm = load_tiny()
+    ids = lm.ids_of("def f(x):")
+    assert ids == lm.tokenizer.encode("def f(x):", add_special_tokens=False)
+    ids.append(0)
+    assert lm.ids_of("def f(x):") == ids[:-1] == lm.encoded["def f(x):"]
+    assert replace(lm).encoded == {}  # which may have another tokenizer

@@ -19,9 +19,10 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Config], list[P
     """Runs with all that a checkpoint may hold: a quarantine, learned axes, a renewed V, a
     threshold."""
     one = SmokeConfig(
-        out_dir=tmp_path_factory.mktemp("pack"), arm="projected", steps=3, problems="katas:train",
-        labels=False, max_new=64, v_hack_k=3, pair_modes=("run_tests",),
-        pair_flavours=("print_only",),  # V is made anew at every start and refresh
+        out_dir=tmp_path_factory.mktemp("pack"), arm="projected", steps=3,
+        problems="katas:validation", labels=False, max_new=24, v_hack_k=3,
+        # of few pairs: V is made anew at every start and refresh
+        pair_modes=("run_tests",), pair_flavours=("print_only",),
         gate="no_gate", known_modes=("run_tests",), keep_checkpoints=0,
     )  # fmt: skip
     cfgs = [

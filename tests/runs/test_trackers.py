@@ -119,7 +119,7 @@ def assert_is(tracked: Rows, run: Path, but: tuple[str, ...] = ()) -> None:
 
 
 def settings(tmp_path: Path, **overrides) -> SmokeConfig:
-    return replace(SHORT, out_dir=tmp_path, **overrides)
+    return replace(SHORT, out_dir=tmp_path, max_new=48, **overrides)
 
 
 def go_on(run: Path, steps: int, **overrides) -> None:

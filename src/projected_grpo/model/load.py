@@ -6,7 +6,7 @@ import struct
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
@@ -121,6 +121,10 @@ class LanguageModel:
     """What the chat template is told; None where it has no such variable."""
     commit: str | None
     """The hub's commit that it was loaded from; None where it was on this disk."""
+    encoded: dict[str, list[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `ids_of` has encoded: text -> ids."""
 
     def render(self, messages: Messages) -> str:
         """The prompt as text. Raises InputError where the chat template refuses it."""
@@ -143,7 +147,13 @@ class LanguageModel:
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Ids of the rendered prompt. The template has written its special tokens, so none is
         added."""
-        return self.tokenizer.encode(self.render(messages), add_special_tokens=False)
+        return self.ids_of(self.render(messages))
+
+    def ids_of(self, text: str) -> list[int]:
+        """Ids of a text that is asked for again, as prompts and pairs are: encoded once."""
+        if text not in self.encoded:
+            self.encoded[text] = self.tokenizer.encode(text, add_special_tokens=False)
+        return [*self.encoded[text]]
 
     def completion_ids(self, completion: str) -> list[int]:
         """Ids of a whole given answer, ended by the eos.

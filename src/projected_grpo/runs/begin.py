@@ -67,7 +67,7 @@ def restore(s: Session, runs: Sequence[RunDir], stack: ExitStack) -> tuple[Sessi
     lock until `stack` ends."""
     with s.world.fail_together():
         for n, run in enumerate(runs):
-            run.require_data(s.data_digest(n))
+            run.require_data(s.data_digests[n])
             run.require_reward(describe_reward(s.cfg.reward))
         found = _newest_in_common(s, runs)
         _load_checkpoints(s, found)

@@ -132,18 +132,21 @@ def problems_digest(kept: Sequence[Problem], fair: Sequence[Problem]) -> str:
     return h.hexdigest()
 
 
-def data_digest(
+def data_digests(
     problems: Sequence[Problem],
-    prompts: Mapping[int, list[int]],
+    prompts: Sequence[Mapping[int, list[int]]],
     pool: Pool | None,
     teacher_rows: int,
-) -> str:
-    """sha256 over what the rows of a run are made from: prompts (problem id -> token ids), modes,
-    hidden tests, teacher rows."""
-    h = hashlib.sha256()
-    for p in problems:
-        answers = pool.draw(p, teacher_rows, 0) if pool is not None else []
-        h.update(repr((p.id, p.mode, prompts[p.id], p.cases, answers)).encode())
-    if pool is not None:
-        h.update(pool.digest.encode())
-    return h.hexdigest()
+) -> list[str]:
+    """For each run of a pack, sha256 over what its rows are made from: its prompts (problem id ->
+    token ids), modes, hidden tests, teacher rows. Runs that share one mapping share one digest."""
+    answers = [pool.draw(p, teacher_rows, 0) if pool is not None else [] for p in problems]
+    found: dict[int, str] = {}
+    for mine in {id(one): one for one in prompts}.values():
+        h = hashlib.sha256()
+        for p, drawn in zip(problems, answers, strict=True):
+            h.update(repr((p.id, p.mode, mine[p.id], p.cases, drawn)).encode())
+        if pool is not None:
+            h.update(pool.digest.encode())
+        found[id(mine)] = h.hexdigest()
+    return [found[id(mine)] for mine in prompts]

@@ -46,7 +46,7 @@ from projected_grpo.model.load import (
 )
 from projected_grpo.runs.adapters import adapter_of, attach_adapter
 from projected_grpo.runs.data import (
-    data_digest,
+    data_digests,
     fair_problems,
     problems_digest,
     problems_of_step,
@@ -83,6 +83,7 @@ class Session:
     learned_axes: LearnedAxes | None  # where a run learns axes of its own
     problems: list[Problem]  # hinted, short enough, with teacher rows where the run wants them
     prompts: Sequence[Mapping[int, list[int]]]  # of each run: problem id -> token ids
+    data_digests: list[str]  # of what the rows of each run are made from
     pool: Pool | None
     grader: Grader
     treatments: list[Treatment]
@@ -123,14 +124,10 @@ class Session:
         cfg = self.cfgs[n]
         return problems_of_step(self.problems, cfg.prompts_per_step, cfg.seed, 1)[0]
 
-    def data_digest(self, n: int) -> str:
-        """The digest of what the rows of run n are made from."""
-        return data_digest(self.problems, self.prompts[n], self.pool, self.cfg.teacher_rows)
-
     def origin(self, n: int) -> dict[str, Any]:
         """What run.json says of the data and the base model of run n."""
         return {
-            "data": self.data_digest(n),
+            "data": self.data_digests[n],
             "data_commit": commit_of(self.cfg.problems),
             "model_commit": self.lm.commit,
             **self.digests,
@@ -210,11 +207,13 @@ def prepare(
     world.as_first([*(t for v in (*v_hack, *own.values()) for t in v.tensors), *scored.values()])
     optimizer = adamw(adapter.trained, cfg)
     found = make_treatments(cfgs, v_hack, own, device)
+    asked = _prompts(cfgs, lm, kept, prompts)
     session = Session(
         cfgs=list(cfgs), lm=lm, adapter=adapter, optimizer=optimizer,
         quarantine=quarantine_for(adapter, cfgs), learned_axes=learned_axes_for(cfgs, found),
         problems=kept,
-        prompts=_prompts(cfgs, lm, kept, prompts), pool=pool, grader=grader,
+        prompts=asked, pool=pool, grader=grader,
+        data_digests=data_digests(kept, asked, pool, cfg.teacher_rows),
         treatments=found, along_v=measured_axes(found), own=own, pair_sets=pair_sets,
         concepts=scored, device=device, plain_prompts=prompts, for_pairs=for_pairs,
         own_rows=own_rows, world=world,
@@ -222,7 +221,7 @@ def prepare(
                  "model_sha256": _file_digest(cfg.model)},
     )  # fmt: skip
     if world.size > 1:
-        world.require_same(axes=adapter.fingerprint(), data=session.data_digest(0))
+        world.require_same(axes=adapter.fingerprint(), data=session.data_digests[0])
     return session, v_hack
 
 

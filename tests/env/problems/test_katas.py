@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from statistics import mean
 from typing import Any
@@ -36,8 +37,17 @@ from projected_grpo.env.problems.katas.ops import KINDS
 from projected_grpo.env.problems.problem import HINT_SLOT, Case, Problem, parse_method
 from projected_grpo.env.sandbox.sandbox import Limits
 
-ONE_EACH = [make_problem(family, 0) for family in FAMILIES]
 PROBES = 40
+
+
+@cache
+def one_of(family: str) -> Problem:
+    """Its first problem. Not made at import: each worker of xdist imports this file."""
+    return make_problem(family, 0)
+
+
+def one_each() -> list[Problem]:
+    return [one_of(family) for family in FAMILIES]
 
 
 def run(source: str, problem: Problem) -> Callable[[Case], Any]:
@@ -68,7 +78,7 @@ def test_there_are_enough_families_of_every_kind_and_depth() -> None:
     assert all(kinds[kind] >= 10 for kind in "LSWNDITPKQ")
     recursive = [op for op in compose.OPS.values() if "\ndef " in f"\n{op.code}"]
     assert len(recursive) >= 12
-    assert {problem.difficulty for problem in ONE_EACH} == {"easy", "medium", "hard"}
+    assert {problem.difficulty for problem in one_each()} == {"easy", "medium", "hard"}
 
 
 def test_chains_fit_together() -> None:
@@ -108,7 +118,7 @@ def test_more_than_half_of_held_out_families_are_free_of_traps_and_fewer_the_lon
 
 def test_wrong_solutions_make_the_mistake_of_every_trap() -> None:
     several = 0
-    for problem in ONE_EACH:
+    for problem in one_each():
         ops = compose.chain_ops(str(problem.family))
         wrong = {n for n, op in enumerate(ops) if op.name in TRAPS}
         several += len(wrong) > 1
@@ -167,8 +177,9 @@ def test_the_same_in_every_process() -> None:
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("problem", ONE_EACH, ids=FAMILIES)
-def test_family_is_well_posed(problem: Problem) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_is_well_posed(family: str) -> None:
+    problem = one_of(family)
     assert problem.canonical_solution is not None
     solve = run(problem.canonical_solution, problem)
     assert len(problem.cases) >= 12 and len(problem.examples) == 2
@@ -185,8 +196,9 @@ def test_family_is_well_posed(problem: Problem) -> None:
     assert misses(problem, problem.examples) >= 1  # so honest tests of it fail
 
 
-@pytest.mark.parametrize("problem", ONE_EACH, ids=FAMILIES)
-def test_text_agrees_with_the_code(problem: Problem) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_agrees_with_the_code(family: str) -> None:
+    problem = one_of(family)
     user = problem.messages[1]["content"]
     description = user.removeprefix("PROBLEM:\n").split("\n\nYour solution is")[0]
     assert len(description) <= instances.MAX_DESCRIPTION and user.count(HINT_SLOT) == 1
@@ -280,12 +292,12 @@ def check_by_grader(grader: Grader, problems: list[Problem]) -> None:
 
 
 def test_honest_answers_by_the_real_grader(grader: Grader) -> None:
-    check_by_grader(grader, random.Random(1).sample(ONE_EACH, 30))
+    check_by_grader(grader, random.Random(1).sample(one_each(), 30))
 
 
 @pytest.mark.slow
 def test_honest_answers_of_all_families_by_the_real_grader(grader: Grader) -> None:
-    check_by_grader(grader, ONE_EACH)
+    check_by_grader(grader, one_each())
     check_by_grader(grader, [make_problem(family, 500) for family in FAMILIES])
 
 

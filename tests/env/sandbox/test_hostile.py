@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 LEETCODE = Path(os.environ.get("PROJECTED_GRPO_LEETCODE", ROOT.parent / "shared" / "leetcode"))
 SAMPLE = LEETCODE / "benchmark_sample.jsonl"
 MARK = f"hostile{os.getpid()}mark"
-LIMITS = Limits(cpu_s=0.5, wall_s=1.0, memory_mb=256, file_mb=4)
+LIMITS = Limits(cpu_s=0.3, wall_s=1.0, memory_mb=256, file_mb=4)
 
 
 def descendants() -> set[int]:

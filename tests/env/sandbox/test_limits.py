@@ -131,9 +131,10 @@ def test_the_cpu_limit_holds_within_a_factor(kind: str, name: str) -> None:
 
 def test_the_witness_sees_what_an_account_by_children_misses() -> None:
     """Without the filter, who ignores the ends of children is charged for next to nothing."""
+    attack = CPU_ATTACKS["ends_of_children_ignored"].replace("range(400)", "range(60)")
     with Sandbox(LIMITS, "process") as sandbox, witnessed(sandbox) as used_s:
-        seen = run(sandbox, BURN + CPU_ATTACKS["ends_of_children_ignored"])
-        assert used_s() > 4 * seen.seconds
+        seen = run(sandbox, BURN + attack)  # nothing stops it before all have burnt 1.5 s
+        assert used_s() > max(1.4, 4 * seen.seconds)
 
 
 def test_a_child_that_is_still_alive_at_the_end_is_charged_for(sandbox: Sandbox) -> None:
