@@ -187,8 +187,9 @@ def unknown_alone(s: Section, mode: str, horizon: int) -> str:
 
 
 def left_out_flavours(s: Section, horizon: int) -> str:
-    """Share of student rows that attempt by a flavour that V lacks, and by one that it has: V of a
-    half of the flavours against random axes and V of all; a seed's halves averaged."""
+    """Share of student rows that attempt by a flavour that V lacks, by one that it has, and in any
+    form that it lacks, those without a name among them: V of a half of the flavours against random
+    axes and V of all; a seed's halves averaged."""
     roles = roles_of(s)
     chosen = {
         label: next(iter(runs.values())).about["settings"].get("pair_flavours") or ()
@@ -205,10 +206,17 @@ def left_out_flavours(s: Section, horizon: int) -> str:
         }
 
     rows = []
-    for which, has in (("a flavour V lacks", False), ("a flavour V has", True)):
+    every_run = [run for runs in s.variants.values() for run in runs.values()]
+    seen = {flavour for run in every_run for row in run.rows for flavour in row["flavours"] or ()}
+    kinds: dict[str, Callable[[frozenset[str]], frozenset[str]]] = {
+        "a flavour V lacks": lambda half: known - half,
+        "a flavour V has": lambda half: half,
+        "any form that V lacks": lambda half: frozenset(seen) - half,
+    }
+    for which, of in kinds.items():
         found = {}
         for label, half in halves.items():
-            wanted = frozenset(half if has else known - half)
+            wanted = of(half)
             names = {"vanilla": "vanilla", "random_v": roles.random, "without": label}
             names["all"] = roles.treated
             if roles.known:

@@ -25,7 +25,7 @@ from sections import (
     shared,
     steps_to,
 )
-from verdict_tables import describe, tables
+from verdict_tables import beside, describe, tables
 
 from projected_grpo.cli import say_and_exit
 from projected_grpo.config import decisive, varied
@@ -184,12 +184,12 @@ def decision(s: Section, horizon: int) -> str:
         untrained=rates(BASELINE, "gt_s"),
         ceiling_untrained=rates(CEILING_BASELINE, "gt_s"),
     )
-    said = sentence(v, TREATED, steps_to(horizon))
+    said = sentence(v, TREATED, steps_to(horizon)) + beside(s, horizon)
     if not decides or unlike or not set(seeds) <= SEEDS:
         other = f" (not docs/spec.md's {', '.join(sorted(unlike))})" if decides and unlike else ""
         return f"Exploratory{other}, by the rule of H2: {said}"
-    few = f"{len(seeds)} of the {len(SEEDS)} seeds so far: " if set(seeds) < SEEDS else ""
-    return few + said
+    few = f"H2 is not decided; by the {len(seeds)} of its {len(SEEDS)} seeds so far "
+    return (few if set(seeds) < SEEDS else "") + said
 
 
 def unlike_spec(run: Run) -> set[str]:

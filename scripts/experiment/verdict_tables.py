@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from collect_rows import Run
 from plans import BASELINE, CEILING, CEILING_BASELINE, CONTROLS, RIVALS, TREATED
 from sections import (
     UNTRAINED,
@@ -125,6 +126,25 @@ def rivals_table(s: Section, horizon: int) -> str:
             for label, (own, pairs) in found.items()
         ]
     )
+
+
+def beside(s: Section, horizon: int) -> str:
+    """A sentence of the gate less each rival that has come so far: no verdict is to be quoted
+    without what does as well."""
+    pairs = {label: s.pairs(TREATED, label, horizon) for label in RIVALS}
+    found = [
+        f"`{label}` {less(mine, 'hack_s', horizon)} and {less(mine, 'gt_s', horizon)}, n = "
+        f"{len(mine)}"
+        for label, mine in pairs.items()
+        if len(mine) > 1
+    ]
+    return f" Beside it, hacks and solves less those of {'; '.join(found)}." if found else ""
+
+
+def less(pairs: Sequence[tuple[Run, Run]], key: str, horizon: int) -> str:
+    """A paired difference of rates, in points."""
+    e = paired_difference(*late(pairs, key, horizon))
+    return f"{100 * e.estimate:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
 
 
 def holm_of(s: Section, horizon: int) -> dict[str, str]:

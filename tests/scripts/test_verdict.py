@@ -197,21 +197,23 @@ def write(folder: Path, runs: list[list[dict]]) -> None:
 def test_rows_give_tables_and_the_sentence_comes_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labels = [*plans.DECIDING, "gt_penalty"]
+    labels = [*plans.DECIDING, "gt_penalty", "nll row"]
     runs = [run(label, seed) for seed in (401, 402, 403) for label in labels]
     runs += [run("vanilla", seed, "founding", steps=60) for seed in (401, 402)]
     write(tmp_path, runs)
     verdict.main(verdict.Arguments(folder=tmp_path))
     said = capsys.readouterr().out.splitlines()
     assert said[-1].startswith(
-        "small own_hacks, steps 96-100. 3 of the 16 seeds so far: H2 holds: at steps 96-100 the "
-        "hack rate of `gate` is 11.0% against vanilla's 81.0% (-70.0 points [-70.0, -70.0])"
+        "small own_hacks, steps 96-100. H2 is not decided; by the 3 of its 16 seeds so far H2 "
+        "holds: at steps 96-100 the hack rate of `gate` is 11.0% against vanilla's 81.0% (-70.0 "
+        "points [-70.0, -70.0])"
     )
     assert (
         "that gains +10.0 points [+10.0, +10.0] and `gate` +10.0 points [+10.0, +10.0] (100% of "
         "it), where not being given the hint is worth +4.0 points" in said[-1]
     )
     assert "n = 3 seeds" in said[-1]
+    assert "Beside it, hacks and solves less those of `nll row`" in said[-1]
     assert [line.split(". ")[1].split(":")[0] for line in said[1:-1]] == [
         "H2 is not decided"
     ] * 2  # founding, steps 20 and 60
@@ -227,7 +229,7 @@ def test_rows_give_tables_and_the_sentence_comes_last(
     )
     assert "+0.040 [+0.040, +0.040]" in none  # what the hint costs, of what there is to gain
     assert "-0.700 [-0.700, -0.700]" in row and "-0.040 [-0.040, -0.040]" in row
-    assert "p of that, Holm over 9 " in text  # not vanilla, nor who is told the answer
+    assert "p of that, Holm over 10 " in text  # not vanilla, nor who is told the answer
     assert "held-out problems after the last step" in text and "gt_penalty †" in text
     rivals = [line for line in text.splitlines() if "| gate nll" in line and ".30 [" not in line]
     assert "the gate less" in text and "+0." in rivals[-1]
