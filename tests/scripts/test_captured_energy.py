@@ -24,6 +24,7 @@ def test_the_placebo_set_follows_the_pairs(capsys: pytest.CaptureFixture[str]) -
         "builtin": "placebo",
         "katas": "katas-placebo",
         "own": "own-placebo",
+        "own-reports": "own-placebo",
     }
     with pytest.raises(InputError, match="framing has no placebo set of its own"):
         captured_energy.main(Arguments(pairs="framing"))
