@@ -177,12 +177,7 @@ def prepare(
     pair_sets = load_pair_sets(cfgs, given, v_files, bool(resumed))
     grader = stack.enter_context(grader_of(replace(cfg, workers=world.workers(cfg.workers))))
 
-    revision = resumed[0].base_revision(cfg) if resumed else cfg.model_revision
-    logger.info("loading  {} ({}, {})", cfg.model, cfg.dtype, device)
-    lm = load(cfg.model, revision=revision, dtype=DTYPES[cfg.dtype], device=device,
-              enable_thinking=cfg.enable_thinking)  # fmt: skip
-    if cfg.checkpoint_activations:
-        checkpoint_layers(lm.model, True)
+    lm = _load_model(cfg, resumed, device)
     prompts = {p.id: lm.prompt_ids(p.messages) for p in problems}
     kept, pool = with_teacher(cfg, short_enough(cfg, problems, prompts))
     trained = Questions(kept, prompts)
@@ -223,6 +218,17 @@ def prepare(
     if world.size > 1:
         world.require_same(axes=adapter.fingerprint(), data=session.data_digests[0])
     return session, v_hack
+
+
+def _load_model(cfg: Config, resumed: Sequence[RunDir], device: torch.device) -> LanguageModel:
+    """The base model, at the commit that resumed runs were loaded at."""
+    revision = resumed[0].base_revision(cfg) if resumed else cfg.model_revision
+    logger.info("loading  {} ({}, {})", cfg.model, cfg.dtype, device)
+    lm = load(cfg.model, revision=revision, dtype=DTYPES[cfg.dtype], device=device,
+              enable_thinking=cfg.enable_thinking)  # fmt: skip
+    if cfg.checkpoint_activations:
+        checkpoint_layers(lm.model, True)
+    return lm
 
 
 def _prompts(
