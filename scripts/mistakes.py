@@ -201,6 +201,10 @@ LINES = [
     refused("train smoke --arm=routed --adapter=lora", "does not have"),
     refused("train smoke --arm=norm_matched --trust=1", "has no meaning in arm norm_matched"),
     refused("train smoke --screen=row --screen-fpr=0.1", "arm vanilla removes nothing"),
+    refused(
+        "train smoke --arms projected random_v --screen=row --screen-yoked",
+        "one run beside it in the pack", "scripts/experiment",
+    ),
     # --- places
     refused("train smoke --out-dir=/proc/x", "/proc is not writable", code=1),
     refused("train smoke --out-dir=README.md", "README.md is a file", code=1),
@@ -261,6 +265,10 @@ LINES = [
     refused("sweep run smoke --arms vanilla --seeds 1 --lr=1", "put it after --"),
     refused("sweep run smoke --arms vanilla --seeds 1 -- --gate=reverse", IDLE),
     refused("sweep run smoke --arms vanilla --seeds 1 -- --seed=2", "by --seeds"),
+    refused(
+        "sweep run smoke --arms projected random_v --seeds 1 -- --screen=row --screen-yoked",
+        "one run beside it in the pack",
+    ),
     refused("sweep run smoke --arms vanilla --seeds 1 --slurm.minutes=0", "--slurm: grace_s"),
     refused("sweep run smoke --arms vanilla --seeds 1 --launcher=pueue", "pueue is not", code=1,
             alone=True),

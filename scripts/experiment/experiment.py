@@ -205,6 +205,32 @@ def packs(cfgs: Sequence[Config], most: int) -> list[list[Config]]:
     return made
 
 
+def require_led(
+    asked: Sequence[Config], left: Sequence[Sequence[Config]], there: Mapping[str, Sequence[Path]]
+) -> None:
+    """Raises ConfigError where a yoked run that is left is in a pack without the run that it
+    follows.
+
+    left: the packs of what is not finished. there: the runs that there are, by their settings.
+    """
+    pack_of = {cfg.identity(): n for n, pack in enumerate(left) for cfg in pack}
+    if not any(cfg.screen_yoked for pack in left for cfg in pack):
+        return
+    for n, leader in leaders(asked).items():
+        follower, key = asked[n].identity(), asked[leader].identity()
+        if follower not in pack_of or pack_of[follower] == pack_of.get(key):
+            continue
+        if key not in pack_of:
+            raise ConfigError(
+                f"a run in {there[key][0]} is finished, and controls that are not follow it step "
+                "by step: name another --out, or move it away so that it begins again with them"
+            )
+        raise ConfigError(
+            f"packs of {max(map(len, left))} part controls from the run that they follow: raise "
+            "--pack so that a seed's runs are in one"
+        )
+
+
 def go_on(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> list[list[Config]]:
     """The pack in parts that can advance together: the runs that were stopped at one step, which
     are resumed, and those that have no checkpoint yet, which begin."""
@@ -278,6 +304,7 @@ def main(args: Arguments) -> None:
     there = runs_by_settings(args.out / "runs")
     finished = {key for key, paths in there.items() if is_finished(paths[0])}
     left = packs([cfg for _, cfg in asked if cfg.identity() not in finished], args.pack)
+    require_led([cfg for _, cfg in asked], left, there)
     todo = [part for pack in left for part in go_on(pack, there)]
     logger.info(
         "{}: {} runs asked for, {} left, in packs of {}",

@@ -246,7 +246,8 @@ def train_runs(
     """Advance all these runs in lock-step in one process; returns their directories.
 
     They may differ in what `config.PER_RUN` names. Every run gets its own directory, with the rows
-    that it would have alone, to rounding, and can be resumed alone. `named` are the settings that
+    that it would have alone, to rounding, and can be resumed alone; but yoked controls (yoked.py)
+    are nothing without the run that they follow. `named` are the settings that
     the command line gave: one that differs from a resumed run's is refused, or heeded. `bar` shows
     the progress where stderr is a terminal, for a caller whose own lines go through `tqdm.write`.
     Started by torchrun, this is one of several processes that make one run (distributed.py).
@@ -277,8 +278,10 @@ def train_runs(
             status = "stopped"
             raise
         finally:
-            for run in runs if world.first and status != "finished" else ():
+            for n, run in enumerate(runs if world.first and status != "finished" else ()):
                 run.finish(status)
+                if s.cfgs[n].screen_yoked:  # goes on beside the run that it follows, never alone
+                    continue
                 again = console_command("train", s.cfg.preset_name, f"--resume={run.path}")
                 logger.warning("go on with: {}", again)
             trackers.close(status)

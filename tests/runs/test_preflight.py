@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from loguru import logger
 from safetensors.numpy import save_file
 
 from projected_grpo.cli import train_main
-from projected_grpo.config import PRESETS, MiniConfig, SmokeConfig, stored_config
+from projected_grpo.config import PRESETS, ConfigError, MiniConfig, SmokeConfig, stored_config
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.command_line import parse_settings
 from projected_grpo.runs.commands import PART_OF_A_SWEEP, ExtractConfig, named_settings
@@ -114,6 +115,22 @@ def test_a_basis_made_otherwise_is_refused_before_a_model_is_loaded(
     for cfgs in ([other], [mine, other]):
         with pytest.raises(InputError, match=f"{file} was extracted with {words}"):
             require_startable(cfgs)
+
+
+def test_a_yoked_control_without_its_gate_is_refused_before_a_model_loads(
+    run: Path, tmp_path: Path
+) -> None:
+    gate = SmokeConfig(arm="projected", screen="row", screen_fpr=0.5, out_dir=tmp_path)
+    control = replace(gate, screen_fpr=0.02, screen_yoked=True, arm="random_v")
+    require_startable([gate, control])
+    with pytest.raises(ConfigError, match="one run beside it in the pack"):
+        require_startable([control])
+    (run / "config.json").write_text(control.to_json())
+    require_startable([SmokeConfig(resume=run)])  # it is finished: nothing is left to do
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "status": "stopped"}))
+    with pytest.raises(ConfigError, match="one run beside it in the pack"):
+        require_startable([SmokeConfig(resume=run)])
 
 
 def test_a_plan_says_what_is_known_and_writes_nothing(tmp_path: Path) -> None:

@@ -164,6 +164,19 @@ def test_yoked_runs_go_back_to_the_last_step_that_all_of_them_have(tmp_path: Pat
     assert len(leaders(parts[1])) == len(plans.CONTROLS)
 
 
+def test_controls_are_refused_apart_from_the_run_that_they_follow(tmp_path: Path) -> None:
+    asked = experiment.asked_for(arguments("own_hacks", base="small", seeds=(401,), out=tmp_path))
+    cfgs = [cfg for label, cfg in asked if label in (plans.TREATED, *plans.CONTROLS)]
+    experiment.require_led(cfgs, [cfgs], {})
+    experiment.require_led(cfgs, [], {})  # nothing is left
+    with pytest.raises(ConfigError, match="packs of 3 part controls from the run"):
+        experiment.require_led(cfgs, experiment.packs(cfgs, 3), {})
+    made(tmp_path, "gate", cfgs[0])
+    there = runs_by_settings(tmp_path / "runs")
+    with pytest.raises(ConfigError, match="gate is finished, and controls that are not follow it"):
+        experiment.require_led(cfgs, [cfgs[1:]], there)
+
+
 def test_the_halves_are_all_flavours_once_and_some_of_every_mode() -> None:
     a, b = (PairChoice("katas", flavours=half).load() for half in plans.HALVES.values())
     assert sorted(p.id for p in a + b) == sorted(p.id for p in load_pairs("katas"))

@@ -17,22 +17,21 @@ UNLIKE = ("arm", "screen_score", "screen_yoked", "screen_fpr")
 def leaders(cfgs: Sequence[Config]) -> dict[int, int]:
     """Yoked run -> the run of the pack that it follows: alike but for `UNLIKE`, of arm projected,
     with V's score and a threshold of its own. Raises ConfigError where there is not exactly one."""
-    may_lead = [
-        n
-        for n, cfg in enumerate(cfgs)
-        if cfg.arm == "projected" and cfg.screen_score in SCORES_ALONG_V and not cfg.screen_yoked
-    ]
+    yoked = [n for n, cfg in enumerate(cfgs) if cfg.screen_yoked]
+    may_lead: dict[str, list[int]] = {}
+    for n, cfg in enumerate(cfgs) if yoked else ():
+        if cfg.arm == "projected" and cfg.screen_score in SCORES_ALONG_V and not cfg.screen_yoked:
+            may_lead.setdefault(cfg.identity(UNLIKE), []).append(n)
     found: dict[int, int] = {}
-    for n, cfg in enumerate(cfgs):
-        if not cfg.screen_yoked:
-            continue
-        alike = [m for m in may_lead if cfgs[m].identity(UNLIKE) == cfg.identity(UNLIKE)]
+    for n in yoked:
+        cfg = cfgs[n]
+        alike = may_lead.get(cfg.identity(UNLIKE), [])
         if len(alike) != 1:
             raise ConfigError(
                 f"{cfg.arm} s{cfg.seed} with screen_yoked asks for one run beside it in the pack "
                 "that is of arm projected, has V's score and is alike but for arm and score; there "
                 f"are {len(alike)} among {len(cfgs)} runs: run it in a pack with the gate that it "
-                "is a control of"
+                "is a control of, as plans of scripts/experiment do"
             )
         found[n] = alike[0]
     return found

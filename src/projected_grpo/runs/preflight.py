@@ -13,6 +13,7 @@ from loguru import logger
 from projected_grpo.arms.arms import ARMS
 from projected_grpo.arms.basis_record import MADE_FORMERLY, basis_record, require_made_with
 from projected_grpo.arms.effects import require_effect
+from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import Config, ConfigError
 from projected_grpo.env.errors import InputError
 from projected_grpo.env.loopholes.modes import get_mode
@@ -43,8 +44,11 @@ def require_startable(cfgs: Sequence[Config], named: Collection[str] = ()) -> No
     cfg = cfgs[0]
     if cfg.resume is not None:
         require_run(cfg.resume)
-        resumed_settings(cfg, cfg.resume, named)
+        stored = resumed_settings(cfg, cfg.resume, named)
+        if not is_finished(cfg.resume):
+            leaders([stored])
         return
+    leaders(cfgs)
     require_writable(cfg.out_dir)
     if cfg.svd_cache is not None:
         require_folder(cfg.svd_cache, "--svd-cache")

@@ -14,6 +14,7 @@ from loguru import logger
 from tabulate import tabulate
 
 from projected_grpo.arms.basis_record import MADE_FORMERLY, basis_record
+from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import Config, ConfigError, varied
 from projected_grpo.env.errors import InputError
 from projected_grpo.runs.commands import train_settings
@@ -71,6 +72,8 @@ def launch_sweep(asked: SweepRun, flags: Sequence[str]) -> None:
     wanted = expand_grid(
         asked.presets, asked.arms, asked.seeds, asked.override, [*basis, *flags], about
     )  # fmt: skip
+    for cell in wanted:  # each is a process of its own
+        leaders([cell.cfg])
     queued = _queued(asked)
     there = runs_by_settings(asked.out_dir)
     decisions: list[Decision] = []
@@ -106,6 +109,8 @@ def resume(asked: SweepResume, flags: Sequence[str]) -> None:
         one = representative(runs)
         command = ("train", one.cfg.preset_name, f"--resume={one.run}", *flags)
         train_settings(command[1:])  # refuses what `train` would
+        if one.state not in UNDER_WAY:
+            leaders([one.cfg])
         decisions.append(_decide(queue_name(one.cfg), one, command, queued, asked.elsewhere))
     _launch(asked, decisions, queued)
 
