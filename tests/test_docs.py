@@ -1,5 +1,6 @@
 """The documentation can be read in a terminal, and its links lead somewhere."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -32,5 +33,36 @@ def test_scripts_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     gone = [
         name for name in re.findall(r"\bscripts/[\w/]+\.py", text) if not (ROOT / name).exists()
+    ]
+    assert not gone, f"{page.name}: {gone}"
+
+
+def names_of(module: str) -> set[str]:
+    """What a module of ours defines or imports at its top; it is only read."""
+    path = ROOT / "src" / Path(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = {one.stem for one in path.glob("*.py")}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            found |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_code_imports_from_us_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    gone = [
+        f"{module}.{alias.name}"
+        for line in re.findall(
+            r"^from projected_grpo[\w.]* import (?:\([^)]*\)|.*)", text, re.MULTILINE
+        )
+        for node in ast.parse(line).body
+        if isinstance(node, ast.ImportFrom) and (module := node.module)
+        for alias in node.names
+        if alias.name not in names_of(module)
     ]
     assert not gone, f"{page.name}: {gone}"
