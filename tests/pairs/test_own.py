@@ -238,7 +238,7 @@ def test_runs_of_a_pack_draw_rows_under_the_hints_of_their_pairs(tmp_path: Path)
         assert all(row.prompt == s.lm.prompt_ids(row.problem.messages) for row in mine)
 
 
-def test_runs_make_first_pairs_where_something_is_extracted_from_them() -> None:
+def test_runs_make_first_pairs_where_something_is_made_of_them() -> None:
     own = SmokeConfig(pairs="own", refresh_every=0)
     cfgs = [
         own,
@@ -246,14 +246,15 @@ def test_runs_make_first_pairs_where_something_is_extracted_from_them() -> None:
         replace(own, refresh_every=2),
         replace(own, arm="placebo_v"),
         replace(own, measure="none"),
+        replace(own, arm="projected", screen="row", screen_score="flavour"),
     ]
 
     def wanted(*, has_v: bool, resuming: bool) -> list[int]:
         return own_pair_runs(cfgs, has_v=has_v, resuming=resuming)
 
-    assert wanted(has_v=False, resuming=False) == [0, 2, 3]
-    assert wanted(has_v=True, resuming=False) == [2, 3]
-    assert wanted(has_v=True, resuming=True) == [2]
+    assert wanted(has_v=False, resuming=False) == [0, 2, 3, 5]
+    assert wanted(has_v=True, resuming=False) == [2, 3, 5]
+    assert wanted(has_v=True, resuming=True) == [2, 5]  # the last flags the hacks of its pairs
 
 
 def test_runs_of_two_seeds_measure_along_the_v_of_their_own_pairs() -> None:
