@@ -158,6 +158,9 @@ LINES = [
     refused("train smoke --pair-flavours pirnt_only", "did you mean print_only?", code=1),
     refused("train smoke --pair-modes sentinell", "did you mean sentinel?", code=1),
     refused("train smoke --arm=placebo_v --pairs=framing", "has no placebo pairs"),
+    refused("train smoke --pairs=own --pair-flavours pirnt", "did you mean print?", code=1),
+    refused("train smoke --pairs=own --v-hack-k=73", "more axes than the 72 pairs"),
+    refused("extract-vhack --pairs=own --out={tmp}/v", "cannot be had beforehand", code=1),
     refused(
         f"train smoke {SMALL} --pairs=own --pair-modes sentinel --max-new=16",
         "the 0 pairs give", "--max-new lets more of them end", torch=True,

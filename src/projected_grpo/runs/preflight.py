@@ -20,7 +20,7 @@ from projected_grpo.env.loopholes.modes import get_mode
 from projected_grpo.env.names import hint, nearest
 from projected_grpo.env.problems.load import kata_source
 from projected_grpo.pairs.load import KATAS, SETS, load_pairs, placebo_of
-from projected_grpo.pairs.own import OWN_SETS
+from projected_grpo.pairs.own import MOST_PAIRS, OWN_SETS, own_pairs
 from projected_grpo.pairs.pair import Pair
 from projected_grpo.runs.commands import DistillConfig, ExtractConfig
 from projected_grpo.runs.files import require_folder, require_writable
@@ -156,6 +156,13 @@ def require_pairs_for(cfgs: Sequence[Config]) -> None:
     for cfg in cfgs:
         if ARMS[cfg.arm].extraction == "placebo_pairs":
             placebo_of(cfg.pairs)
+        if cfg.pairs in OWN_SETS:  # which are not there yet, but their names and number are known
+            own_pairs([], cfg.seed, cfg.pair_modes, cfg.pair_flavours)
+            if cfg.v_hack_k_most > MOST_PAIRS and cfg.v_hack is None and cfg.measure == "v":
+                raise ConfigError(
+                    f"--v-hack-k={cfg.v_hack_k_most} asks for more axes than the {MOST_PAIRS} "
+                    f"pairs that --pairs={cfg.pairs} makes at most: lower it"
+                )
     asked = {
         (cfg.pairs, cfg.pair_flavours, cfg.pair_modes, cfg.v_hack_k_most)
         for cfg in cfgs
@@ -179,6 +186,11 @@ def _load(pairs: str, flavours: Sequence[str], modes: Sequence[str]) -> list[Pai
     if pairs not in sets and not Path(pairs).exists():
         raise InputError(
             f"there are no pairs {pairs}, neither a set nor a .toml file: {hint(pairs, sets)}"
+        )
+    if pairs in OWN_SETS:
+        raise InputError(
+            f"--pairs={pairs} are made of what the policy of a run writes: `train --pairs={pairs}` "
+            "makes them at its start, and they cannot be had beforehand"
         )
     return load_pairs(pairs, flavours or None, modes or None)
 
