@@ -252,7 +252,8 @@ def checkpoints_of(cfg: Config, there: Mapping[str, Sequence[Path]]) -> list[Pat
 
 def level_yoked(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> None:
     """Take yoked runs and the run that they follow back to the last step that all of them have: a
-    cut between their checkpoints leaves some ahead, and they can only advance together."""
+    cut between their checkpoints leaves some ahead, and they can only advance together. Raises
+    ConfigError where some have no step in common and would begin anew."""
     followers: dict[int, list[int]] = {}
     for n, leader in leaders(pack).items():
         followers.setdefault(leader, [leader]).append(n)
@@ -260,6 +261,12 @@ def level_yoked(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> 
         folders = [checkpoints_of(pack[n], there) for n in some]
         steps = [{step_of(path) for path in mine} for mine in folders]
         last = max(set.intersection(*steps), default=0)
+        if not last and any(steps):
+            begun = next(path for mine in folders for path in mine)
+            raise ConfigError(
+                f"{begun.parents[1]} has come to step {step_of(begun)} and some of the runs that "
+                "advance with it have no such checkpoint: move it away, or take another --out"
+            )
         for path in (path for mine in folders for path in mine if step_of(path) > last):
             logger.warning("{} is ahead of what it advances with, and is removed", path)
             shutil.rmtree(path)

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from short_runs import SHORT, copied, few_pairs, trained
 
 from projected_grpo.arms.arms import require_arms
-from projected_grpo.arms.screening import SCREENS, threshold_at, threshold_of_share
+from projected_grpo.arms.screening import (
+    SCREENS,
+    highest,
+    threshold_at,
+    threshold_of_share,
+)
 from projected_grpo.arms.token_scores import SCORES
 from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import (
@@ -51,6 +56,15 @@ def test_a_share_flags_that_share_where_no_scores_are_equal(
     scores = np.unique(scores)
     flagged = (scores > threshold_of_share(scores, share)).sum()
     assert flagged == round(share * len(scores))
+
+
+@given(st.lists(st.integers(0, 3), max_size=20).map(np.array), st.integers(0, 20))
+def test_the_highest_are_as_many_as_asked_for_and_none_that_is_left_is_higher(
+    scores: np.ndarray, count: int
+) -> None:
+    chosen = highest(scores.astype(float), count)
+    assert chosen.sum() == min(count, len(scores))
+    assert chosen.all() or not chosen.any() or scores[chosen].min() >= scores[~chosen].max()
 
 
 def settings(tmp_path: Path, **overrides: Any) -> SmokeConfig:
@@ -209,13 +223,20 @@ def test_a_pack_gives_the_rows_of_the_runs_alone(by_share: Path, tmp_path: Path)
 def test_a_yoked_control_flags_as_many_rows_as_the_gate_beside_it(tmp_path: Path) -> None:
     gate = settings(tmp_path, screen="row", screen_fpr=0.5, overshoot=0.0)
     yoked = replace(gate, screen_fpr=0.02, screen_yoked=True)
-    controls = [replace(yoked, arm="random_v"), replace(yoked, screen_score="nll_tokens")]
+    controls = [
+        replace(yoked, **what)
+        for what in (
+            {"arm": "random_v"},
+            {"screen_score": "nll_tokens"},
+            {"screen_score": "shortness"},
+        )
+    ]  # all rows of the tiny model are equally long: ties
     first, *others = [rows_of(run) for run in train_runs([*controls, gate])][::-1]
     flagged = [row["screened"] for row in first]
     assert {count for count, _ in flagged} != {0} and len({count for count, _ in flagged}) > 1
     for rows in others:
         assert [row["screened"] for row in rows] == flagged
-    assert len({str([row["screen_threshold"] for row in rows]) for rows in (first, *others)}) == 3
+    assert len({str([row["screen_threshold"] for row in rows]) for rows in (first, *others)}) == 4
 
 
 def test_a_yoked_run_has_one_gate_to_follow() -> None:

@@ -152,6 +152,14 @@ def threshold_of_count(scores: NDArray[np.float64], count: int) -> float:
     return float(np.concatenate([[-math.inf], ascending])[len(scores) - count])
 
 
+def highest(scores: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    """Which of the scores are the `count` highest; of equal ones the first, so that they are never
+    fewer."""
+    found = np.zeros(len(scores), dtype=bool)
+    found[np.argsort(-scores, kind="stable")[:count]] = True
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Flags:
     """What a screen makes of one row."""

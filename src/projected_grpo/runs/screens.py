@@ -1,11 +1,12 @@
 """Screens in a run: calibrated at its start and with every new V, applied to the rows of a step."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from loguru import logger
+from numpy.typing import NDArray
 
 from projected_grpo.arms.directions import PairChoice, PairSets
 from projected_grpo.arms.rows import Row
@@ -17,6 +18,7 @@ from projected_grpo.arms.screening import (
     detector_of_hacks,
     flag,
     flag_by_text,
+    highest,
     measure_rows,
     scores_of,
     screen_directions,
@@ -26,7 +28,7 @@ from projected_grpo.arms.screening import (
     threshold_of_share,
     uses_channel,
 )
-from projected_grpo.arms.token_scores import SCORES
+from projected_grpo.arms.token_scores import SCORES, TokenValues
 from projected_grpo.arms.yoked import leaders
 from projected_grpo.config import Config
 from projected_grpo.env.errors import InputError
@@ -108,14 +110,35 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
     for n in sorted(acting, key=lambda n: n in follows):  # those that are followed come first
         cfg, some = s.cfgs[n], [i for i, run in enumerate(runs) if run == n]
         mine = [values[i] for i in some]
-        if cfg.screen_share or n in follows:
-            score, tokens = SCORES[cfg.screen_score], SCREENS[cfg.screen].tokens
-            everywhere = np.concatenate(s.world.gather(scores_of(mine, score, tokens=tokens)))
-            if n in follows:
-                flagged = sum(row.flagged for row in rows if row.run == follows[n])
-                count = sum(s.world.gather(flagged))
-                found[n] = threshold_of_count(everywhere, min(count, len(everywhere)))
-            else:
-                found[n] = threshold_of_share(everywhere, cfg.screen_share)
-        flag([rows[i] for i in some], mine, cfg, found[n])
+        here = scores_of(mine, SCORES[cfg.screen_score], tokens=SCREENS[cfg.screen].tokens)
+        if cfg.screen_share:
+            everywhere = np.concatenate(s.world.gather(here))
+            found[n] = threshold_of_share(everywhere, cfg.screen_share)
+        if n in follows:
+            count = sum(row.flagged for row in rows if row.run == follows[n])
+            found[n] = flag_as_many(s, cfg, [rows[i] for i in some], mine, here, count)
+        else:
+            flag([rows[i] for i in some], mine, cfg, found[n])
     return found
+
+
+def flag_as_many(
+    s: Session,
+    cfg: Config,
+    rows: Sequence[Row],
+    values: Sequence[TokenValues],
+    scores: NDArray[np.float64],
+    count: int,
+) -> float:
+    """Flag as many of a yoked run's rows in all processes as were flagged in all of them of the run
+    that it follows, of which `count` here; returns the threshold that is nearest to that."""
+    parts, wanted = s.world.gather(scores), sum(s.world.gather(count))
+    everywhere = np.concatenate(parts)
+    wanted = min(wanted, len(everywhere))
+    threshold = threshold_of_count(everywhere, wanted)
+    flag(rows, values, cfg, threshold)
+    first = sum(map(len, parts[: s.world.rank]))
+    chosen = highest(everywhere, wanted)[first : first + len(rows)]
+    for row, flagged in zip(rows, chosen.tolist(), strict=True):
+        row.flagged = flagged
+    return threshold
