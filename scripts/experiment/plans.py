@@ -291,7 +291,7 @@ PLANS: dict[str, Plan] = {
             ("row own pairs kept", _KEPT),
             ("row own pairs kept placebo", {**_KEPT, "arm": "placebo_v"}),
             ("row reports", {**_KEPT, "pairs": "own-reports"}),
-            ("row reports mean", {**_MEAN, "pairs": "own-reports"}),
+            ("row reports whole", {**_KEPT, "pairs": "own-reports", "screen_score": "row"}),
             ("row yoked placebo", {**_KEPT, **_YOKED, "arm": "placebo_v"}),
             ("row yoked nll", {**_KEPT, **_YOKED, "screen_score": "nll_tokens"}),
             ("row yoked random", {**_KEPT, **_YOKED, "arm": "random_v"}),
