@@ -116,7 +116,7 @@ def rivals_table(s: Section, horizon: int) -> str:
             {
                 "the gate less": s.marked(label),
                 "n pairs": len(pairs),
-                "that leaves out": mean(run.late("screened", horizon) for run in own),
+                "that flags": mean(run.late("screened", horizon) for run in own),
                 "hack": difference(*late(pairs, "hack_s", horizon)) if pairs else "-",
                 "solve": difference(*late(pairs, "gt_s", horizon)) if pairs else "-",
                 f"p of solve, Holm over {len(adjusted)}": f"{adjusted[label]:.2g}"
@@ -133,15 +133,15 @@ def beside(s: Section, horizon: int) -> str:
     without what does as well."""
     pairs = {label: s.pairs(TREATED, label, horizon) for label in RIVALS}
     found = [
-        f"`{label}` {less(mine, 'hack_s', horizon)} and {less(mine, 'gt_s', horizon)}, n = "
-        f"{len(mine)}"
+        f"`{label}` {in_points(mine, 'hack_s', horizon)} and "
+        f"{in_points(mine, 'gt_s', horizon)}, n = {len(mine)}"
         for label, mine in pairs.items()
         if len(mine) > 1
     ]
     return f" Beside it, hacks and solves less those of {'; '.join(found)}." if found else ""
 
 
-def less(pairs: Sequence[tuple[Run, Run]], key: str, horizon: int) -> str:
+def in_points(pairs: Sequence[tuple[Run, Run]], key: str, horizon: int) -> str:
     """A paired difference of rates, in points."""
     e = paired_difference(*late(pairs, key, horizon))
     return f"{100 * e.estimate:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
