@@ -68,6 +68,17 @@ def test_an_arm_is_held_against_each_of_its_controls_with_its_settings() -> None
     assert sum("against vanilla" in x for x in about) == 5
 
 
+def test_a_gate_is_held_against_the_runs_that_are_yoked_to_it() -> None:
+    gate, yoked = {"screen": "row", "screen_fpr": 0.05}, {"screen": "row", "screen_yoked": True}
+    runs = [flat("vanilla", [6, 6, 7]), flat("projected", [1, 2, 1], **gate)]
+    runs += [flat("random_v", [5, 5, 6], **yoked), flat("placebo_v", [5, 4, 5], **gate)]
+    runs += [flat("projected", [4, 4, 5], screen_score="nll_tokens", **yoked)]
+    about = [one.split(": hack")[0] for one in said(*runs) if "against vanilla" not in one]
+    assert len(about) == 3 and all(one.startswith("less hacking: projected") for one in about)
+    for control in ("random_v", "placebo_v", "nll_tokens"):
+        assert sum(control in one.partition(" against ")[2] for one in about) == 1
+
+
 def test_what_was_not_trained_equally_far_is_said() -> None:
     vanilla, short = flat("vanilla", [6, 6, 5], 60, steps=60), flat("vanilla", [6] * 3, 20)
     (sentence,) = said(vanilla, flat("projected", [1, 2, 1], 50, steps=60))
