@@ -14,7 +14,6 @@ need two OUTs.
 import gc
 import gzip
 import json
-import shutil
 import sys
 import time
 from collections import Counter
@@ -233,43 +232,25 @@ def require_led(
 
 def go_on(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> list[list[Config]]:
     """The pack in parts that can advance together: the runs that were stopped at one step, which
-    are resumed, and those that have no checkpoint yet, which begin."""
+    are resumed, and those that have no checkpoint yet, which begin. Yoked runs and the run that
+    they follow are in one part, wherever a cut has left them: resumed together, they go on from the
+    last step that all of them have. Raises ConfigError where some of these have no checkpoint."""
+    runs = [there.get(cfg.identity(), ()) for cfg in pack]
+    folders = [folders_of(RunDir(mine[0]).checkpoints) if mine else [] for mine in runs]
+    steps = [step_of(mine[0]) if mine else 0 for mine in folders]
+    follows = leaders(pack)
     parts: dict[int, list[Config]] = {}
-    level_yoked(pack, there)
-    for cfg in pack:
-        folders = checkpoints_of(cfg, there)
-        step = step_of(folders[0]) if folders else 0
-        run = there[cfg.identity()][0] if step else None
-        parts.setdefault(step, []).append(replace(cfg, resume=run) if step else cfg)
-    return [parts[step] for step in sorted(parts, reverse=True)]
-
-
-def checkpoints_of(cfg: Config, there: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """The folders of a run's checkpoints, the newest first; none where it was not begun."""
-    runs = there.get(cfg.identity(), ())
-    return folders_of(RunDir(runs[0]).checkpoints) if runs else []
-
-
-def level_yoked(pack: Sequence[Config], there: Mapping[str, Sequence[Path]]) -> None:
-    """Take yoked runs and the run that they follow back to the last step that all of them have: a
-    cut between their checkpoints leaves some ahead, and they can only advance together. Raises
-    ConfigError where some have no step in common and would begin anew."""
-    followers: dict[int, list[int]] = {}
-    for n, leader in leaders(pack).items():
-        followers.setdefault(leader, [leader]).append(n)
-    for some in followers.values():
-        folders = [checkpoints_of(pack[n], there) for n in some]
-        steps = [{step_of(path) for path in mine} for mine in folders]
-        last = max(set.intersection(*steps), default=0)
-        if not last and any(steps):
-            begun = next(path for mine in folders for path in mine)
+    for n, cfg in enumerate(pack):
+        leader = follows.get(n, n)
+        together = [steps[leader], *(steps[m] for m, other in follows.items() if other == leader)]
+        if steps[n] and not min(together):
             raise ConfigError(
-                f"{begun.parents[1]} has come to step {step_of(begun)} and some of the runs that "
-                "advance with it have no such checkpoint: move it away, or take another --out"
+                f"{runs[n][0]} has come to step {steps[n]} and some of the runs that advance with "
+                "it have no checkpoint: move it away, or take another --out"
             )
-        for path in (path for mine in folders for path in mine if step_of(path) > last):
-            logger.warning("{} is ahead of what it advances with, and is removed", path)
-            shutil.rmtree(path)
+        resumed = replace(cfg, resume=runs[n][0]) if steps[n] else cfg
+        parts.setdefault(min(together), []).append(resumed)
+    return [parts[step] for step in sorted(parts, reverse=True)]
 
 
 def collect(args: Arguments, labels: Mapping[str, str]) -> None:

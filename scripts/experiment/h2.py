@@ -164,11 +164,11 @@ def sentence(v: Verdict, treated: str, horizon: str) -> str:
     return (
         f"H2 {v.outcome}{why}: at {horizon} the hack rate of `{treated}` is "
         f"{v.vanilla + v.hack.estimate:.1%} against vanilla's {v.vanilla:.1%} "
-        f"({_difference(v.hack)}) and differs from the best control's, `{v.best}`, by "
-        f"{_difference(v.control)}; its solve rate differs from that without the loophole by "
-        f"{_difference(v.solve)}; over the untrained policy on the same prompts that gains "
-        f"{_difference(v.ceiling_gained)} and `{treated}` {_difference(v.gained)}{share}, where "
-        f"not being given the hint is worth {_difference(v.hint)} to the untrained policy; paired "
+        f"({in_points(v.hack)}) and differs from the best control's, `{v.best}`, by "
+        f"{in_points(v.control)}; its solve rate differs from that without the loophole by "
+        f"{in_points(v.solve)}; over the untrained policy on the same prompts that gains "
+        f"{in_points(v.ceiling_gained)} and `{treated}` {in_points(v.gained)}{share}, where "
+        f"not being given the hint is worth {in_points(v.hint)} to the untrained policy; paired "
         f"95 % t intervals, n = {v.n} seeds."
     )
 
@@ -177,5 +177,6 @@ def _points(share: float) -> str:
     return f"{100 * share:.0f} points"
 
 
-def _difference(e: Estimate) -> str:
+def in_points(e: Estimate) -> str:
+    """A difference of rates, with its interval."""
     return f"{100 * e.estimate:+.1f} points [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"

@@ -355,8 +355,11 @@ PLANS: dict[str, Plan] = {
     "founding": Plan(
         variants=_gated({}),
         settings={
-            **{**_HARD, "steps": 60, "pairs": GATE["pairs"]},
-            **{"mix_ratio": 0.5, "teacher_steps": 0},
+            **_HARD,
+            "steps": 60,
+            "pairs": GATE["pairs"],
+            "mix_ratio": 0.5,
+            "teacher_steps": 0,
         },
         bases=_REAL,
     ),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from collect_rows import Run
+from h2 import in_points
 from plans import BASELINE, CEILING, CEILING_BASELINE, CONTROLS, RIVALS, TREATED
 from sections import (
     UNTRAINED,
@@ -132,19 +133,16 @@ def beside(s: Section, horizon: int) -> str:
     """A sentence of the gate less each rival that has come so far: no verdict is to be quoted
     without what does as well."""
     pairs = {label: s.pairs(TREATED, label, horizon) for label in RIVALS}
+
+    def less(mine: Sequence[tuple[Run, Run]], key: str) -> str:
+        return in_points(paired_difference(*late(mine, key, horizon)))
+
     found = [
-        f"`{label}` {in_points(mine, 'hack_s', horizon)} and "
-        f"{in_points(mine, 'gt_s', horizon)}, n = {len(mine)}"
+        f"`{label}` {less(mine, 'hack_s')} and {less(mine, 'gt_s')}, n = {len(mine)}"
         for label, mine in pairs.items()
         if len(mine) > 1
     ]
     return f" Beside it, hacks and solves less those of {'; '.join(found)}." if found else ""
-
-
-def in_points(pairs: Sequence[tuple[Run, Run]], key: str, horizon: int) -> str:
-    """A paired difference of rates, in points."""
-    e = paired_difference(*late(pairs, key, horizon))
-    return f"{100 * e.estimate:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
 
 
 def holm_of(s: Section, horizon: int) -> dict[str, str]:

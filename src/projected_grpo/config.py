@@ -573,6 +573,11 @@ class Config(
         return self.screen != "none" and self.screen_at == "base" and along_v
 
     @property
+    def flags_flavours(self) -> bool:
+        """Whether a screen reads the text for the hacks that the pairs have."""
+        return self.screen != "none" and self.screen_score == "flavour"
+
+    @property
     def warmup_steps(self) -> int:
         return round(self.steps * self.warmup_frac)
 

@@ -162,8 +162,10 @@ def test_yoked_runs_go_back_to_the_last_step_that_all_of_them_have(tmp_path: Pat
     assert len(parts) == 2 and [cfg.arm for cfg in parts[0]] == ["vanilla"]
     assert parts[1] == [replace(cfg, resume=there[cfg.identity()][0]) for cfg in cfgs[1:]]
     assert len(leaders(parts[1])) == len(plans.CONTROLS)
+    ahead = there[cfgs[1].identity()][0] / "checkpoints"
+    assert len([*ahead.iterdir()]) == 2  # resumed from the step in common, and nothing is removed
     (there[cfgs[-1].identity()][0] / "checkpoints" / "step_000010").rmdir()
-    with pytest.raises(ConfigError, match=r"run1 has come to step 10 .* move it away"):
+    with pytest.raises(ConfigError, match=r"run1 has come to step 20 .* move it away"):
         experiment.go_on(cfgs, there)  # it would begin anew, and take the others with it
 
 

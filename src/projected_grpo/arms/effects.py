@@ -89,7 +89,7 @@ def _uses_pairs(cfg: Config) -> bool:
     return (
         (cfg.v_hack is None and cfg.measure == "v")
         or bool(cfg.refresh_every)
-        or (cfg.screen != "none" and cfg.screen_score == "flavour")
+        or cfg.flags_flavours
         or any(arm.extraction or arm.concept for arm in arms)
     )
 

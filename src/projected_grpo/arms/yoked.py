@@ -6,7 +6,8 @@ steps and more in others. A yoked one follows the gate's run of its own seed, wh
 it in the pack. Imports no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from projected_grpo.config import SCORES_ALONG_V, Config, ConfigError
 
@@ -14,18 +15,24 @@ UNLIKE = ("arm", "screen_score", "screen_yoked", "screen_fpr")
 """Settings in which a yoked run may differ from the run that it follows."""
 
 
+def may_lead(arm: str, settings: Mapping[str, Any]) -> bool:
+    """May yoked runs follow such a run? settings: of the run, those of this version or an older."""
+    along_v = settings.get("screen_score", "tokens") in SCORES_ALONG_V
+    return arm == "projected" and along_v and not settings.get("screen_yoked")
+
+
 def leaders(cfgs: Sequence[Config]) -> dict[int, int]:
     """Yoked run -> the run of the pack that it follows: alike but for `UNLIKE`, of arm projected,
     with V's score and a threshold of its own. Raises ConfigError where there is not exactly one."""
     yoked = [n for n, cfg in enumerate(cfgs) if cfg.screen_yoked]
-    may_lead: dict[str, list[int]] = {}
+    gates: dict[str, list[int]] = {}
     for n, cfg in enumerate(cfgs) if yoked else ():
-        if cfg.arm == "projected" and cfg.screen_score in SCORES_ALONG_V and not cfg.screen_yoked:
-            may_lead.setdefault(cfg.identity(UNLIKE), []).append(n)
+        if may_lead(cfg.arm, vars(cfg)):
+            gates.setdefault(cfg.identity(UNLIKE), []).append(n)
     found: dict[int, int] = {}
     for n in yoked:
         cfg = cfgs[n]
-        alike = may_lead.get(cfg.identity(UNLIKE), [])
+        alike = gates.get(cfg.identity(UNLIKE), [])
         if len(alike) != 1:
             raise ConfigError(
                 f"{cfg.arm} s{cfg.seed} with screen_yoked asks for one run beside it in the pack "

@@ -11,7 +11,7 @@ import numpy as np
 
 from projected_grpo.arms.arms import controls_of
 from projected_grpo.arms.yoked import UNLIKE as YOKED_UNLIKE
-from projected_grpo.config import SCORES_ALONG_V
+from projected_grpo.arms.yoked import may_lead
 from projected_grpo.report.results import OF_ARMS, RATES, Run
 from projected_grpo.report.stats import Floats
 from projected_grpo.step_logger import RATE_WINDOW
@@ -123,19 +123,12 @@ def compare_with_controls(arms: Mapping[str, Sequence[Run]]) -> list[Comparison]
             others = [run for run in everyone if is_of(run, control)]
             mine = compared(name, control, runs, others, horizon_of(arms))
             found += [one for one in mine if one.others]
-        for other, theirs in arms.items() if _leads(runs[0]) else ():
+        leads = may_lead(runs[0].about["arm"], runs[0].settings)
+        for other, theirs in arms.items() if leads else ():
             if theirs[0].settings.get("screen_yoked"):
                 mine = compared(name, other, runs, theirs, horizon_of(arms), but=YOKED_UNLIKE)
                 found += [one for one in mine if one.others]
     return found
-
-
-def _leads(run: Run) -> bool:
-    """May a yoked run follow it? As arms/yoked.py has it of runs of one pack."""
-    settings = run.settings
-    gated = settings.get("screen", "none") != "none" and not settings.get("screen_yoked")
-    along_v = settings.get("screen_score", "tokens") in SCORES_ALONG_V
-    return run.about["arm"] == "projected" and gated and along_v
 
 
 def compared(

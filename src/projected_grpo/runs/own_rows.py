@@ -66,10 +66,7 @@ def own_pair_runs(cfgs: Sequence[Config], *, has_v: bool, resuming: bool) -> lis
         arm = ARMS[cfg.arm]
         extracts = cfg.measure == "v" and not has_v
         extracts |= bool(arm.concept or cfg.refresh_every or (arm.extraction and not resuming))
-        extracts |= (
-            cfg.screen != "none" and cfg.screen_score == "flavour"
-        )  # a detector of their hacks
-        if cfg.pairs in OWN_SETS and extracts:
+        if cfg.pairs in OWN_SETS and (extracts or cfg.flags_flavours):
             found.append(n)
     return found
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from loguru import logger
-from numpy.typing import NDArray
 
 from projected_grpo.arms.directions import PairChoice, PairSets
 from projected_grpo.arms.rows import Row
@@ -110,31 +109,26 @@ def screen_rows(s: Session, step: int, groups: list[list[Row]]) -> dict[int, flo
     for n in sorted(acting, key=lambda n: n in follows):  # those that are followed come first
         cfg, some = s.cfgs[n], [i for i, run in enumerate(runs) if run == n]
         mine = [values[i] for i in some]
-        here = scores_of(mine, SCORES[cfg.screen_score], tokens=SCREENS[cfg.screen].tokens)
-        if cfg.screen_share:
-            everywhere = np.concatenate(s.world.gather(here))
-            found[n] = threshold_of_share(everywhere, cfg.screen_share)
         if n in follows:
             count = sum(row.flagged for row in rows if row.run == follows[n])
-            found[n] = flag_as_many(s, cfg, [rows[i] for i in some], mine, here, count)
-        else:
-            flag([rows[i] for i in some], mine, cfg, found[n])
+            found[n] = flag_as_many(s, cfg, [rows[i] for i in some], mine, count)
+            continue
+        if cfg.screen_share:
+            score, tokens = SCORES[cfg.screen_score], SCREENS[cfg.screen].tokens
+            everywhere = s.world.gather(scores_of(mine, score, tokens=tokens))
+            found[n] = threshold_of_share(np.concatenate(everywhere), cfg.screen_share)
+        flag([rows[i] for i in some], mine, cfg, found[n])
     return found
 
 
 def flag_as_many(
-    s: Session,
-    cfg: Config,
-    rows: Sequence[Row],
-    values: Sequence[TokenValues],
-    scores: NDArray[np.float64],
-    count: int,
+    s: Session, cfg: Config, rows: Sequence[Row], values: Sequence[TokenValues], count: int
 ) -> float:
     """Flag as many of a yoked run's rows in all processes as were flagged in all of them of the run
     that it follows, of which `count` here; returns the threshold that is nearest to that."""
-    parts, wanted = s.world.gather(scores), sum(s.world.gather(count))
+    parts = s.world.gather(scores_of(values, SCORES[cfg.screen_score], tokens=False))
     everywhere = np.concatenate(parts)
-    wanted = min(wanted, len(everywhere))
+    wanted = min(sum(s.world.gather(count)), len(everywhere))
     threshold = threshold_of_count(everywhere, wanted)
     flag(rows, values, cfg, threshold)
     first = sum(map(len, parts[: s.world.rank]))
